@@ -1,0 +1,253 @@
+"""Every setting of podlane, with its default, in one place.
+
+One TOML file serves all three services and the CLI (`--config FILE`, or PODLANE_CONFIG, or
+/etc/podlane/podlane.toml when it exists). A single value can be overridden by the environment:
+`PODLANE_IPAM_COOLDOWN_SECONDS=5` is `[ipam] cooldown_seconds = 5`. An unknown or ill-typed key is refused by
+name: a typo must not become a default. Paths that aren't set are derived from the two directories of `[node]`,
+so that several nodes can run on one machine.
+"""
+
+import dataclasses
+import os
+import socket
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from services.common.errors import InvalidArgument
+
+DEFAULT_FILE = Path("/etc/podlane/podlane.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What all services of a node share."""
+
+    name: str = field(default_factory=socket.gethostname)
+    """The node's name in records and in the kvstore."""
+    run_dir: Path = Path("/run/podlane")
+    """Sockets, pid files, logs and the loader's state directory; gone after a reboot, as links and maps are."""
+    lib_dir: Path = Path("/var/lib/podlane")
+    """Databases; outlives a reboot."""
+    bpffs: Path = Path("/sys/fs/bpf")
+    """A bpffs mount; podlane pins below `podlane/` in it."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    log_format: str = "auto"
+    """json, console, or auto: console when stderr is a terminal."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """One address pool."""
+
+    name: str
+    """Referred to by `pool` in the CNI configuration."""
+    ranges: tuple[str, ...]
+    """CIDRs of either family, e.g. 10.244.0.0/24 and fd00:10:244::/112."""
+    exclude: tuple[str, ...] = ()
+    """CIDRs or addresses that are never given out."""
+    mtu: int = 0
+    """Bytes; 0 lets the loader take the node's."""
+
+
+@dataclass(frozen=True, slots=True)
+class IpamSettings:
+    """The ipam service."""
+
+    socket: Path = Path()
+    """Default: <run_dir>/ipam/ipam.sock."""
+    database: Path = Path()
+    """Default: <lib_dir>/ipam.sqlite."""
+    cooldown_seconds: float = 30.0
+    """A released address is not handed out again before this, unless nothing else is left."""
+    reservation_seconds: float = 600.0
+    """A reservation that no endpoint confirms is taken back after this."""
+    pools: tuple[PoolSettings, ...] = (PoolSettings("default", ("10.244.0.0/24", "fd00:10:244::/112")),)
+    """`[[ipam.pools]]`; the one named `default` serves requests that name none."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoaderSettings:
+    """The loader service."""
+
+    socket: Path = Path()
+    """Default: <run_dir>/loader/loader.sock."""
+    state_dir: Path = Path()
+    """Default: <run_dir>/state. Headers, templates, link records."""
+    bpf_dir: Path = Path(__file__).resolve().parents[2] / "bpf"
+    """The C sources."""
+    objects_dir: Path = Path()
+    """Prebuilt objects by shape hash; unset: compile with clang."""
+    clang: str = "clang"
+    """The compiler."""
+    attach_mode: str = "tc"
+    """tc (cls_bpf on clsact) or tcx."""
+    mtu: int = 0
+    """MTU of pod interfaces in bytes; 0: that of the device with the default route."""
+    masquerade: bool = True
+    """Masquerade pod traffic that leaves the pod CIDRs."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSettings:
+    """The endpoint service."""
+
+    socket: Path = Path()
+    """Default: <run_dir>/endpoint/endpoint.sock."""
+    database: Path = Path()
+    """Default: <lib_dir>/endpoint.sqlite."""
+    queue_size: int = 25
+    """Events that may wait in one endpoint's queue."""
+    build_permits: int = 0
+    """Regenerations at a time; 0: max(2, number of CPUs)."""
+    peer_wait_seconds: float = 2.0
+    """How long a call waits for ipam or the loader to come up before it is UNAVAILABLE."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings; use `load` to make one."""
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    ipam: IpamSettings = field(default_factory=IpamSettings)
+    loader: LoaderSettings = field(default_factory=LoaderSettings)
+    endpoint: EndpointSettings = field(default_factory=EndpointSettings)
+
+
+def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
+    """Read the settings: file (None: PODLANE_CONFIG, else the default file if it exists), then environment.
+
+    Raises InvalidArgument that names the file and the key.
+    """
+    if file is None and "PODLANE_CONFIG" in environment:
+        file = Path(environment["PODLANE_CONFIG"])
+    if file is None and DEFAULT_FILE.exists():
+        file = DEFAULT_FILE
+    document = _read(file) if file is not None else {}
+    sections: dict[str, Any] = {}
+    for section in dataclasses.fields(Settings):
+        origin = f"{file}: [{section.name}]"
+        table = document.pop(section.name, {})
+        if not isinstance(table, dict):
+            raise InvalidArgument(f"{file}: {section.name} must be a table", file=file, key=section.name)
+        kind = get_type_hints(Settings)[section.name]
+        values = _parse_table(kind, table, origin) | _from_environment(kind, section.name, environment)
+        sections[section.name] = kind(**values)
+    if document:
+        known = ", ".join(section.name for section in dataclasses.fields(Settings))
+        raise InvalidArgument(f"{file}: unknown table {min(document)!r}; there are {known}", file=file)
+    return _derive(Settings(**sections))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as error:
+        raise InvalidArgument(f"{file}: cannot be read: {error.strerror}", file=file) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"{file}: not TOML: {error}", file=file) from None
+
+
+def _parse_table(kind: type, table: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            raise InvalidArgument(f"{origin} {key}: unknown key; there are {', '.join(hints)}", key=key)
+        values[key] = _convert(hints[key], value, f"{origin} {key}")
+    return values
+
+
+def _from_environment(kind: type, section: str, environment: Mapping[str, str]) -> dict[str, Any]:
+    values = {}
+    for key, hint in get_type_hints(kind).items():
+        variable = f"PODLANE_{section}_{key}".upper()
+        if variable in environment and hint in _SCALARS:
+            values[key] = _convert(hint, _SCALARS[hint](environment[variable], variable), variable)
+    return values
+
+
+def _number(text: str, variable: str, kind: type) -> object:
+    try:
+        return kind(text)
+    except ValueError:
+        raise InvalidArgument(f"{variable}: {text!r} is not a number", key=variable) from None
+
+
+def _flag(text: str, variable: str) -> object:
+    flags = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in flags:
+        raise InvalidArgument(f"{variable}: {text!r} is neither true nor false", key=variable)
+    return flags[text.lower()]
+
+
+_SCALARS: dict[Any, Any] = {
+    str: lambda text, _variable: text,
+    Path: lambda text, _variable: text,
+    int: lambda text, variable: _number(text, variable, int),
+    float: lambda text, variable: _number(text, variable, float),
+    bool: _flag,
+}
+
+
+def _convert(hint: Any, value: Any, origin: str) -> Any:
+    if hint == tuple[PoolSettings, ...]:
+        if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+            raise InvalidArgument(f"{origin}: must be an array of tables", key=origin)
+        return tuple(_pool(entry, f"{origin}[{index}]") for index, entry in enumerate(value))
+    if hint == tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
+            raise InvalidArgument(f"{origin}: must be an array of strings", key=origin)
+        return tuple(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InvalidArgument(f"{origin}: {value!r} must be of type {hint.__name__}", key=origin)
+    return value
+
+
+def _pool(entry: Mapping[str, Any], origin: str) -> PoolSettings:
+    values = _parse_table(PoolSettings, entry, origin)
+    missing = {"name", "ranges"} - set(values)
+    if missing:
+        raise InvalidArgument(f"{origin}: needs {' and '.join(sorted(missing))}", key=origin)
+    return PoolSettings(**values)
+
+
+def _derive(settings: Settings) -> Settings:
+    """Fill in the paths that follow from the node's two directories."""
+    run, lib = settings.node.run_dir, settings.node.lib_dir
+    unset = Path()
+
+    def default(path: Path, derived: Path) -> Path:
+        return derived if path == unset else path
+
+    replace = dataclasses.replace
+    return replace(
+        settings,
+        ipam=replace(
+            settings.ipam,
+            socket=default(settings.ipam.socket, run / "ipam" / "ipam.sock"),
+            database=default(settings.ipam.database, lib / "ipam.sqlite"),
+        ),
+        loader=replace(
+            settings.loader,
+            socket=default(settings.loader.socket, run / "loader" / "loader.sock"),
+            state_dir=default(settings.loader.state_dir, run / "state"),
+        ),
+        endpoint=replace(
+            settings.endpoint,
+            socket=default(settings.endpoint.socket, run / "endpoint" / "endpoint.sock"),
+            database=default(settings.endpoint.database, lib / "endpoint.sqlite"),
+        ),
+    )
+
+
+def load_from_process(file: Path | None) -> Settings:
+    """Read the settings with this process's environment."""
+    return load(file, os.environ)

@@ -1,0 +1,77 @@
+"""The nouns that services share, as plain values. Pure: no protobuf, no I/O.
+
+Addresses are the stdlib's `ipaddress` types and hardware addresses are 6 `bytes`, everywhere inside a service;
+`wire.py` is where they become messages.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+
+Address = IPv4Address | IPv6Address
+Interface = IPv4Interface | IPv6Interface
+Network = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Attachment:
+    """One interface of one container on one network: the primary key of all that podlane keeps (CNI 1.1, §2)."""
+
+    network: str
+    container_id: str
+    ifname: str
+
+    def __str__(self) -> str:
+        """Short enough for a log line; containers are known by their first 12 characters."""
+        return f"{self.network}/{self.container_id[:12]}/{self.ifname}"
+
+    def host_ifname(self) -> str:
+        """Return the node's end of the veth pair: `lxc` + 12 hex digits, 15 bytes, the kernel's limit.
+
+        The network is not part of it: CNI lets one container have an interface name only once.
+        """
+        return "lxc" + hashlib.sha256(f"{self.container_id}:{self.ifname}".encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """The Kubernetes pod behind an attachment; all empty outside Kubernetes."""
+
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+
+    def __str__(self) -> str:
+        """`namespace/name`, or `-` when there is no pod."""
+        return f"{self.namespace}/{self.name}" if self.name else "-"
+
+
+@dataclass(frozen=True, slots=True)
+class AssignedAddress:
+    """One address of an attachment: as configured (/32 or /128), its router, and the range it comes from."""
+
+    address: Interface
+    gateway: Address
+    range: Network
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route inside the pod. `gateway` None: on-link. `mtu` in bytes, 0: the device's."""
+
+    destination: Network
+    gateway: Address | None = None
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How long one named part of an operation took."""
+
+    name: str
+    duration_us: int
+
+
+def format_mac(mac: bytes) -> str:
+    """Return the usual spelling, `02:00:5e:…`."""
+    return mac.hex(":")
