@@ -1,0 +1,67 @@
+"""The root of the command: global options, and the nouns, each loaded when it is first used."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import click
+
+from services.common import config
+from services.common.errors import PodlaneError
+
+_NOUNS = {
+    "cni": "install or remove the CNI plugin and its network configuration",
+    "endpoint": "the pods' endpoints",
+    "ipam": "addresses and pools",
+    "node": "start, stop and show the node's services",
+}
+
+
+class Nouns(click.Group):
+    """A group whose commands live in `cli.<noun>`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
+        """Return the nouns in alphabetical order."""
+        return sorted(_NOUNS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # click's signature
+        """Import the noun's module and return its `group`."""
+        if cmd_name not in _NOUNS:
+            return None
+        command: click.Command = importlib.import_module(f"cli.{cmd_name}").group
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the nouns without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_NOUNS.items()))
+
+
+@click.group(cls=Nouns, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Settings file (TOML). Default: $PODLANE_CONFIG, else /etc/podlane/podlane.toml if it exists.",
+)
+@click.pass_context
+def podlane(context: click.Context, file: Path | None) -> None:
+    """Operate podlane on this node."""
+    context.obj = config.load_from_process(file)
+
+
+def main() -> int:
+    """Run the command; errors are one line on stderr, exit code 1 (usage errors: 2)."""
+    try:
+        return int(podlane(standalone_mode=False) or 0)
+    except PodlaneError as error:
+        click.echo(f"podlane: {error.message}", err=True)
+        return 1
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141

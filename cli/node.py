@@ -1,0 +1,117 @@
+"""`podlane node`: the three services of this node as processes."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import processes
+from cli.present import output_option, show_json, show_table
+from services.common.config import Settings
+from services.common.errors import Unavailable
+
+_PATIENCE = 15.0
+
+
+@click.group("node", help="Start, stop and show the node's services.")
+def group() -> None:
+    """Hold the verbs."""
+
+
+@group.command("up")
+@click.pass_context
+def up(context: click.Context) -> None:
+    """Start the services and wait until each can do its work. A service that runs already is left alone."""
+    settings: Settings = context.obj
+    root = context.find_root()
+    config: Path | None = root.params.get("file")
+    started = [processes.start(settings, service, config) for service in processes.SERVICES]
+    asyncio.run(_wait_until_serving(settings, started))
+    for process in started:
+        click.echo(f"podlane-{process.service} is serving on {process.socket} (pid {process.pid})")
+
+
+async def _wait_until_serving(settings: Settings, started: list[processes.Process]) -> None:
+    try:
+        async with asyncio.timeout(_PATIENCE * 2):
+            await asyncio.gather(*(_serving(settings, process) for process in started))
+    except TimeoutError:
+        states = [(process.service, await health(process.socket)) for process in started]
+        slow = ", ".join(f"podlane-{service} is {state}" for service, state in states if state != "serving")
+        raise Unavailable(
+            f"not all services came up in {_PATIENCE * 2:.0f} s: {slow}; see the logs in {started[0].log.parent}"
+        ) from None
+
+
+async def _serving(settings: Settings, process: processes.Process) -> None:
+    while await health(process.socket) != "serving":
+        if not processes.find(settings, process.service).pid:
+            raise Unavailable(f"podlane-{process.service} ended at once: {processes.last_words(process)}")
+        await asyncio.sleep(0.02)
+
+
+async def health(socket: Path) -> str:
+    """Return `serving`, `not serving` or `down`."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        try:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+        except grpc.aio.AioRpcError:
+            return "down"
+    return "serving" if reply.status == health_pb2.HealthCheckResponse.SERVING else "not serving"
+
+
+@group.command("down")
+@click.pass_obj
+def down(settings: Settings) -> None:
+    """Stop the services. Running pods keep their network: links, programs and maps stay in the kernel."""
+    # The reverse of the start: who calls others stops first.
+    for service in reversed(processes.SERVICES):
+        ran = processes.stop(settings, service, _PATIENCE)
+        click.echo(f"podlane-{service} {'stopped' if ran else 'was not running'}")
+
+
+@group.command("status")
+@output_option
+@click.pass_obj
+def status(settings: Settings, output: str) -> None:
+    """Show each service: health, pid, memory, socket. Exit code 1 when one isn't serving."""
+    found = asyncio.run(_status(settings))
+    if output == "json":
+        show_json(found)
+    else:
+        columns = ("SERVICE", "HEALTH", "PID", "MEMORY", "SOCKET", "LOG")
+        rows = [
+            (
+                one["service"],
+                one["health"],
+                str(one["pid"] or "-"),
+                f"{one['rss_kib'] / 1024:.0f} MiB",
+                one["socket"],
+                one["log"],
+            )
+            for one in found
+        ]
+        show_table(columns, rows, "")
+    if any(one["health"] != "serving" for one in found):
+        raise SystemExit(1)
+
+
+async def _status(settings: Settings) -> list[dict[str, Any]]:
+    found = [processes.find(settings, service) for service in processes.SERVICES]
+    states = await asyncio.gather(*(health(process.socket) for process in found))
+    return [
+        {
+            "service": process.service,
+            "health": state,
+            "pid": process.pid,
+            "rss_kib": process.rss_kib(),
+            "socket": str(process.socket),
+            "log": str(process.log),
+        }
+        for process, state in zip(found, states, strict=True)
+    ]

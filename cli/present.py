@@ -1,0 +1,93 @@
+"""Messages as people and scripts read them.
+
+`plain` turns any podlane message into dicts and lists with addresses, times and enums spelled out; `-o json` prints
+exactly that. Tables are for people and may change, JSON keys are the protobuf field names and may not.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+import click
+from google.protobuf.message import Message
+
+
+def _prefix(message: Any) -> str:
+    return f"{ip_address(message.address.packed)}/{message.length}"
+
+
+def _time(message: Any) -> str:
+    return datetime.fromtimestamp(message.seconds + message.nanos / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+_SPELLED: dict[str, Callable[[Any], str]] = {
+    "podlane.common.v1.IpAddress": lambda message: str(ip_address(message.packed)) if message.packed else "",
+    "podlane.common.v1.IpPrefix": _prefix,
+    "podlane.common.v1.MacAddress": lambda message: message.packed.hex(":"),
+    "google.protobuf.Timestamp": _time,
+}
+
+
+def plain(message: Message) -> Any:
+    """Return `message` as JSON-ready values; absent messages are left out, other fields always there."""
+    spell = _SPELLED.get(message.DESCRIPTOR.full_name)
+    if spell is not None:
+        return spell(message)
+    result: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            result[field.name] = dict(sorted(value.items()))
+        elif field.is_repeated:
+            result[field.name] = [_scalar(field, one) for one in value]
+        elif not field.has_presence or message.HasField(field.name):
+            result[field.name] = _scalar(field, value)
+    return result
+
+
+def _scalar(field: Any, value: Any) -> Any:
+    if field.message_type is not None:
+        return plain(value)
+    if field.enum_type is not None:
+        return enum_name(field.enum_type, value)
+    return value.hex() if isinstance(value, bytes) else value
+
+
+def enum_name(enum: Any, number: int) -> str:
+    """Return an enum value as people write it: ENDPOINT_STATE_WAITING_TO_REGENERATE → waiting-to-regenerate."""
+    known = enum.values_by_number.get(number)
+    if known is None:
+        return str(number)
+    names = [value.name for value in enum.values]
+    common = names[0].removesuffix("UNSPECIFIED")
+    return str(known.name.removeprefix(common).lower().replace("_", "-"))
+
+
+def age(seconds: float) -> str:
+    """Return a duration as kubectl does: 5s, 3m, 2h, 4d."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * size:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(max(seconds, 0))}s"
+
+
+def show_json(value: Any) -> None:
+    """Print JSON, indented."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+    """Print rows under their columns, aligned and unwrapped, so that grep and awk work; `empty` when there are none."""
+    if not rows:
+        click.echo(empty)
+        return
+    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
+    for row in (columns, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+)

@@ -1,0 +1,252 @@
+"""The demo: one node, two pods, from CNI ADD to the first ping, told step by step with the time of each.
+
+The node is a network namespace with its own bpffs and directories, so that nothing of the machine's own network is
+touched; everything else is what a real node has: three service processes, the installed plugin called exactly as a
+runtime calls it, programs in the kernel. At the end it shows that nothing is left.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+GIBIBYTE = 1 << 30
+
+
+class Failure(Exception):
+    """A step that didn't do what the story says; the text tells what it saw."""
+
+
+def run(*argv: str, **options: Any) -> str:
+    """Run a command and return its stdout; a failure ends the story with what the command said."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, **options)
+    if done.returncode:
+        raise Failure(f"{' '.join(argv)}\n  exit {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
+    return done.stdout
+
+
+def say(text: str) -> None:
+    """Print a paragraph, indented."""
+    for line in text.rstrip("\n").splitlines():
+        print(f"     {line}", flush=True)
+
+
+class Story:
+    """Numbers the steps and times them."""
+
+    def __init__(self) -> None:
+        """Begin at step 1."""
+        self._number = 0
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """One step: its title, what happens, how long it took."""
+        self._number += 1
+        print(f"\n{self._number:>3}  {title}", flush=True)
+        begin = time.perf_counter()
+        yield
+        print(f"     \N{CHECK MARK} {(time.perf_counter() - begin) * 1000:.0f} ms", flush=True)
+
+
+@dataclass
+class Pod:
+    """A sandbox as a runtime would make it: a network namespace and a container id."""
+
+    name: str
+    netns: str
+    container_id: str
+    addresses: tuple[str, ...] = ()
+
+    def exec(self, *argv: str) -> str:
+        """Run a command inside."""
+        return run("ip", "netns", "exec", self.netns, *argv)
+
+
+class Demo:
+    """The node and its pods."""
+
+    def __init__(self) -> None:
+        """Choose the names."""
+        self.node = f"podlane-{secrets.token_hex(3)}"
+        self.dir = Path(tempfile.mkdtemp(prefix=f"{self.node}-", dir="/tmp"))
+        self.config = self.dir / "podlane.toml"
+        self.bin, self.conf = self.dir / "cni" / "bin", self.dir / "cni" / "net.d"
+        self.pods = [Pod(name, f"{self.node}-{name}", secrets.token_hex(32)) for name in ("web", "client")]
+
+    def inside(self, *argv: str, **options: Any) -> str:
+        """Run a command in the node's network namespace."""
+        return run("nsenter", f"--net=/run/netns/{self.node}", *argv, **options)
+
+    def podlane(self, *argv: str) -> str:
+        """Run the operator's command on the node."""
+        return self.inside(str(Path(sys.executable).with_name("podlane")), "--config", str(self.config), *argv)
+
+    def make_node(self) -> None:
+        """Make the namespace, the bpffs and the settings."""
+        run("ip", "netns", "add", self.node)
+        run("ip", "-n", self.node, "link", "set", "lo", "up")
+        (self.dir / "bpf").mkdir()
+        run("mount", "-t", "bpf", "bpf", str(self.dir / "bpf"))
+        self.config.write_text(
+            "[node]\n"
+            f'name = "{self.node}"\n'
+            f'run_dir = "{self.dir}/run"\n'
+            f'lib_dir = "{self.dir}/lib"\n'
+            f'bpffs = "{self.dir}/bpf"\n'
+            "[[ipam.pools]]\n"
+            'name = "default"\n'
+            'ranges = ["10.244.0.0/24", "fd00:10:244::/112"]\n'
+        )
+
+    def cni(self, verb: str, pod: Pod) -> Any:
+        """Call the installed plugin as a runtime does: environment, JSON on stdin, JSON on stdout."""
+        conflist = json.loads(next(self.conf.glob("*.conflist")).read_text())
+        conf = {**conflist["plugins"][0], "name": conflist["name"], "cniVersion": conflist["cniVersion"]}
+        environment = {
+            "PATH": os.environ["PATH"],
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": pod.container_id,
+            "CNI_NETNS": f"/run/netns/{pod.netns}",
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": str(self.bin),
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=demo;K8S_POD_NAME={pod.name}",
+        }
+        told = self.inside(str(self.bin / "podlane"), input=json.dumps(conf), env=environment)
+        return json.loads(told) if told else None
+
+    def leftovers(self) -> list[str]:
+        """Return what is still there of any pod: links, routes, pins, state, addresses, endpoints."""
+        links = json.loads(self.inside("ip", "-j", "link"))
+        found = [link["ifname"] for link in links if link["ifname"].startswith("lxc")]
+        found += [line for line in self.inside("ip", "route").splitlines() if "lxc" in line]
+        found += [str(path) for path in (self.dir / "bpf").rglob("*policy_*") if path.name[-1].isdigit()]
+        found += [str(path) for path in (self.dir / "run" / "state").iterdir() if path.name[:1].isdigit()]
+        found += [str(path) for path in (self.dir / "run" / "state" / "links").iterdir()]
+        found += json.loads(self.podlane("ipam", "list", "-o", "json"))
+        return found + json.loads(self.podlane("endpoint", "list", "-o", "json"))
+
+    def clean(self) -> None:
+        """Take everything away, whatever happened before."""
+        with contextlib.suppress(Failure):
+            self.podlane("node", "down")
+        for netns in (*(pod.netns for pod in self.pods), self.node):
+            subprocess.run(["ip", "netns", "del", netns], capture_output=True, check=False)
+        subprocess.run(["umount", str(self.dir / "bpf")], capture_output=True, check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+
+def ping(prefix: Sequence[str], address: str) -> str:
+    """Ping three times and return the summary; anything lost is a failure."""
+    told = run(*prefix, "ping", "-c", "3", "-i", "0.05", "-W", "2", address)
+    if "3 received" not in told:
+        raise Failure(told)
+    return told.splitlines()[-1].replace("rtt ", "")
+
+
+def show_pings(demo: Demo) -> None:
+    """Ping in every direction, in both families."""
+    web, client = demo.pods
+    host = ["nsenter", f"--net=/run/netns/{demo.node}"]
+    gateways = [pool["gateway"] for pool in json.loads(demo.podlane("ipam", "pools", "-o", "json"))[0]["ranges"]]
+    for version, address, gateway in zip((4, 6), web.addresses, gateways, strict=True):
+        inside = ["ip", "netns", "exec", client.netns]
+        say(f"IPv{version} pod \N{RIGHTWARDS ARROW} pod    {address:<18} {ping(inside, address)}")
+        say(f"IPv{version} pod \N{RIGHTWARDS ARROW} host   {gateway:<18} {ping(inside, gateway)}")
+        say(f"IPv{version} host \N{RIGHTWARDS ARROW} pod   {address:<18} {ping(host, address)}")
+
+
+def show_transfer(demo: Demo) -> None:
+    """Move 1 GiB of TCP from one pod to the other."""
+    web, client = demo.pods
+    with subprocess.Popen(
+        ["ip", "netns", "exec", web.netns, "iperf3", "-s", "-1", "--forceflush"], stdout=subprocess.PIPE, text=True
+    ) as server:
+        try:
+            assert server.stdout is not None
+            while "Server listening" not in (line := server.stdout.readline()):
+                if not line:
+                    raise Failure("iperf3 did not start")
+            told = json.loads(client.exec("iperf3", "-c", web.addresses[0], "-n", str(GIBIBYTE), "-J"))
+        finally:
+            server.terminate()
+    received = told["end"]["sum_received"]
+    say(
+        f"{received['bytes'] / GIBIBYTE:.2f} GiB in {received['seconds']:.2f} s: {received['bits_per_second'] / 1e9:.1f} Gbit/s"
+    )
+
+
+def tell(demo: Demo, story: Story) -> None:
+    """Tell the whole story."""
+    web, client = demo.pods
+    with story.step(f"A node of its own: network namespace {demo.node}, a bpffs, directories under {demo.dir}"):
+        demo.make_node()
+    with story.step("podlane node up: three services, three processes, three sockets"):
+        say(demo.podlane("node", "up"))
+    with story.step("podlane cni install: the plugin and its network configuration"):
+        say(demo.podlane("cni", "install", "--bin-dir", str(demo.bin), "--conf-dir", str(demo.conf)))
+    for pod in demo.pods:
+        run("ip", "netns", "add", pod.netns)
+        with story.step(f"CNI ADD for pod demo/{pod.name}, as a runtime calls it"):
+            result = demo.cni("ADD", pod)
+        pod.addresses = tuple(one["address"].partition("/")[0] for one in result["ips"])
+        if pod is web:
+            say(json.dumps(result, indent=2))
+        else:
+            say("got " + ", ".join(pod.addresses))
+    with story.step("What the pod sees"):
+        say(
+            web.exec("ip", "-brief", "address", "show", "eth0")
+            + web.exec("ip", "route")
+            + web.exec("ip", "-6", "route")
+        )
+    with story.step("Ping"):
+        show_pings(demo)
+    with story.step("1 GiB of TCP from pod to pod"):
+        show_transfer(demo)
+    with story.step("podlane endpoint list, ipam list"):
+        say(demo.podlane("endpoint", "list"))
+        say("")
+        say(demo.podlane("ipam", "list"))
+    with story.step(f"podlane endpoint get {web.addresses[0]}: phases and loaded programs"):
+        say(demo.podlane("endpoint", "get", web.addresses[0]))
+    for pod in demo.pods:
+        with story.step(f"CNI DEL for pod demo/{pod.name}"):
+            demo.cni("DEL", pod)
+    with story.step("Nothing is left: links, routes, pins, state, addresses, endpoints"):
+        left = demo.leftovers()
+        if left:
+            raise Failure(f"left behind: {left}")
+        say("nothing found")
+    with story.step("podlane node down"):
+        say(demo.podlane("node", "down"))
+
+
+def main() -> int:
+    """Tell the story; exit code 1 and what happened when a step fails."""
+    if os.geteuid():
+        print("root is needed for network namespaces and eBPF: run 'sudo make demo'", file=sys.stderr)
+        return 1
+    demo, begin = Demo(), time.perf_counter()
+    print("podlane: a pod's network, from CNI ADD to the first ping")
+    try:
+        tell(demo, Story())
+    except Failure as failure:
+        print(f"\nThe demo failed: {failure}", file=sys.stderr)
+        return 1
+    finally:
+        demo.clean()
+    print(f"\nDone in {time.perf_counter() - begin:.1f} s; the node is gone.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""A whole podlane node for tests: its own network namespace, bpffs, directories, and the three real services.
+
+    with Node() as node:
+        pod = node.pod()
+        result = node.add(pod)
+
+Everything is named at random, so that tests run side by side, and `close` takes all of it away again, whatever the
+test did. Pods are named network namespaces, and the plugin is the installed one, run exactly as a runtime runs it.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from services.common import config
+
+SERVICES = ("loader", "ipam", "endpoint")
+PODLANE = [sys.executable, "-m", "cli"]
+
+
+def run(*argv: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end; a failure shows what it said."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, **options)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+@dataclass
+class Pod:
+    """A network namespace that stands for a pod's sandbox, and the names a runtime would call it by."""
+
+    netns: str
+    container_id: str
+    ifname: str = "eth0"
+    name: str = "web"
+    namespace: str = "default"
+
+    @property
+    def path(self) -> str:
+        """What CNI_NETNS holds."""
+        return f"/run/netns/{self.netns}"
+
+    def exec(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command inside."""
+        return run("nsenter", f"--net={self.path}", *argv, check=check)
+
+    def ping(self, address: str, count: int = 1) -> bool:
+        """Return whether every one of `count` echo requests is answered."""
+        return self.exec("ping", "-c", str(count), "-i", "0.01", "-W", "2", address, check=False).returncode == 0
+
+
+@dataclass
+class Outcome:
+    """What a plugin call left: exit code, the JSON on stdout, stderr."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        """The parsed stdout."""
+        return json.loads(self.stdout)
+
+    @property
+    def addresses(self) -> list[str]:
+        """The result's addresses without prefix lengths."""
+        return [one["address"].partition("/")[0] for one in self.json["ips"]]
+
+
+@dataclass
+class Node:
+    """One node. `settings` are TOML lines by section that override the test's own."""
+
+    ranges: Sequence[str] = ("10.44.0.0/24", "fd00:44::/112")
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    start: bool = True
+
+    def __post_init__(self) -> None:
+        """Choose names; `open` makes everything."""
+        self.name = f"pl-{secrets.token_hex(4)}"
+        self.dir = Path(tempfile.mkdtemp(prefix=f"{self.name}-", dir="/tmp"))
+        self.config_file = self.dir / "podlane.toml"
+        self.bin_dir, self.conf_dir = self.dir / "cni-bin", self.dir / "cni-conf"
+        self.pods: list[Pod] = []
+
+    def __enter__(self) -> Self:
+        """Bring the node up."""
+        try:
+            self.open()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away."""
+        self.close()
+
+    def open(self) -> None:
+        """Make the namespace and the bpffs, write the settings, start the services, install the plugin."""
+        run("ip", "netns", "add", self.name)
+        run("ip", "-n", self.name, "link", "set", "lo", "up")
+        bpffs = self.dir / "bpf"
+        bpffs.mkdir()
+        run("mount", "-t", "bpf", "bpf", str(bpffs))
+        self.write_config()
+        if self.start:
+            self.podlane("node", "up")
+        self.podlane("cni", "install", "--bin-dir", str(self.bin_dir), "--conf-dir", str(self.conf_dir))
+
+    def write_config(self) -> None:
+        """Write podlane.toml."""
+        tables: dict[str, dict[str, Any]] = {
+            "node": {
+                "name": self.name,
+                "run_dir": f"{self.dir}/run",
+                "lib_dir": f"{self.dir}/lib",
+                "bpffs": f"{self.dir}/bpf",
+            },
+            "ipam": {},
+            "loader": {},
+            "endpoint": {},
+        }
+        for table, values in self.settings.items():
+            tables[table].update(values)
+        lines = []
+        for table, values in tables.items():
+            lines.append(f"[{table}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+        lines += ["[[ipam.pools]]", 'name = "default"', f"ranges = {json.dumps(list(self.ranges))}"]
+        self.config_file.write_text("\n".join(lines) + "\n")
+
+    @property
+    def loaded(self) -> config.Settings:
+        """The settings as the services read them."""
+        return config.load(self.config_file, {})
+
+    def close(self) -> None:
+        """Stop what runs, unmount, delete the namespaces and the directory."""
+        with contextlib.suppress(AssertionError):
+            self.podlane("node", "down")
+        for pod in self.pods:
+            run("ip", "netns", "del", pod.netns, check=False)
+        run("ip", "netns", "del", self.name, check=False)
+        run("umount", str(self.dir / "bpf"), check=False)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def exec(self, *argv: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in the node's network namespace."""
+        return run("nsenter", f"--net=/run/netns/{self.name}", *argv, check=check, **options)
+
+    def podlane(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the operator's command on this node."""
+        return self.exec(*PODLANE, "--config", str(self.config_file), *argv, check=check)
+
+    def show(self, *argv: str) -> Any:
+        """Run the operator's command with `-o json` and return what it says."""
+        return json.loads(self.podlane(*argv, "-o", "json").stdout)
+
+    def pid(self, service: str) -> int:
+        """Return the pid of a running service."""
+        return int((self.dir / "run" / f"{service}.pid").read_text())
+
+    def signal(self, service: str, number: signal.Signals) -> None:
+        """Send a signal to a service."""
+        os.kill(self.pid(service), number)
+
+    def kill(self, service: str) -> None:
+        """End a service by SIGKILL and wait until it is gone."""
+        handle = os.pidfd_open(self.pid(service))
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            import select
+
+            assert select.select([handle], [], [], 10)[0]
+        finally:
+            os.close(handle)
+
+    def pod(self, ifname: str = "eth0") -> Pod:
+        """Make a pod's namespace with loopback up."""
+        netns = f"{self.name}-p{len(self.pods)}"
+        run("ip", "netns", "add", netns)
+        pod = Pod(netns, secrets.token_hex(32), ifname, name=f"web-{len(self.pods)}")
+        self.pods.append(pod)
+        run("ip", "-n", netns, "link", "set", "lo", "up")
+        return pod
+
+    def conf(self, **overrides: Any) -> dict[str, Any]:
+        """Return the plugin's configuration as a runtime makes it of the installed conflist."""
+        conflist = json.loads(next(self.conf_dir.glob("*.conflist")).read_text())
+        return {
+            **conflist["plugins"][0],
+            "name": conflist["name"],
+            "cniVersion": conflist["cniVersion"],
+            **overrides,
+        }
+
+    def environment(self, verb: str, pod: Pod) -> dict[str, str]:
+        """Return the environment of one call (CNI spec 1.1, section 2)."""
+        return {
+            "PATH": os.environ["PATH"],
+            "CNI_COMMAND": verb,
+            "CNI_CONTAINERID": pod.container_id,
+            "CNI_NETNS": pod.path,
+            "CNI_IFNAME": pod.ifname,
+            "CNI_PATH": str(self.bin_dir),
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={pod.namespace};K8S_POD_NAME={pod.name};K8S_POD_UID=u1",
+        }
+
+    def argv(self) -> list[str]:
+        """Return the command line of the installed plugin in the node's namespace."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", str(self.bin_dir / "podlane")]
+
+    def cni(self, verb: str, pod: Pod, conf: dict[str, Any] | str | None = None, **environment: str) -> Outcome:
+        """Run the plugin."""
+        stdin = conf if isinstance(conf, str) else json.dumps(conf if conf is not None else self.conf())
+        done = subprocess.run(
+            self.argv(),
+            input=stdin,
+            env=self.environment(verb, pod) | environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    def add(self, pod: Pod, **overrides: Any) -> Outcome:
+        """ADD that must succeed."""
+        outcome = self.cni("ADD", pod, self.conf(**overrides))
+        assert outcome.code == 0, outcome
+        return outcome
+
+    def delete(self, pod: Pod) -> None:
+        """DEL that must succeed."""
+        outcome = self.cni("DEL", pod)
+        assert outcome.code == 0, outcome
+
+    def leftovers(self) -> list[str]:
+        """Return everything of any pod that is still there: links, routes, pins, state, records, addresses."""
+        found = [f"link {link['ifname']}" for link in self.links() if link["ifname"].startswith("lxc")]
+        for family in ("-4", "-6"):
+            routes = json.loads(self.exec("ip", "-j", family, "route", "show", "table", "main").stdout or "[]")
+            found += [f"route {route['dst']}" for route in routes if str(route.get("dev", "")).startswith("lxc")]
+        found += [f"pin {path}" for path in sorted((self.dir / "bpf").rglob("*policy_*")) if path.name[-1].isdigit()]
+        state = self.dir / "run" / "state"
+        found += [f"state {path.name}" for path in state.iterdir() if path.name[:1].isdigit()] if state.exists() else []
+        found += [f"link record {path.name}" for path in (state / "links").glob("*")]
+        found += [f"address {allocation['addresses']}" for allocation in self.show("ipam", "list")]
+        found += [f"endpoint {endpoint['id']}" for endpoint in self.show("endpoint", "list")]
+        return found
+
+    def links(self) -> list[dict[str, Any]]:
+        """Return the node's interfaces as `ip -j link` shows them."""
+        found: list[dict[str, Any]] = json.loads(self.exec("ip", "-j", "link").stdout)
+        return found
+
+
+@contextlib.contextmanager
+def stopped(node: Node, service: str) -> Iterator[None]:
+    """Hold a service still (SIGSTOP) for the block."""
+    node.signal(service, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        node.signal(service, signal.SIGCONT)
