@@ -1,22 +1,25 @@
 """SQLite as podlane uses it: WAL, synchronous=FULL, one thread, group commit.
 
 All work on a database runs on one thread of its own, in the order it was asked for. Writes that arrive while a
-transaction is being synced to disk share the next one: each runs in a savepoint, so that one that fails takes only
-itself back, and none is answered before its transaction is on disk. A file that is damaged or whose schema is newer
-than the program is refused and left as it is.
+transaction is being synced to disk share the next one, and none is answered before its transaction is on disk. When
+one of them fails, the transaction is run again with a savepoint around each, so that it takes only itself back: the
+savepoints would cost more than the writes. A file that is damaged, whose schema is newer than the program, or that
+another process uses, is refused and left as it is.
 
 Not here: schemas (each service's `store.py`) and any decision about what to write.
 """
 
 import asyncio
+import fcntl
 import functools
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.common.errors import CorruptState, Internal, PodlaneError, Unavailable
+from services.common.errors import CorruptState, FailedPrecondition, Internal, PodlaneError, Unavailable
 
 Connection = sqlite3.Connection
 Row = sqlite3.Row
@@ -36,12 +39,21 @@ class Database:
         self._migrations = migrations
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=f"db-{path.stem}")
         self._connection: Connection | None = None
+        self._lock: int | None = None
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Open the file, make it if need be, and migrate it. Raises CorruptState or Unavailable."""
-        self._connection = await self._run(lambda: _open(self._path, self._migrations))
+        """Open the file, make it if need be, and migrate it.
+
+        Raises CorruptState, Unavailable, or FailedPrecondition when another process uses it.
+        """
+        self._lock = await self._run(lambda: _lock(self._path))
+        try:
+            self._connection = await self._run(lambda: _open(self._path, self._migrations))
+        except BaseException:
+            await self.stop()
+            raise
 
     async def stop(self) -> None:
         """Finish what is waiting, then close."""
@@ -50,6 +62,9 @@ class Database:
         if self._connection is not None:
             await self._run(self._connection.close)
             self._connection = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
         self._executor.shutdown()
 
     async def read(self, query: Callable[[Connection], T]) -> T:
@@ -60,26 +75,29 @@ class Database:
         """Run `change` in a transaction and return its result once that is on disk.
 
         A caller that is cancelled meanwhile does not undo the change. Errors of `change` come back as they are;
-        a disk that can't be written is Unavailable.
+        a disk that can't be written is Unavailable. When another change of the same transaction fails, `change` runs
+        a second time, after a rollback: it must do nothing but write to the connection.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush())
-        return await asyncio.shield(future)
+        return await future
 
     async def _flush(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            commit = functools.partial(_commit, self._opened(), [change for change, _ in batch], self._path)
             try:
+                commit = functools.partial(_commit, self._opened(), [change for change, _ in batch], self._path)
                 results = await self._run(commit)
-            except PodlaneError as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, those who wait must hear of it
                 results = [error] * len(batch)
             for (_, future), result in zip(batch, results, strict=True):
+                if future.cancelled():
+                    continue  # the caller hung up
                 if isinstance(result, BaseException):
                     future.set_exception(result)
-                    future.exception()  # a caller that hung up leaves nobody to fetch it
+                    future.exception()  # the caller may hang up before it can fetch it
                 else:
                     future.set_result(result)
         self._flusher = None
@@ -93,11 +111,29 @@ class Database:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
 
-def _open(path: Path, migrations: Sequence[str]) -> Connection:
+def _lock(path: Path) -> int:
+    """Return the descriptor of a lock that lasts as long as the process.
+
+    SQLite itself lets two processes write in turns, and each would trust its own memory of what is there. The lock has
+    a file of its own: closing any descriptor of the database would drop SQLite's locks (fcntl(2), F_SETLK).
+    """
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    except OSError as error:
+        raise Unavailable(f"{path} can't be opened: {error}; check that the directory is writable", path=path) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise FailedPrecondition(f"another process uses {path}: stop it first", path=path) from None
+    return lock
+
+
+def _open(path: Path, migrations: Sequence[str]) -> Connection:
+    try:
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    except (OSError, sqlite3.OperationalError) as error:
+    except sqlite3.OperationalError as error:
         raise Unavailable(f"{path} can't be opened: {error}; check that the directory is writable", path=path) from None
     try:
         connection.row_factory = sqlite3.Row
@@ -146,25 +182,45 @@ def _migrate(connection: Connection, path: Path, migrations: Sequence[str]) -> N
 
 
 def _commit(connection: Connection, changes: Sequence[Callable[[Connection], Any]], path: Path) -> list[Any]:
-    """Run each change in a savepoint of one transaction; an exception stands for the result of a failed one."""
-    results: list[Any] = []
+    """Run all changes in one transaction; an exception stands for the result of a failed one."""
     try:
-        connection.execute("BEGIN IMMEDIATE")
-        for change in changes:
-            connection.execute("SAVEPOINT change")
-            try:
-                results.append(change(connection))
-            except (PodlaneError, sqlite3.IntegrityError) as error:
-                connection.execute("ROLLBACK TO change")
-                results.append(error)
-            connection.execute("RELEASE change")
-        connection.execute("COMMIT")
+        try:
+            return _in_transaction(connection, changes, _all)
+        except (PodlaneError, sqlite3.IntegrityError):
+            return _in_transaction(connection, changes, _each)
     except sqlite3.Error as error:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
         raise Unavailable(f"{path} can't be written: {error}; check the disk's space and health", path=path) from None
+
+
+def _in_transaction(
+    connection: Connection,
+    changes: Sequence[Callable[[Connection], Any]],
+    run: Callable[[Connection, Sequence[Callable[[Connection], Any]]], list[Any]],
+) -> list[Any]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        results = run(connection, changes)
+        connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+    return results
+
+
+def _all(connection: Connection, changes: Sequence[Callable[[Connection], Any]]) -> list[Any]:
+    return [change(connection) for change in changes]
+
+
+def _each(connection: Connection, changes: Sequence[Callable[[Connection], Any]]) -> list[Any]:
+    """Run each change in a savepoint: one of them fails, the others must not."""
+    results: list[Any] = []
+    for change in changes:
+        connection.execute("SAVEPOINT change")
+        try:
+            results.append(change(connection))
+        except (PodlaneError, sqlite3.IntegrityError) as error:
+            connection.execute("ROLLBACK TO change")
+            results.append(error)
+        connection.execute("RELEASE change")
     return results

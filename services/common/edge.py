@@ -12,6 +12,8 @@ Health (`grpc.health.v1`) says NOT_SERVING until `serving(True)`; reflection is 
 from __future__ import annotations
 
 import asyncio
+import inspect
+import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -89,9 +91,10 @@ class Edge(grpc.aio.ServerInterceptor):
         }
         if handler.unary_unary:
             return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, name, quiet), **serializers)
-        if handler.unary_stream:
+        # Health's Watch is of grpc's other kind of stream: a coroutine that writes to the context itself.
+        if handler.unary_stream and inspect.isasyncgenfunction(handler.unary_stream):
             return grpc.unary_stream_rpc_method_handler(_stream(handler.unary_stream, name, quiet), **serializers)
-        wrapped: grpc.RpcMethodHandler[Any, Any] = handler  # reflection's bidirectional stream: grpc's own code
+        wrapped: grpc.RpcMethodHandler[Any, Any] = handler  # grpc's own code: health's and reflection's streams
         return wrapped
 
 
@@ -128,7 +131,7 @@ def _stream(inner: Handler, name: str, quiet: bool) -> Handler:
 
 def _begin(context: Any) -> float:
     given = next((value for key, value in context.invocation_metadata() or () if key == REQUEST_ID), None)
-    structlog.contextvars.bind_contextvars(request_id=given or uuid.uuid4().hex[:12])
+    structlog.contextvars.bind_contextvars(request_id=given or os.urandom(6).hex())
     return time.perf_counter()
 
 

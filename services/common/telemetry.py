@@ -3,6 +3,7 @@
 What is bound to the context (request id, attachment) appears on every line of that call.
 """
 
+import json
 import logging
 import sys
 
@@ -23,7 +24,13 @@ def configure(service: str, level: str, style: str) -> None:
     if style not in {"auto", "json", "console"}:
         raise InvalidArgument(f"log_format: {style!r} is none of auto, json, console", key="log_format")
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
-    renderer = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    # json.dumps with options makes an encoder per line: a fifth of what a line costs.
+    encoder = json.JSONEncoder(default=str)
+    renderer = (
+        structlog.dev.ConsoleRenderer()
+        if console
+        else structlog.processors.JSONRenderer(serializer=lambda event, **_: encoder.encode(event))
+    )
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The endpoints of this node: address -> who lives there and how to reach them. One map for all programs.
+ *
+ * An entry is written last when an endpoint is created and removed first when it is deleted: a hit means that the
+ * endpoint's policy program is in its slot. The node's own addresses are entries with ENDPOINT_FLAG_HOST.
+ */
+#pragma once
+
+#include "common.h"
+
+enum address_family {
+	FAMILY_IPV4 = 1,
+	FAMILY_IPV6 = 2,
+};
+
+struct endpoint_key {
+	/* IPv4: the first four bytes, the rest zero. */
+	union ipv6_address address;
+	/* enum address_family; 32 bits wide so that the key hashes word by word. */
+	__u32 family;
+};
+
+/* The address belongs to the node itself: packets go up its stack. */
+#define ENDPOINT_FLAG_HOST 1
+
+struct endpoint_value {
+	/* The node's end of the veth pair. */
+	__u32 ifindex;
+	/* Slot in podlane_call_policy. */
+	__u16 lxc_id;
+	__u16 flags;
+	__u32 identity;
+	struct mac_address pod_mac;
+	struct mac_address host_mac;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, ENDPOINTS_MAP_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct endpoint_key);
+	__type(value, struct endpoint_value);
+} podlane_endpoints SEC(".maps");
+
+/* Policy programs by endpoint id: local delivery jumps into the destination's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, CALL_POLICY_MAP_SIZE);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} podlane_call_policy SEC(".maps");
+
+static __always_inline void endpoint_key_ipv4(struct endpoint_key *key, __be32 address)
+{
+	*key = (struct endpoint_key){.address.words[0] = address, .family = FAMILY_IPV4};
+}
+
+static __always_inline void endpoint_key_ipv6(struct endpoint_key *key, const void *address)
+{
+	const __be32 *words = address;
+
+	for (int i = 0; i < 4; i++)
+		key->address.words[i] = words[i];
+	key->family = FAMILY_IPV6;
+}
+
+static __always_inline struct endpoint_value *endpoint_lookup(const struct endpoint_key *key)
+{
+	return bpf_map_lookup_elem(&podlane_endpoints, key);
+}

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Neighbour discovery of a pod (RFC 4861), the IPv6 side of arp.h: solicitations for the gateway are answered in
+ * place, advertisements of the pod about its own address go to the node, everything else of it is the pod's kernel
+ * talking to a link that has no routers and no other neighbours.
+ */
+#pragma once
+
+#include "drop.h"
+#include "l4.h"
+
+#define ND_ROUTER_SOLICITATION 133
+#define ND_NEIGHBOUR_SOLICITATION 135
+#define ND_NEIGHBOUR_ADVERTISEMENT 136
+#define ND_REDIRECT 137
+#define ND_HOP_LIMIT 255
+
+#define ND_OPTION_TARGET_LINK_ADDRESS 2
+#define ND_FLAGS_SOLICITED_OVERRIDE 0x60000000
+
+/* A solicitation or an advertisement with the one option that both may carry. */
+struct nd_message {
+	__u8 type;
+	__u8 code;
+	__sum16 checksum;
+	__be32 flags;
+	struct in6_addr target;
+	__u8 option_type;
+	__u8 option_length; /* in 8 bytes */
+	__u8 option_mac[ETH_ALEN];
+};
+
+/*
+ * Whether an IPv6 packet is a message of neighbour discovery. Only those right behind the fixed header: RFC 6980
+ * forbids fragments, and nobody sends it behind other extensions.
+ */
+static __always_inline bool nd_is(struct __sk_buff *skb)
+{
+	struct ipv6hdr *ip6 = packet_data(skb) + ETH_HLEN;
+	struct l4_start *icmp = (void *)(ip6 + 1);
+
+	return (void *)(icmp + 1) <= packet_end(skb) && ip6->nexthdr == IPPROTO_ICMPV6 &&
+	       icmp->icmp_type >= ND_ROUTER_SOLICITATION && icmp->icmp_type <= ND_REDIRECT;
+}
+
+/* Writes the advertisement over the solicitation, whose target is the gateway and stays. */
+static __always_inline void nd_write_answer(struct ethhdr *eth, struct ipv6hdr *ip6, struct nd_message *message)
+{
+	const struct mac_address pod = pod_mac, host = host_mac;
+	__u64 sum;
+
+	mac_write(eth->h_dest, &pod);
+	mac_write(eth->h_source, &host);
+	ip6->payload_len = bpf_htons(sizeof(*message));
+	ip6->daddr = ip6->saddr;
+	ip6->saddr = message->target;
+	message->type = ND_NEIGHBOUR_ADVERTISEMENT;
+	message->checksum = 0;
+	message->flags = bpf_htonl(ND_FLAGS_SOLICITED_OVERRIDE);
+	message->option_type = ND_OPTION_TARGET_LINK_ADDRESS;
+	message->option_length = 1;
+	mac_write(message->option_mac, &host);
+	/* RFC 8200, 8.1: over addresses, length, protocol and message; the first and the last lie in a row. */
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip6->saddr, 2 * sizeof(ip6->saddr) + sizeof(*message),
+			    bpf_htonl(sizeof(*message) + IPPROTO_ICMPV6));
+	sum = (sum & 0xffff) + (sum >> 16);
+	message->checksum = ~(sum + (sum >> 16));
+}
+
+static __always_inline int nd_answer(struct __sk_buff *skb)
+{
+	struct nd_message *message;
+	struct ipv6hdr *ip6;
+	struct ethhdr *eth;
+
+	/* A solicitation may come without the option that the answer has; then it grows, else this changes nothing. */
+	if (bpf_skb_change_tail(skb, PACKET_LOOKED_AT, 0))
+		return -DROP_INVALID_PACKET;
+	bpf_skb_pull_data(skb, PACKET_LOOKED_AT);
+	eth = packet_data(skb);
+	ip6 = (void *)(eth + 1);
+	message = (void *)(ip6 + 1);
+	if ((void *)(message + 1) > packet_end(skb))
+		return -DROP_INVALID_PACKET;
+	nd_write_answer(eth, ip6, message);
+	return answer_pod(skb);
+}
+
+/* Decides over a message of neighbour discovery of the pod. */
+static __always_inline int nd_from_container(struct __sk_buff *skb)
+{
+#ifdef ENABLE_ARP_RESPONDER
+	struct ipv6hdr *ip6 = packet_data(skb) + ETH_HLEN;
+	struct nd_message *message = (void *)(ip6 + 1);
+
+	if (!endpoint_has_ipv6())
+		return -DROP_UNKNOWN_L3;
+	if ((void *)&message->flags > packet_end(skb))
+		return -DROP_INVALID_PACKET;
+	/* There are no routers on this link, and asking under no address is duplicate address detection. */
+	if ((message->type != ND_NEIGHBOUR_SOLICITATION && message->type != ND_NEIGHBOUR_ADVERTISEMENT) ||
+	    ipv6_is_unspecified(&ip6->saddr))
+		return -DROP_LINK_LOCAL_NOISE;
+	if ((void *)&message->option_type > packet_end(skb))
+		return -DROP_INVALID_PACKET;
+	if (ip6->hop_limit != ND_HOP_LIMIT || message->code)
+		return -DROP_INVALID_PACKET;
+	if (!ipv6_equal(&ip6->saddr, &endpoint_ipv6) && !ipv6_is_link_local(&ip6->saddr))
+		return -DROP_ND_SENDER;
+	if (message->type == ND_NEIGHBOUR_ADVERTISEMENT)
+		return ipv6_equal(&message->target, &endpoint_ipv6) ? TC_ACT_OK : -DROP_ND_SENDER;
+	if (!ipv6_equal(&message->target, &gateway_ipv6))
+		return -DROP_ND_TARGET;
+	return nd_answer(skb);
+#else
+	return TC_ACT_OK;
+#endif
+}

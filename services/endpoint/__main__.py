@@ -1,0 +1,7 @@
+"""`python -m services.endpoint`."""
+
+import sys
+
+from services.endpoint.main import main
+
+sys.exit(main())

@@ -1,0 +1,221 @@
+"""Steps with their undo beside them, and the two flows that are made of them.
+
+    create   record → begin confirmation → datapath → agreement → ready
+    delete   intent → datapath → addresses (whose they are, the caller says) → record
+
+`run` does the steps in order. At the first error it undoes the steps that had begun, last first, and raises that error:
+a step that failed may have come half-way, so each undo must also be right when there is nothing to undo. An undo
+that fails ends the undoing: the steps before it stay, above all the record, which must outlive whatever it names,
+and the endpoint stays as a remainder that is taken down later. Deleting has no undo: it only ever goes on.
+
+The confirmation of the reservation runs beside the building of the datapath, because neither needs the other and a
+pod waits for both. Its undo makes the addresses a reservation again, so that the caller finds them as it left them.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+
+from services.common import telemetry
+from services.common.errors import FailedPrecondition, Internal, PodlaneError
+from services.common.model import Attachment, Phase
+from services.endpoint import plan
+from services.endpoint.events import RegenerationEvent
+from services.endpoint.managed import ManagedEndpoint
+from services.endpoint.model import Endpoint, EndpointState, LogCode, LogType
+from services.endpoint.observed import Allocation
+from services.endpoint.peers import Ipam, Loader
+from services.endpoint.regeneration import Regenerator
+from services.endpoint.store import Store
+
+_log = telemetry.logger("flow")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to do and how it is taken back; `undo` None: nothing remains of it."""
+
+    name: str
+    do: Callable[[], Awaitable[None]]
+    undo: Callable[[], Awaitable[None]] | None = None
+
+
+async def run(steps: Sequence[Step], stuck: Callable[[str, PodlaneError], None] | None = None) -> None:
+    """Do the steps; see the module for what an error does. `stuck` is told of an undo that failed."""
+    begun: list[Step] = []
+    for step in steps:
+        begun.append(step)
+        try:
+            await step.do()
+        except BaseException:
+            await _undo(begun, stuck)
+            raise
+
+
+async def _undo(begun: Sequence[Step], stuck: Callable[[str, PodlaneError], None] | None) -> None:
+    for step in reversed(begun):
+        if step.undo is None:
+            continue
+        try:
+            await step.undo()
+        except PodlaneError as error:
+            _log.error("undo", step=step.name, error=error.message, **error.fields)
+            if stuck is not None:
+                stuck(step.name, error)
+            return
+
+
+class Creation:
+    """The making of one endpoint. It runs as the first event of the endpoint's queue."""
+
+    def __init__(
+        self, managed: ManagedEndpoint, store: Store, loader: Loader, ipam: Ipam, regenerator: Regenerator
+    ) -> None:
+        """Wire; `run` begins."""
+        self._managed = managed
+        self._store = store
+        self._loader, self._ipam = loader, ipam
+        self._regenerator = regenerator
+        self._begin = time.perf_counter()
+        self._phases: list[Phase] = []
+        self._confirmation: asyncio.Task[Allocation] | None = None
+        self._built: tuple[Phase, ...] = ()
+        self.undone = True
+        """After a failure: whether nothing of it is left."""
+
+    async def run(self, event: RegenerationEvent) -> None:
+        """Make the endpoint, or leave none. Raises the first error."""
+        self._phases.append(Phase("queue", _since(self._begin)))
+        await run(
+            (
+                Step("record", self._record, self._forget),
+                Step("confirmation", self._begin_confirmation, self._give_back),
+                Step("datapath", lambda: self._build(event), self._take_down),
+                Step("agreement", self._agree),
+                Step("ready", self._ready, self._not_ready),
+            ),
+            self._stuck,
+        )
+
+    async def _record(self) -> None:
+        begin = time.perf_counter()
+        await self._managed.save(self._store.insert)
+        self._phases.append(Phase("store", _since(begin)))
+
+    async def _forget(self) -> None:
+        await self._store.delete(self._managed.endpoint)
+
+    async def _begin_confirmation(self) -> None:
+        self._confirmation = asyncio.create_task(self._confirm())
+
+    async def _confirm(self) -> Allocation:
+        begin = time.perf_counter()
+        endpoint = self._managed.endpoint
+        allocation = await self._ipam.confirm(endpoint.spec.attachment, endpoint.id)
+        self._phases.append(Phase("confirm", _since(begin)))
+        return allocation
+
+    async def _give_back(self) -> None:
+        if self._confirmation is not None:
+            # Its own error was reported, or is not the first; only whether it still runs matters here.
+            await asyncio.wait((self._confirmation,))
+            self._confirmation.exception()
+        await give_back(self._ipam, self._managed.endpoint)
+
+    async def _build(self, event: RegenerationEvent) -> None:
+        self._built = (await self._regenerator.build(self._managed, event.begin())).phases
+
+    async def _take_down(self) -> None:
+        endpoint = self._managed.endpoint
+        self._managed.move(EndpointState.DISCONNECTING, "the loader to take back what its failed creation made")
+        await self._loader.remove(endpoint.id, endpoint.generation)
+
+    async def _agree(self) -> None:
+        if self._confirmation is None:
+            raise Internal("the agreement comes after the confirmation")
+        allocation = await self._confirmation
+        spec = self._managed.endpoint.spec
+        if not plan.agrees(spec, allocation):
+            raise FailedPrecondition(
+                f"addresses: ipam holds {plan.join(allocation.addresses)} for {spec.attachment}, the request says "
+                f"{plan.join(spec.ips)}: give CreateEndpoint what AllocateAddresses returned",
+                attachment=spec.attachment,
+                held=plan.join(allocation.addresses),
+            )
+
+    async def _ready(self) -> None:
+        self._managed.update(built=True)
+        self._time()
+        await self._managed.save(self._store.update)
+        self._time()
+        self._managed.move(EndpointState.READY, "", builder=True)
+
+    async def _not_ready(self) -> None:
+        self._managed.update(built=False)
+
+    def _time(self) -> None:
+        """Put all phases into the regeneration; once more after the last commit, which can't hold its own time."""
+        last = self._managed.endpoint.last_regeneration
+        if last is not None:
+            phases = (Phase("total", _since(self._begin)), *self._phases, *self._built)
+            self._managed.update(last_regeneration=replace(last, phases=phases))
+
+    def _stuck(self, step: str, error: PodlaneError) -> None:
+        self.undone = False
+        self._managed.note(LogType.OTHER, LogCode.FAILURE, f"undoing its creation stopped at {step}: {error.message}")
+
+
+class Addresses(Enum):
+    """What a deletion does with the endpoint's addresses."""
+
+    LEAVE = auto()
+    """The CNI shim frees them next."""
+    RELEASE = auto()
+    """The pod is gone and nobody else will."""
+    GIVE_BACK = auto()
+    """They become a reservation again: another endpoint of this attachment, or expiry, comes next."""
+
+
+async def take_down(managed: ManagedEndpoint, addresses: Addresses, store: Store, loader: Loader, ipam: Ipam) -> None:
+    """Take an endpoint down and delete its record. Repeating it goes on where it stopped.
+
+    Raises Unavailable and friends; then the endpoint stays, `disconnecting`.
+    """
+    endpoint = managed.endpoint
+
+    async def intent() -> None:
+        if endpoint.state is not EndpointState.DISCONNECTING:
+            managed.move(EndpointState.DISCONNECTING, "the loader to remove its datapath")
+            await managed.save(store.update)
+
+    async def datapath() -> None:
+        await loader.remove(endpoint.id, endpoint.generation)
+
+    async def free() -> None:
+        if addresses is Addresses.RELEASE:
+            await ipam.release(endpoint.spec.attachment)
+        elif addresses is Addresses.GIVE_BACK:
+            await give_back(ipam, endpoint)
+
+    async def record() -> None:
+        await store.delete(endpoint)
+
+    await run((Step("intent", intent), Step("datapath", datapath), Step("addresses", free), Step("record", record)))
+
+
+async def give_back(ipam: Ipam, endpoint: Endpoint) -> None:
+    """Make confirmed addresses a reservation again; whatever is not confirmed by this endpoint is left alone.
+
+    ipam has no such verb, so it is two: released they cool down, and asking for them by name gets them back.
+    """
+    owner: Attachment = endpoint.spec.attachment
+    for held in await ipam.allocations(owner):
+        if held.endpoint_id == endpoint.id:
+            await ipam.release(owner)
+            await ipam.allocate(owner, endpoint.spec.pod, held.addresses)
+
+
+def _since(begin: float) -> int:
+    return round((time.perf_counter() - begin) * 1e6)

@@ -1,0 +1,71 @@
+"""Assembly of the endpoint service, in the order in which its parts start. The last ones stop first."""
+
+from collections.abc import Sequence
+
+from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
+
+from services.common import lifecycle
+from services.common.client import Peer
+from services.common.config import EndpointSettings, Settings
+from services.common.db import Database
+from services.common.edge import Server
+from services.common.errors import InvalidArgument
+from services.endpoint.manager import Manager, Parts
+from services.endpoint.node import NodeKeeper, Readiness
+from services.endpoint.peers import IpamPeer, LoaderPeer
+from services.endpoint.recovery import Recovery
+from services.endpoint.regeneration import permits
+from services.endpoint.restore import Restorer
+from services.endpoint.servicer import EndpointServicer
+from services.endpoint.store import MIGRATIONS, Store
+from services.endpoint.watch import Watchers
+
+NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
+
+
+def build(settings: Settings) -> Sequence[lifecycle.Component]:
+    """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
+    endpoint = settings.endpoint
+    _check(endpoint)
+    database = Database(endpoint.database, MIGRATIONS)
+    ipam_peer = Peer("ipam", settings.ipam.socket, endpoint.peer_wait_seconds)
+    loader_peer = Peer("loader", settings.loader.socket, endpoint.peer_wait_seconds)
+    ipam, loader = IpamPeer(ipam_peer), LoaderPeer(loader_peer)
+    watchers = Watchers()
+    readiness = Readiness(endpoint.peer_wait_seconds, lambda ready: server.serving(ready=ready))
+    parts = Parts(Store(database), loader, ipam, Recovery(), watchers, readiness)
+    manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
+    servicer = EndpointServicer(manager)
+    server = Server(
+        endpoint.socket,
+        (NAME,),
+        lambda grpc_server: endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server),
+        quiet=frozenset({"GetEndpoint", "ListEndpoints", "WatchEndpoints", "CheckEndpoint"}),
+    )
+    keeper = NodeKeeper(
+        settings.loader,
+        loader,
+        ipam,
+        Restorer(manager, loader, ipam),
+        readiness=readiness,
+        removed=manager.link_removed,
+    )
+    return (database, ipam_peer, loader_peer, manager, server, watchers, keeper)
+
+
+def _check(endpoint: EndpointSettings) -> None:
+    if endpoint.queue_size < 1:
+        raise InvalidArgument(f"[endpoint] queue_size: {endpoint.queue_size} is less than 1", key="queue_size")
+    if endpoint.build_permits < 0:
+        raise InvalidArgument(f"[endpoint] build_permits: {endpoint.build_permits} is negative", key="build_permits")
+    # Written so that TOML's nan fails too.
+    if not 0 <= endpoint.peer_wait_seconds <= 3600:
+        raise InvalidArgument(
+            f"[endpoint] peer_wait_seconds: {endpoint.peer_wait_seconds} is not between 0 and 3600",
+            key="peer_wait_seconds",
+        )
+
+
+def main() -> int:
+    """Run the service; return its exit code."""
+    return lifecycle.main("endpoint", build)

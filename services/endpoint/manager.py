@@ -1,0 +1,270 @@
+"""The endpoints of this node: create, delete, check, and what happens to them without being asked.
+
+Per attachment one thing happens at a time: an ADD, a DEL, a link that vanished, a remainder that is taken down. So a
+DEL waits for the ADD that is in flight, even when nobody waits for that ADD any more, and finds its endpoint. All of it
+runs shielded: a caller that hangs up stops waiting, the work goes on.
+
+A creation that fails leaves nothing; where even undoing fails (the loader is gone), the endpoint stays as a remainder,
+`disconnecting`, and is taken down as soon as that is possible: by the background, by a DEL, or by the next ADD
+of the same attachment, whichever comes first.
+
+Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.py`).
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+
+from services.common import telemetry, wire
+from services.common.errors import PodlaneError
+from services.common.lifecycle import Shielded
+from services.common.model import Attachment
+from services.endpoint import flow, plan
+from services.endpoint.flow import Addresses, Creation
+from services.endpoint.ids import Ids
+from services.endpoint.locks import AttachmentLocks
+from services.endpoint.managed import ManagedEndpoint
+from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCode, LogType
+from services.endpoint.node import Readiness
+from services.endpoint.observed import LinkRemoval
+from services.endpoint.peers import Ipam, Loader
+from services.endpoint.recovery import Recovery
+from services.endpoint.regeneration import INITIAL, REPEATED, Regenerator, recovery_name
+from services.endpoint.registry import Registry, Selector
+from services.endpoint.store import Store
+from services.endpoint.watch import Change, Told, Watchers
+
+_log = telemetry.logger("manager")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the manager works with."""
+
+    store: Store
+    loader: Loader
+    ipam: Ipam
+    recovery: Recovery
+    watchers: Watchers
+    readiness: Readiness
+
+
+class Manager:
+    """A component: `start` reads the records, `stop` waits for what runs."""
+
+    def __init__(self, parts: Parts, queue_size: int, permits: int) -> None:
+        """Wire; nothing is read before `start`."""
+        self._store, self._loader, self._ipam = parts.store, parts.loader, parts.ipam
+        self._recovery, self._watchers, self._readiness = parts.recovery, parts.watchers, parts.readiness
+        self._queue_size = queue_size
+        self._registry = Registry()
+        self._ids = Ids()
+        self._locks = AttachmentLocks()
+        self._shielded = Shielded()
+        self._background: set[asyncio.Task[None]] = set()
+        self.regenerator = Regenerator(parts.loader, parts.store, parts.recovery, permits, self._lost_link)
+
+    async def start(self) -> None:
+        """Read the records; every endpoint is `restoring` until it was compared. Raises CorruptState, Unavailable."""
+        endpoints, self._ids = await self._store.load()
+        for endpoint in endpoints:
+            managed = self._manage(endpoint)
+            managed.explain("a comparison with the kernel, once the loader and ipam answer")
+            self._registry.put(managed)
+        _log.info("records read", endpoints=len(endpoints))
+
+    async def stop(self) -> None:
+        """Let what was begun finish, in the order in which it depends on each other."""
+        await self._recovery.stop()
+        await self._shielded.stop()
+        while self._background:
+            await asyncio.wait(self._background)
+        await asyncio.gather(*(managed.queue.close("the service is stopping") for managed in self._registry))
+
+    def __iter__(self) -> Iterator[ManagedEndpoint]:
+        """Go through the live endpoints in the order of their ids."""
+        return iter(self._registry)
+
+    async def create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
+        """Return the endpoint, ready, and whether it is new.
+
+        Raises AlreadyExists (address), NotFound (reservation or link), FailedPrecondition (datapath), Exhausted (ids),
+        Unavailable.
+        """
+        return await self._shielded.run(self._create(spec))
+
+    async def delete(self, selector: Selector) -> bool:
+        """Take an endpoint down and forget it; False when there was none. Raises Unavailable: repeat it."""
+        return await self._shielded.run(self._delete(selector))
+
+    def get(self, selector: Selector) -> Endpoint:
+        """Return one endpoint. Raises NotFound."""
+        return self._registry.get(selector).endpoint
+
+    def page(self, after: int, size: int) -> list[Endpoint]:
+        """Return up to `size` endpoints with ids beyond `after`, in their order."""
+        found = (managed.endpoint for managed in self._registry if managed.endpoint.id > after)
+        return [endpoint for endpoint, _ in zip(found, range(size), strict=False)]
+
+    def watch(self) -> AsyncIterator[Told]:
+        """Yield what exists and then every change."""
+        return self._watchers.watch(managed.endpoint for managed in self._registry)
+
+    async def check(self, selector: Selector) -> tuple[Endpoint, tuple[str, ...]]:
+        """Return an endpoint and what is wrong with it. Raises NotFound, Unavailable."""
+        endpoint = self.get(selector)
+        datapaths, allocations = await asyncio.gather(
+            self._loader.datapaths(endpoint.id), self._ipam.allocations(endpoint.spec.attachment)
+        )
+        return endpoint, plan.problems(endpoint, next(iter(datapaths), None), next(iter(allocations), None))
+
+    def avoid_ids(self, kernel: Iterable[tuple[int, int]]) -> None:
+        """Take note of the ids and generations that the kernel has, whether or not there is a record of them."""
+        self._ids.avoid(kernel)
+
+    def link_removed(self, removal: LinkRemoval) -> None:
+        """Take down, in the background, the endpoint whose link the kernel reports gone."""
+        for managed in self._registry:
+            link = managed.endpoint.spec.link
+            if (link.host_ifname, link.host_ifindex) == (removal.host_ifname, removal.host_ifindex):
+                self._lost_link(managed)
+
+    def dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
+        """Take an endpoint down in the background, again and again until it succeeds.
+
+        With RELEASE it is not touched if its link turns out to be there after all.
+        """
+
+        async def attempt() -> None:
+            await self._dispose(managed, addresses, why)
+
+        async def first() -> None:
+            try:
+                await attempt()
+            except PodlaneError as error:
+                endpoint = managed.endpoint
+                _log.warning("not taken down yet", endpoint=endpoint.id, why=why, error=error.message)
+                self._recovery.retry(f"endpoint-{endpoint.id}-{endpoint.generation}-removal", attempt)
+
+        task = asyncio.create_task(first())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def busy(self, attachment: Attachment) -> bool:
+        """Return whether something happens to an attachment right now."""
+        return self._locks.busy(attachment)
+
+    async def _create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
+        await self._readiness.wait()
+        async with self._locks.only(spec.attachment):
+            present = self._registry.attached(spec.attachment)
+            if present is not None and plan.repeat(present.endpoint, spec) is plan.Repeat.SAME:
+                await self._make_ready(present)
+                return present.endpoint, False
+            if present is not None:
+                _log.info("rebuilt for another link or after a failure", endpoint=present.endpoint.id)
+                await self._take_down(present, Addresses.GIVE_BACK)
+            return await self._build(spec), True
+
+    async def _make_ready(self, managed: ManagedEndpoint) -> None:
+        if managed.endpoint.state is not EndpointState.READY:
+            await self.regenerator.trigger(managed, REPEATED).result()
+
+    async def _build(self, spec: EndpointSpec) -> Endpoint:
+        self._registry.check_addresses(spec.ips)
+        managed = self._new(spec)
+        creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator)
+        event = managed.queue.trigger(INITIAL, creation.run)
+        try:
+            await event.result()
+        except BaseException as error:
+            await self._failed(managed, creation, error)
+            raise
+        return managed.endpoint
+
+    def _new(self, spec: EndpointSpec) -> ManagedEndpoint:
+        """Make an endpoint and bring it as far as it gets without anybody's help."""
+        id_, generation = self._ids.take()
+        now = wire.now()
+        new = Endpoint(id_, generation, spec, now, EndpointState.WAITING_FOR_IDENTITY)
+        known = new.noted(LogType.OTHER, LogCode.OK, f"identity {new.identity} (reserved:init), as all endpoints", now)
+        # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
+        triggered = known.moved(EndpointState.READY, "", now).moved(
+            EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now
+        )
+        managed = self._manage(triggered)
+        self._registry.put(managed)
+        self._watchers.tell(Change.UPSERTED, triggered)
+        return managed
+
+    async def _failed(self, managed: ManagedEndpoint, creation: Creation, error: BaseException) -> None:
+        why = error.message if isinstance(error, PodlaneError) else "a bug: see the service's log"
+        waiting_for = f"what its creation left to be removed; it failed: {why}"
+        if managed.endpoint.state is EndpointState.DISCONNECTING:
+            managed.explain(waiting_for)
+        else:
+            managed.move(EndpointState.DISCONNECTING, waiting_for)
+        if creation.undone:
+            await self._forget(managed)
+        else:
+            self.dispose(managed, Addresses.GIVE_BACK, "its creation failed and could not be undone")
+
+    async def _delete(self, selector: Selector) -> bool:
+        attachment = selector.attachment
+        if attachment is None:
+            found = self._registry.find(selector)
+            if found is None:
+                return False
+            attachment = found.endpoint.spec.attachment
+        async with self._locks.only(attachment):
+            managed = self._registry.attached(attachment)
+            # Another endpoint may have come while this waited; it is not the one that was meant.
+            if managed is None or self._registry.find(selector) is not managed:
+                return False
+            await self._take_down(managed, Addresses.LEAVE)
+            return True
+
+    async def _take_down(self, managed: ManagedEndpoint, addresses: Addresses) -> None:
+        self._recovery.cancel(recovery_name(managed.endpoint.id))
+        await managed.queue.close("the endpoint is being deleted")
+        try:
+            await flow.take_down(managed, addresses, self._store, self._loader, self._ipam)
+        except PodlaneError as error:
+            managed.explain(f"its removal to be repeated; the last attempt failed: {error.message}")
+            raise
+        await self._forget(managed)
+
+    async def _forget(self, managed: ManagedEndpoint) -> None:
+        managed.move(EndpointState.DISCONNECTED, "")
+        self._registry.remove(managed)
+        self._ids.free(managed.endpoint.id)
+        self._watchers.tell(Change.DELETED, managed.endpoint)
+        await managed.queue.close("the endpoint is deleted")
+
+    def _lost_link(self, managed: ManagedEndpoint) -> None:
+        link = managed.endpoint.spec.link
+        why = f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone"
+        self.dispose(managed, Addresses.RELEASE, why)
+
+    async def _dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
+        endpoint = managed.endpoint
+        attachment, link = endpoint.spec.attachment, endpoint.spec.link
+        async with self._locks.only(attachment):
+            if self._registry.attached(attachment) is not managed:
+                return
+            if addresses is Addresses.RELEASE:
+                # What was seen may be old news by now: a mark is checked again before the sweep.
+                links = await self._loader.links(attachment)
+                if any(one.is_same(link) for one in links):
+                    return
+                # Another link is another ADD on its way, which has been told these addresses.
+                addresses = Addresses.GIVE_BACK if links else addresses
+            _log.info("taking down", endpoint=endpoint.id, attachment=str(attachment), why=why)
+            if managed.endpoint.state is not EndpointState.DISCONNECTING:
+                managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
+            await self._take_down(managed, addresses)
+
+    def _manage(self, endpoint: Endpoint) -> ManagedEndpoint:
+        return ManagedEndpoint(
+            endpoint, self._queue_size, lambda changed: self._watchers.tell(Change.UPSERTED, changed)
+        )

@@ -1,0 +1,231 @@
+"""What an endpoint is: the states it goes through, what was asked for, what exists. Pure.
+
+    (new) ──▶ waiting-for-identity ──▶ ready ──▶ waiting-to-regenerate ══▶ regenerating ══▶ ready
+      │              │                   │                │                     │
+      └▶ restoring ══╪═════════▶ ready   └────────────────┴──────────┬──────────┘
+                     ▼                                               ▼
+                  invalid                                 disconnecting ──▶ disconnected
+
+Arrows of two lines are the *builder's*: only the regeneration that runs may take them. `restoring ══▶ ready` is
+ours: Cilium rebuilds every endpoint after a restart, here one whose datapath is right is left alone.
+
+`EndpointSpec` is what was asked for. `Endpoint` is what exists. Both are values: a change makes a new one, so that
+a watcher or a list can hold one without seeing it change. A transition that is not in the table is refused, noted
+in the endpoint's log and counted; it never raises, because the kernel has moved on whatever the table thinks.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum, StrEnum
+from typing import Self
+
+from services.common.model import Address, AssignedAddress, Attachment, Phase, Pod
+
+LOG_ENTRIES = 256
+"""Length of an endpoint's log; the newest are kept."""
+
+INIT_IDENTITY = 5
+"""`reserved:init`: a pod whose labels have not become an identity."""
+
+
+class EndpointState(StrEnum):
+    """The states, by the names that people know from Cilium."""
+
+    WAITING_FOR_IDENTITY = "waiting-for-identity"
+    WAITING_TO_REGENERATE = "waiting-to-regenerate"
+    REGENERATING = "regenerating"
+    READY = "ready"
+    DISCONNECTING = "disconnecting"
+    DISCONNECTED = "disconnected"
+    RESTORING = "restoring"
+    INVALID = "invalid"
+
+
+_S = EndpointState
+_GOING = frozenset({_S.RESTORING, _S.DISCONNECTING})
+
+TRANSITIONS: Mapping[EndpointState | None, frozenset[EndpointState]] = {
+    None: frozenset({_S.WAITING_FOR_IDENTITY, _S.RESTORING}),
+    _S.WAITING_FOR_IDENTITY: frozenset({_S.READY, _S.DISCONNECTING, _S.INVALID}),
+    _S.READY: _GOING | {_S.WAITING_FOR_IDENTITY, _S.WAITING_TO_REGENERATE},
+    _S.WAITING_TO_REGENERATE: _GOING,
+    _S.REGENERATING: _GOING | {_S.WAITING_FOR_IDENTITY, _S.WAITING_TO_REGENERATE},
+    _S.RESTORING: _GOING,
+    _S.DISCONNECTING: frozenset({_S.DISCONNECTED}),
+    _S.DISCONNECTED: frozenset(),
+    _S.INVALID: frozenset(),
+}
+"""Who may follow whom; None is an endpoint that isn't there yet."""
+
+BUILDER_TRANSITIONS: Mapping[EndpointState, frozenset[EndpointState]] = {
+    _S.WAITING_TO_REGENERATE: frozenset({_S.REGENERATING}),
+    _S.RESTORING: frozenset({_S.REGENERATING, _S.READY}),
+    _S.REGENERATING: frozenset({_S.READY}),
+}
+"""What only the running regeneration may do."""
+
+_SILENT: frozenset[tuple[EndpointState, EndpointState]] = frozenset(
+    {
+        # Somebody asked for another regeneration while one waits: the queue has folded it in.
+        (_S.WAITING_TO_REGENERATE, _S.WAITING_TO_REGENERATE),
+        (_S.WAITING_TO_REGENERATE, _S.WAITING_FOR_IDENTITY),
+        (_S.RESTORING, _S.WAITING_TO_REGENERATE),
+        # Somebody asked while one ran, which now is done: the next one says ready.
+        (_S.WAITING_TO_REGENERATE, _S.READY),
+        (_S.WAITING_FOR_IDENTITY, _S.READY),
+    }
+)
+
+
+def may_follow(state: EndpointState | None, to: EndpointState, *, builder: bool = False) -> bool:
+    """Return whether the table has the transition."""
+    if builder:
+        return state is not None and to in BUILDER_TRANSITIONS.get(state, frozenset())
+    return to in TRANSITIONS[state]
+
+
+class Level(IntEnum):
+    """How much of an endpoint a regeneration renews; the numbers are the API's."""
+
+    INVALID = 0
+    NO_REBUILD = 1
+    REWRITE_LOAD = 2
+
+    def __str__(self) -> str:
+        """Return the name that the seed gives the level."""
+        return ("invalid", "no-rebuild", "rewrite+load")[self]
+
+
+class LogType(StrEnum):
+    """Which part of an endpoint a log entry is about."""
+
+    BPF = "bpf"
+    POLICY = "policy"
+    OTHER = "other"
+
+
+class LogCode(StrEnum):
+    """How bad it is."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One line of an endpoint's log. `number` counts from 1 over the endpoint's whole life; `time` is epoch seconds."""
+
+    number: int
+    time: float
+    type: LogType
+    code: LogCode
+    message: str
+    state: EndpointState
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A pod's veth pair as the loader made it."""
+
+    attachment: Attachment
+    host_ifname: str
+    host_ifindex: int
+    host_mac: bytes
+    pod_mac: bytes
+    netns_path: str = ""
+    mtu: int = 0
+    pod_ifindex: int = 0
+    netns_inode: int = 0
+    up: bool = False
+
+    def is_same(self, other: Self) -> bool:
+        """Return whether both are one pair in the kernel; `up` and what describes the namespace may differ."""
+        return (self.host_ifname, self.host_ifindex, self.host_mac, self.pod_mac) == (
+            other.host_ifname,
+            other.host_ifindex,
+            other.host_mac,
+            other.pod_mac,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded program: kernel id and tag, instructions translated and processed by the verifier, and its hook."""
+
+    name: str
+    id: int
+    tag: bytes
+    instructions: int
+    verified_instructions: int
+    hook: str
+
+
+@dataclass(frozen=True, slots=True)
+class Regeneration:
+    """What one regeneration did; `error` empty: success. `started` in epoch seconds."""
+
+    level: Level
+    reasons: tuple[str, ...]
+    started: float
+    phases: tuple[Phase, ...] = ()
+    error: str = ""
+    programs: tuple[Program, ...] = ()
+    config_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """What was asked for."""
+
+    attachment: Attachment
+    pod: Pod
+    link: Link
+    addresses: tuple[AssignedAddress, ...]
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ips(self) -> tuple[Address, ...]:
+        """The bare addresses."""
+        return tuple(assigned.address.ip for assigned in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What exists. Times are epoch seconds."""
+
+    id: int
+    generation: int
+    spec: EndpointSpec
+    created: float
+    state: EndpointState
+    identity: int = INIT_IDENTITY
+    built: bool = False
+    """Whether its creation has finished once: an endpoint without that is undone after a restart."""
+    last_regeneration: Regeneration | None = None
+    log: tuple[LogEntry, ...] = ()
+    waiting_for: str = ""
+    """What a state other than ready waits for; empty when ready."""
+    lost: str = ""
+    """Why ipam does not hold its addresses for it; empty: it does."""
+    refused: int = 0
+    """Transitions that the table refused."""
+
+    def __str__(self) -> str:
+        """Return it as errors and logs name it."""
+        return f"endpoint {self.id} ({self.spec.attachment}, pod {self.spec.pod})"
+
+    def noted(self, type_: LogType, code: LogCode, message: str, now: float) -> Self:
+        """Return it with a new entry in its log."""
+        number = self.log[-1].number + 1 if self.log else 1
+        entry = LogEntry(number, now, type_, code, message, self.state)
+        return replace(self, log=(*self.log[-LOG_ENTRIES + 1 :], entry))
+
+    def moved(self, to: EndpointState, waiting_for: str, now: float, *, builder: bool = False) -> Self:
+        """Return it in another state, or in the same one with the refusal noted and counted."""
+        if may_follow(self.state, to, builder=builder):
+            return replace(self, state=to, waiting_for=waiting_for)
+        if (self.state, to) in _SILENT:
+            return self
+        message = f"refused: {self.state} may not become {to}{' by a regeneration' if builder else ''}"
+        return replace(self, refused=self.refused + 1).noted(LogType.OTHER, LogCode.WARNING, message, now)

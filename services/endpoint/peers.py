@@ -1,0 +1,205 @@
+"""ipam and the loader as this service sees them: two Protocols in its own values, and the stubs behind them.
+
+Every call has a timeout of its own and none inherits the caller's deadline: what was begun is finished or undone even
+when nobody waits any more. An answer that makes no sense is Internal and names the peer; the caller of this service
+did nothing wrong.
+"""
+
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
+
+import grpc
+from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
+
+from services.common import wire
+from services.common.client import Peer
+from services.common.errors import FailedPrecondition, Internal, InvalidArgument
+from services.common.model import Address, Attachment, Pod
+from services.endpoint import messages
+from services.endpoint.model import Endpoint, Level, Link
+from services.endpoint.observed import Allocation, Built, Datapath, LinkRemoval, NodeConfig, PoolRange
+from services.endpoint.policy import PolicyEntry
+
+# A first regeneration of a new shape compiles.
+_BUILD_SECONDS = 60.0
+_CALL_SECONDS = 10.0
+_PAGE = 1000
+
+
+class Loader(Protocol):
+    """The privileged room."""
+
+    async def configure_node(self, config: NodeConfig) -> bool:
+        """Put the node's configuration in force; return whether it changed."""
+
+    async def regenerate(self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...]) -> Built:
+        """Put an endpoint's datapath in force. Raises NotFound (link), FailedPrecondition (verifier, compiler)."""
+
+    async def remove(self, endpoint_id: int, generation: int) -> bool:
+        """Take an endpoint's datapath down; False when there was none, or another generation's."""
+
+    async def datapaths(self, endpoint_id: int = 0) -> tuple[Datapath, ...]:
+        """Return what is in the kernel for one endpoint, or for all."""
+
+    async def links(self, attachment: Attachment | None = None) -> tuple[Link, ...]:
+        """Return the podlane links of the kernel, of one attachment or all."""
+
+    def removals(self) -> AsyncIterator[LinkRemoval]:
+        """Yield each link that goes, until the loader does."""
+
+
+class Ipam(Protocol):
+    """Who holds which address."""
+
+    async def ranges(self) -> tuple[PoolRange, ...]:
+        """Return all ranges of all pools."""
+
+    async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
+        """Make a reservation permanent. Raises NotFound when it has expired."""
+
+    async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
+        """Reserve exactly these addresses. Raises AlreadyExists, FailedPrecondition, InvalidArgument."""
+
+    async def release(self, owner: Attachment) -> None:
+        """Free all that the owner holds."""
+
+    async def allocations(self, owner: Attachment | None = None) -> tuple[Allocation, ...]:
+        """Return what one owner, or every owner, holds."""
+
+    async def lost(self) -> None:
+        """Return when the connection is lost."""
+
+
+class LoaderPeer:
+    """The loader by gRPC."""
+
+    def __init__(self, peer: Peer) -> None:
+        """`peer` must be started before the first call."""
+        self._peer = peer
+
+    @functools.cached_property
+    def _stub(self) -> "loader_pb2_grpc.LoaderServiceAsyncStub":
+        return loader_pb2_grpc.LoaderServiceStub(self._peer.channel)
+
+    async def configure_node(self, config: NodeConfig) -> bool:
+        """See Loader."""
+        request = loader_pb2.ConfigureNodeRequest(config=messages.write_node_config(config))
+        reply = await self._peer.call(self._stub.ConfigureNode, request, timeout=_BUILD_SECONDS)
+        return bool(reply.changed)
+
+    async def regenerate(self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...]) -> Built:
+        """See Loader."""
+        request = loader_pb2.RegenerateEndpointRequest(
+            endpoint=messages.write_config(endpoint),
+            level=loader_pb2.RegenerationLevel.ValueType(level),
+            policy=map(messages.write_policy_entry, policy),
+        )
+        reply = await self._peer.call(self._stub.RegenerateEndpoint, request, timeout=_BUILD_SECONDS)
+        with _trusting("loader"):
+            return messages.read_built(reply)
+
+    async def remove(self, endpoint_id: int, generation: int) -> bool:
+        """See Loader."""
+        request = loader_pb2.RemoveEndpointRequest(id=endpoint_id, generation=generation)
+        try:
+            reply = await self._peer.call(self._stub.RemoveEndpoint, request, timeout=_CALL_SECONDS)
+        except FailedPrecondition:
+            # A newer generation holds the id, so nothing of this one is left to remove.
+            return False
+        return bool(reply.removed)
+
+    async def datapaths(self, endpoint_id: int = 0) -> tuple[Datapath, ...]:
+        """See Loader."""
+        request = loader_pb2.ListEndpointDatapathsRequest(id=endpoint_id)
+        reply = await self._peer.call(self._stub.ListEndpointDatapaths, request, timeout=_CALL_SECONDS)
+        return tuple(map(messages.read_datapath, reply.datapaths))
+
+    async def links(self, attachment: Attachment | None = None) -> tuple[Link, ...]:
+        """See Loader."""
+        asked = wire.write_attachment(attachment) if attachment is not None else None
+        request = loader_pb2.ListLinksRequest(attachment=asked)
+        reply = await self._peer.call(self._stub.ListLinks, request, timeout=_CALL_SECONDS)
+        with _trusting("loader"):
+            # A record of a link that has left the kernel is not a link.
+            present = (status.link for status in reply.links if status.link.host_ifindex)
+            return tuple(messages.read_link(link, "links.link") for link in present)
+
+    async def removals(self) -> AsyncIterator[LinkRemoval]:
+        """See Loader."""
+        request = loader_pb2.WatchLinksRequest()
+        async for message in self._peer.stream(self._stub.WatchLinks, request):
+            yield LinkRemoval(message.host_ifname, message.host_ifindex)
+
+
+class IpamPeer:
+    """ipam by gRPC."""
+
+    def __init__(self, peer: Peer) -> None:
+        """`peer` must be started before the first call."""
+        self._peer = peer
+
+    @functools.cached_property
+    def _stub(self) -> "ipam_pb2_grpc.IpamServiceAsyncStub":
+        return ipam_pb2_grpc.IpamServiceStub(self._peer.channel)
+
+    async def ranges(self) -> tuple[PoolRange, ...]:
+        """See Ipam."""
+        reply = await self._peer.call(self._stub.ListPools, ipam_pb2.ListPoolsRequest(), timeout=_CALL_SECONDS)
+        with _trusting("ipam"):
+            return tuple(messages.read_range(one) for pool in reply.pools for one in pool.ranges)
+
+    async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
+        """See Ipam."""
+        request = ipam_pb2.ConfirmAllocationRequest(owner=wire.write_attachment(owner), endpoint_id=endpoint_id)
+        reply = await self._peer.call(self._stub.ConfirmAllocation, request, timeout=_CALL_SECONDS)
+        with _trusting("ipam"):
+            return messages.read_allocation(reply.allocation)
+
+    async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
+        """See Ipam."""
+        request = ipam_pb2.AllocateAddressesRequest(
+            owner=wire.write_attachment(owner),
+            pod=wire.write_pod(pod),
+            families=[messages.FAMILIES[address.version] for address in requested],
+            requested=map(wire.write_address, requested),
+        )
+        reply = await self._peer.call(self._stub.AllocateAddresses, request, timeout=_CALL_SECONDS)
+        with _trusting("ipam"):
+            return messages.read_allocation(reply.allocation)
+
+    async def release(self, owner: Attachment) -> None:
+        """See Ipam."""
+        request = ipam_pb2.ReleaseAddressesRequest(owner=wire.write_attachment(owner))
+        await self._peer.call(self._stub.ReleaseAddresses, request, timeout=_CALL_SECONDS)
+
+    async def allocations(self, owner: Attachment | None = None) -> tuple[Allocation, ...]:
+        """See Ipam."""
+        asked = wire.write_attachment(owner) if owner is not None else None
+        request = ipam_pb2.ListAllocationsRequest(owner=asked, page_size=_PAGE)
+        found: list[Allocation] = []
+        while True:
+            reply = await self._peer.call(self._stub.ListAllocations, request, timeout=_CALL_SECONDS)
+            with _trusting("ipam"):
+                found += map(messages.read_allocation, reply.allocations)
+            if not reply.next_page_token:
+                return tuple(found)
+            request.page_token = reply.next_page_token
+
+    async def lost(self) -> None:
+        """See Ipam."""
+        channel = self._peer.channel
+        ready = grpc.ChannelConnectivity.READY
+        while channel.get_state() is ready:
+            await channel.wait_for_state_change(ready)
+
+
+@contextlib.contextmanager
+def _trusting(peer: str) -> Iterator[None]:
+    """Say whose fault it is when an answer can't be read."""
+    try:
+        yield
+    except InvalidArgument as error:
+        raise Internal(f"podlane-{peer} answered what can't be: {error.message}", service=peer) from None

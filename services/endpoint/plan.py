@@ -1,0 +1,148 @@
+"""Decisions: what was recorded + what was seen → what to do. Pure: the flows fetch before and act after.
+
+The rule over all of them: traffic of a healthy pod is never touched. So an endpoint whose addresses ipam has given
+to somebody else is kept and says so (taking it down would hit the pod that was there first), and a datapath that is
+as it should be is not written again, however the services were restarted.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from services.common.model import Address
+from services.endpoint.model import Endpoint, EndpointSpec, EndpointState
+from services.endpoint.observed import Allocation, Datapath, NodeConfig, Observed, PoolRange
+
+
+class Action(Enum):
+    """What restoring does with one endpoint."""
+
+    KEEP = auto()
+    """All is right: ready, nothing is touched."""
+    REGENERATE = auto()
+    """The link is there and its datapath is not right: level 2."""
+    REMOVE = auto()
+    """The link has gone: take the endpoint down and release its addresses."""
+    UNDO = auto()
+    """Its creation never finished: take it down, its addresses become a reservation again."""
+    FINISH = auto()
+    """Its deletion never finished: take it down; addresses and link are the CNI shim's to free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An action and why, one sentence each."""
+
+    action: Action
+    reasons: tuple[str, ...] = ()
+
+
+class Claim(Enum):
+    """What ipam must be told so that an endpoint's addresses are its own."""
+
+    HELD = auto()
+    CONFIRM = auto()
+    ALLOCATE = auto()
+    """ipam has forgotten them: reserve exactly these, then confirm."""
+    LOST = auto()
+    """ipam holds other addresses for this owner, or these for another endpoint."""
+
+
+class Repeat(Enum):
+    """What a CreateEndpoint for a known attachment finds."""
+
+    SAME = auto()
+    REBUILD = auto()
+    """A remainder, or the link or the addresses are other ones."""
+
+
+def verdict(endpoint: Endpoint, observed: Observed) -> Verdict:
+    """Decide what to do with a recorded endpoint."""
+    if not endpoint.built:
+        return Verdict(Action.UNDO, ("its creation had not finished",))
+    if endpoint.state is EndpointState.DISCONNECTING:
+        # Without a link there is no pod, and perhaps nobody who comes back to free the addresses.
+        action = Action.FINISH if observed.link is not None else Action.REMOVE
+        return Verdict(action, ("its deletion had not finished",))
+    link = endpoint.spec.link
+    if observed.link is None or not observed.link.is_same(link):
+        return Verdict(Action.REMOVE, (f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone",))
+    wrong = datapath_problems(endpoint, observed.datapath)
+    return Verdict(Action.REGENERATE, wrong) if wrong else Verdict(Action.KEEP)
+
+
+def datapath_problems(endpoint: Endpoint, datapath: Datapath | None) -> tuple[str, ...]:
+    """Say how the kernel differs from what was put in force, one sentence each."""
+    if datapath is None:
+        return ("the loader has no datapath for it",)
+    found = []
+    if datapath.generation != endpoint.generation:
+        found.append(f"the datapath is of generation {datapath.generation}, the endpoint is {endpoint.generation}")
+    link = endpoint.spec.link
+    if datapath.host_ifindex != link.host_ifindex:
+        found.append(f"the datapath is on ifindex {datapath.host_ifindex}, the link has {link.host_ifindex}")
+    if not datapath.programs:
+        found.append("no program is attached")
+    if not datapath.reachable:
+        found.append("the endpoint map does not lead to it for all of its addresses")
+    last = endpoint.last_regeneration
+    if last is not None and last.config_hash and datapath.config_hash != last.config_hash:
+        found.append(f"its programs have config {datapath.config_hash[:12]}, put in force was {last.config_hash[:12]}")
+    return (*found, *datapath.problems)
+
+
+def claim(endpoint: Endpoint, allocation: Allocation | None) -> Claim:
+    """Decide how ipam comes to hold an endpoint's addresses for it."""
+    if allocation is None:
+        return Claim.ALLOCATE
+    if not agrees(endpoint.spec, allocation):
+        return Claim.LOST
+    if not allocation.endpoint_id:
+        return Claim.CONFIRM
+    return Claim.HELD if allocation.endpoint_id == endpoint.id else Claim.LOST
+
+
+def agrees(spec: EndpointSpec, allocation: Allocation) -> bool:
+    """Return whether ipam holds exactly these addresses for this attachment."""
+    return allocation.owner == spec.attachment and set(allocation.addresses) == set(spec.ips)
+
+
+def allocation_problems(endpoint: Endpoint, allocation: Allocation | None) -> tuple[str, ...]:
+    """Say how ipam's books differ from the endpoint, one sentence each."""
+    ips = join(endpoint.spec.ips)
+    if allocation is None:
+        return (endpoint.lost or f"ipam holds nothing for {endpoint.spec.attachment}, which uses {ips}",)
+    if not agrees(endpoint.spec, allocation):
+        return (f"ipam holds {join(allocation.addresses)} for {endpoint.spec.attachment}, which uses {ips}",)
+    if not allocation.endpoint_id:
+        return (f"the reservation of {ips} was never confirmed",)
+    if allocation.endpoint_id != endpoint.id:
+        return (f"ipam holds {ips} for endpoint {allocation.endpoint_id}",)
+    return ()
+
+
+def problems(endpoint: Endpoint, datapath: Datapath | None, allocation: Allocation | None) -> tuple[str, ...]:
+    """Say all that is wrong with an endpoint, for CNI CHECK."""
+    state = () if endpoint.state is EndpointState.READY else (f"it is {endpoint.state}: {endpoint.waiting_for}",)
+    return (*state, *datapath_problems(endpoint, datapath), *allocation_problems(endpoint, allocation))
+
+
+def repeat(endpoint: Endpoint, spec: EndpointSpec) -> Repeat:
+    """Decide whether a known endpoint is what a CreateEndpoint asks for. Pod and labels don't make another one."""
+    usable = endpoint.built and endpoint.state not in {EndpointState.DISCONNECTING, EndpointState.INVALID}
+    same = endpoint.spec.link.is_same(spec.link) and set(endpoint.spec.ips) == set(spec.ips)
+    return Repeat.SAME if usable and same else Repeat.REBUILD
+
+
+def node_config(ranges: Iterable[PoolRange], *, masquerade: bool, mtu: int) -> NodeConfig:
+    """Return what the loader is to be told: all ranges, and the first range's router of each family."""
+    listed = tuple(ranges)
+    gateways: dict[int, Address] = {}
+    for one in listed:
+        gateways.setdefault(one.gateway.version, one.gateway)
+    return NodeConfig(tuple(one.prefix for one in listed), tuple(gateways.values()), masquerade, mtu)
+
+
+def join(addresses: Iterable[Address]) -> str:
+    """Return addresses as a sentence has them."""
+    return ", ".join(map(str, addresses)) or "nothing"

@@ -1,0 +1,89 @@
+"""EndpointService: messages in, messages out, no decisions."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from podlane.endpoint.v1 import endpoint_pb2 as pb
+from podlane.endpoint.v1 import endpoint_pb2_grpc
+
+from services.common.errors import InvalidArgument
+from services.endpoint import messages
+from services.endpoint.manager import Manager
+
+_PAGE, _LONGEST_PAGE = 1000, 10000
+# Endpoints that are written before other calls get their turn.
+_CHUNK = 100
+
+
+class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
+    """The RPCs of endpoint.proto."""
+
+    def __init__(self, manager: Manager) -> None:
+        """Serve what `manager` does."""
+        self._manager = manager
+
+    async def CreateEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.CreateEndpointRequest, _context: Any
+    ) -> pb.CreateEndpointResponse:
+        """Make an endpoint and return when its policy is in force."""
+        spec = messages.read_spec(request)
+        structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), pod=str(spec.pod))
+        endpoint, created = await self._manager.create(spec)
+        structlog.contextvars.bind_contextvars(endpoint=endpoint.id, created=created)
+        return pb.CreateEndpointResponse(endpoint=messages.write_endpoint(endpoint, log=False), created=created)
+
+    async def DeleteEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.DeleteEndpointRequest, _context: Any
+    ) -> pb.DeleteEndpointResponse:
+        """Take an endpoint down."""
+        selector = messages.read_selector(request.selector)
+        structlog.contextvars.bind_contextvars(selector=str(selector))
+        deleted = await self._manager.delete(selector)
+        structlog.contextvars.bind_contextvars(deleted=deleted)
+        return pb.DeleteEndpointResponse(deleted=deleted)
+
+    async def GetEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.GetEndpointRequest, _context: Any
+    ) -> pb.GetEndpointResponse:
+        """Show one endpoint with its log."""
+        endpoint = self._manager.get(messages.read_selector(request.selector))
+        return pb.GetEndpointResponse(endpoint=messages.write_endpoint(endpoint, log=True))
+
+    async def ListEndpoints(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ListEndpointsRequest, _context: Any
+    ) -> pb.ListEndpointsResponse:
+        """List one page, without logs."""
+        if request.page_size > _LONGEST_PAGE:
+            raise InvalidArgument(f"page_size: {request.page_size} is more than {_LONGEST_PAGE}", field="page_size")
+        size = request.page_size or _PAGE
+        found = self._manager.page(_read_token(request.page_token), size + 1)
+        response = pb.ListEndpointsResponse(next_page_token=str(found[size - 1].id) if len(found) > size else "")
+        for start in range(0, min(size, len(found)), _CHUNK):
+            chunk = found[start : min(start + _CHUNK, size)]
+            response.endpoints.extend(messages.write_endpoint(endpoint, log=False) for endpoint in chunk)
+            await asyncio.sleep(0)
+        return response
+
+    async def WatchEndpoints(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.WatchEndpointsRequest, _context: Any
+    ) -> AsyncIterator[pb.WatchEndpointsResponse]:
+        """Stream what exists and every change."""
+        async for told in self._manager.watch():
+            yield messages.write_told(told)
+
+    async def CheckEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.CheckEndpointRequest, _context: Any
+    ) -> pb.CheckEndpointResponse:
+        """Say what is wrong with an endpoint."""
+        endpoint, problems = await self._manager.check(messages.read_selector(request.selector))
+        return pb.CheckEndpointResponse(endpoint=messages.write_endpoint(endpoint, log=False), problems=problems)
+
+
+def _read_token(token: str) -> int:
+    if token and not (token.isascii() and token.isdigit() and len(token) <= 5):
+        raise InvalidArgument(
+            f"page_token: {token[:40]!r} is no `next_page_token` of an earlier page", field="page_token"
+        )
+    return int(token or 0)

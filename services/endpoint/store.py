@@ -1,0 +1,268 @@
+"""The rows behind the endpoints: what they are, their addresses, their logs, and which id was handed out last.
+
+Of the state only its *stage* reaches the disk, because only that decides what a restart does: `creating` (the
+intent; to be undone), `created`, `disconnecting` (to be finished). The rest is found out by comparing with the kernel.
+The UNIQUE columns make the database itself refuse a second endpoint of an attachment and a second holder of an address.
+
+Addresses are packed, in network order; times are seconds since the epoch; a log entry is written once and never
+changed. `ids` has one row, written with each insert.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from ipaddress import ip_address, ip_interface, ip_network
+from typing import Any, TypeVar
+
+from services.common.db import Connection, Database, Row
+from services.common.errors import CorruptState
+from services.common.model import AssignedAddress, Attachment, Phase, Pod
+from services.endpoint.ids import Ids
+from services.endpoint.model import (
+    LOG_ENTRIES,
+    Endpoint,
+    EndpointSpec,
+    EndpointState,
+    Level,
+    Link,
+    LogCode,
+    LogEntry,
+    LogType,
+    Program,
+    Regeneration,
+)
+
+T = TypeVar("T")
+
+MIGRATIONS = (
+    """
+    CREATE TABLE endpoints (
+        id INTEGER PRIMARY KEY,
+        generation INTEGER NOT NULL UNIQUE,
+        network TEXT NOT NULL,
+        container_id TEXT NOT NULL,
+        ifname TEXT NOT NULL,
+        pod_namespace TEXT NOT NULL,
+        pod_name TEXT NOT NULL,
+        pod_uid TEXT NOT NULL,
+        host_ifname TEXT NOT NULL,
+        host_ifindex INTEGER NOT NULL,
+        host_mac BLOB NOT NULL,
+        pod_mac BLOB NOT NULL,
+        netns_path TEXT NOT NULL,
+        mtu INTEGER NOT NULL,
+        pod_ifindex INTEGER NOT NULL,
+        netns_inode INTEGER NOT NULL,
+        labels TEXT NOT NULL,
+        created REAL NOT NULL,
+        identity INTEGER NOT NULL,
+        stage TEXT NOT NULL CHECK (stage IN ('creating', 'created', 'disconnecting')),
+        regeneration TEXT,
+        UNIQUE (container_id, ifname, network)
+    ) STRICT;
+    CREATE TABLE addresses (
+        endpoint_id INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
+        address BLOB NOT NULL UNIQUE,
+        prefix_length INTEGER NOT NULL,
+        gateway BLOB NOT NULL,
+        range TEXT NOT NULL,
+        PRIMARY KEY (endpoint_id, address)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE log (
+        endpoint_id INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
+        number INTEGER NOT NULL,
+        time REAL NOT NULL,
+        type TEXT NOT NULL,
+        code TEXT NOT NULL,
+        message TEXT NOT NULL,
+        state TEXT NOT NULL,
+        PRIMARY KEY (endpoint_id, number)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE ids (last INTEGER NOT NULL, generation INTEGER NOT NULL) STRICT;
+    INSERT INTO ids VALUES (0, 0);
+    """,
+)
+
+_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 21)})"  # noqa: S608 - only question marks
+
+
+class Store:
+    """Endpoints on disk. Each write returns once it is there, or raises Unavailable and has done nothing."""
+
+    def __init__(self, database: Database) -> None:
+        """Use a database that was made with MIGRATIONS."""
+        self._database = database
+
+    async def load(self) -> tuple[list[Endpoint], Ids]:
+        """Return every endpoint, restoring or disconnecting, and the ids. Raises CorruptState."""
+        return await self._database.read(_load)
+
+    async def insert(self, endpoint: Endpoint, log: Sequence[LogEntry]) -> None:
+        """Write a new endpoint, and that its id and generation have been handed out."""
+        values, addresses = _values(endpoint), _addresses(endpoint)
+
+        def change(connection: Connection) -> None:
+            connection.execute(_INSERT, values)
+            connection.executemany("INSERT INTO addresses VALUES (?, ?, ?, ?, ?)", addresses)
+            # Concurrent creations need not arrive in the order of their generations.
+            counter = (endpoint.id, endpoint.generation, endpoint.generation)
+            connection.execute("UPDATE ids SET last = ?, generation = ? WHERE generation < ?", counter)
+            _append(connection, endpoint.id, log)
+
+        await self._database.write(change)
+
+    async def update(self, endpoint: Endpoint, log: Sequence[LogEntry]) -> None:
+        """Write stage, identity and last regeneration; a record that is gone stays gone."""
+        values = (endpoint.identity, _stage(endpoint), _regeneration(endpoint.last_regeneration))
+
+        def change(connection: Connection) -> None:
+            cursor = connection.execute(
+                "UPDATE endpoints SET identity = ?, stage = ?, regeneration = ? WHERE id = ? AND generation = ?",
+                (*values, endpoint.id, endpoint.generation),
+            )
+            if cursor.rowcount:
+                _append(connection, endpoint.id, log)
+
+        await self._database.write(change)
+
+    async def delete(self, endpoint: Endpoint) -> None:
+        """Delete an endpoint with its addresses and log; already gone is success."""
+        key = (endpoint.id, endpoint.generation)
+
+        def change(connection: Connection) -> None:
+            connection.execute("DELETE FROM endpoints WHERE id = ? AND generation = ?", key)
+
+        await self._database.write(change)
+
+
+def _append(connection: Connection, endpoint_id: int, log: Sequence[LogEntry]) -> None:
+    if not log:
+        return
+    rows = [(endpoint_id, one.number, one.time, one.type, one.code, one.message, one.state) for one in log]
+    connection.executemany("INSERT OR REPLACE INTO log VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    oldest = log[-1].number - LOG_ENTRIES
+    if oldest > 0:
+        connection.execute("DELETE FROM log WHERE endpoint_id = ? AND number <= ?", (endpoint_id, oldest))
+
+
+def _stage(endpoint: Endpoint) -> str:
+    if not endpoint.built:
+        return "creating"
+    return "disconnecting" if endpoint.state is EndpointState.DISCONNECTING else "created"
+
+
+def _values(endpoint: Endpoint) -> tuple[object, ...]:
+    spec = endpoint.spec
+    attachment, pod, link = spec.attachment, spec.pod, spec.link
+    return (
+        *(endpoint.id, endpoint.generation),
+        *(attachment.network, attachment.container_id, attachment.ifname),
+        *(pod.namespace, pod.name, pod.uid),
+        *(link.host_ifname, link.host_ifindex, link.host_mac, link.pod_mac),
+        *(link.netns_path, link.mtu, link.pod_ifindex, link.netns_inode),
+        json.dumps(dict(spec.labels)),
+        *(endpoint.created, endpoint.identity, _stage(endpoint)),
+        _regeneration(endpoint.last_regeneration),
+    )
+
+
+def _addresses(endpoint: Endpoint) -> list[tuple[object, ...]]:
+    return [
+        (endpoint.id, one.address.packed, one.address.network.prefixlen, one.gateway.packed, str(one.range))
+        for one in endpoint.spec.addresses
+    ]
+
+
+def _regeneration(last: Regeneration | None) -> str | None:
+    if last is None:
+        return None
+    return json.dumps(asdict(last), default=bytes.hex)
+
+
+def _load(connection: Connection) -> tuple[list[Endpoint], Ids]:
+    try:
+        addresses, logs = _grouped(connection, "addresses", _read_address), _grouped(connection, "log", _read_entry)
+        rows = connection.execute("SELECT * FROM endpoints ORDER BY id")
+        endpoints = [_read_endpoint(row, addresses.get(row["id"], ()), logs.get(row["id"], ())) for row in rows]
+        ids = Ids(*connection.execute("SELECT last, generation FROM ids").fetchone())
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptState(
+            f"the endpoint database holds what the service never writes: {error!r}; restore it from a backup"
+        ) from None
+    for endpoint in endpoints:
+        ids.observe(endpoint.id, endpoint.generation)
+    return endpoints, ids
+
+
+def _grouped(connection: Connection, table: str, read: Callable[[Row], T]) -> dict[int, tuple[T, ...]]:
+    found: dict[int, list[T]] = {}
+    for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2"):  # noqa: S608 - the callers' constants
+        found.setdefault(row["endpoint_id"], []).append(read(row))
+    return {id_: tuple(values) for id_, values in found.items()}
+
+
+def _read_endpoint(row: Row, addresses: tuple[AssignedAddress, ...], log: tuple[LogEntry, ...]) -> Endpoint:
+    attachment = Attachment(row["network"], row["container_id"], row["ifname"])
+    return Endpoint(
+        id=row["id"],
+        generation=row["generation"],
+        spec=EndpointSpec(
+            attachment=attachment,
+            pod=Pod(row["pod_namespace"], row["pod_name"], row["pod_uid"]),
+            link=_read_link(row, attachment),
+            addresses=addresses,
+            labels=json.loads(row["labels"]),
+        ),
+        created=row["created"],
+        state=EndpointState.DISCONNECTING if row["stage"] == "disconnecting" else EndpointState.RESTORING,
+        identity=row["identity"],
+        built=row["stage"] != "creating",
+        last_regeneration=_read_regeneration(row["regeneration"]),
+        log=log,
+    )
+
+
+def _read_link(row: Row, attachment: Attachment) -> Link:
+    return Link(
+        attachment=attachment,
+        host_ifname=row["host_ifname"],
+        host_ifindex=row["host_ifindex"],
+        host_mac=row["host_mac"],
+        pod_mac=row["pod_mac"],
+        netns_path=row["netns_path"],
+        mtu=row["mtu"],
+        pod_ifindex=row["pod_ifindex"],
+        netns_inode=row["netns_inode"],
+        up=True,
+    )
+
+
+def _read_regeneration(text: str | None) -> Regeneration | None:
+    if text is None:
+        return None
+    kept: dict[str, Any] = json.loads(text)
+    return Regeneration(
+        level=Level(kept["level"]),
+        reasons=tuple(kept["reasons"]),
+        started=kept["started"],
+        phases=tuple(Phase(**phase) for phase in kept["phases"]),
+        error=kept["error"],
+        programs=tuple(Program(**{**program, "tag": bytes.fromhex(program["tag"])}) for program in kept["programs"]),
+        config_hash=kept["config_hash"],
+    )
+
+
+def _read_address(row: Row) -> AssignedAddress:
+    address = ip_interface((ip_address(row["address"]), row["prefix_length"]))
+    return AssignedAddress(address, ip_address(row["gateway"]), ip_network(row["range"]))
+
+
+def _read_entry(row: Row) -> LogEntry:
+    return LogEntry(
+        number=row["number"],
+        time=row["time"],
+        type=LogType(row["type"]),
+        code=LogCode(row["code"]),
+        message=row["message"],
+        state=EndpointState(row["state"]),
+    )

@@ -1,0 +1,7 @@
+"""`python -m services.ipam`."""
+
+import sys
+
+from services.ipam.main import main
+
+sys.exit(main())

@@ -1,0 +1,241 @@
+"""The verbs of ipam: on disk before they are answered, one at a time per owner, finished although the caller hangs up.
+
+Order of every change, so that memory never promises what the disk doesn't hold:
+
+    allocate   take in memory (nobody else can) → commit → answer;  commit failed → put back → error
+    confirm    commit → memory → answer
+    release    commit → memory (only now can others get it) → answer
+    expiry     is a release, by a timer at the deadline and also whenever an allocation finds nothing left
+
+Not here: which address comes next (`pool.py`), what a request may ask (`ledger.py`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from services.common import telemetry
+from services.common.errors import AlreadyExists, Exhausted, NotFound, PodlaneError
+from services.common.lifecycle import Shielded
+from services.common.model import Attachment
+from services.ipam.ledger import Ledger, Reservation
+from services.ipam.model import Allocation, AllocationRequest, Clock, PoolStatus
+from services.ipam.store import Store
+
+_log = telemetry.logger("allocator")
+
+# Expiries that share a commit; a whole /16 of them must not be one transaction.
+_BATCH = 256
+# After a failed sweep: the disk may come back.
+_RETRY_SECONDS = 1.0
+# Names in the warning about stranded allocations; the rest is a number.
+_SHOWN = 10
+
+
+class Allocator:
+    """A component: `start` reads the disk and begins to expire, `stop` waits for what runs."""
+
+    def __init__(self, ledger: Ledger, store: Store, clock: Clock) -> None:
+        """Wire the parts."""
+        self._ledger = ledger
+        self._store = store
+        self._clock = clock
+        self._owners = _OwnerLocks()
+        self._shielded = Shielded()
+        self._reserved = asyncio.Event()
+        self._sweeper: asyncio.Task[None] | None = None
+        self.early_reuses = 0
+        """Addresses given out before their cool-down had passed, since the start."""
+
+    async def start(self) -> None:
+        """Read what is on disk and begin to expire reservations. Raises CorruptState or Unavailable."""
+        allocations, releases = await self._store.load()
+        stranded = self._ledger.restore(allocations, releases)
+        _log.info("restored", allocations=len(allocations), released=len(releases), stranded=len(stranded))
+        if stranded:
+            _log.warning(
+                "allocations that no range of the configuration holds: they are kept until their owners release them",
+                count=len(stranded),
+                first=[f"{held.owner}: {held.describe()} (pool {held.pool})" for held in stranded[:_SHOWN]],
+            )
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """Stop expiring and wait for the verbs that run."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        await self._shielded.stop()
+
+    async def allocate(self, request: AllocationRequest) -> tuple[Allocation, bool]:
+        """Return what the owner holds and whether it is new.
+
+        Raises NotFound (pool), InvalidArgument, AlreadyExists (a requested address is held by another owner),
+        FailedPrecondition (this owner holds other than what is asked for), Exhausted, Unavailable (disk).
+        """
+        return await self._shielded.run(self._allocate(request))
+
+    async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
+        """Make a reservation permanent; a repeat by the same endpoint changes nothing.
+
+        Raises NotFound (nothing held: it has expired), AlreadyExists (another endpoint confirmed it), Unavailable.
+        """
+        return await self._shielded.run(self._confirm(owner, endpoint_id))
+
+    async def release(self, owner: Attachment) -> Allocation | None:
+        """Take back what the owner holds and return it; None when that is nothing. Raises Unavailable."""
+        return await self._shielded.run(self._release(owner))
+
+    async def expire(self) -> int:
+        """Release every reservation whose time has come and return how many those were. Raises Unavailable."""
+        return await self._shielded.run(self._expire())
+
+    async def page(self, pool: str, owner: Attachment | None, after: int, size: int) -> list[Allocation]:
+        """Return allocations with an id beyond `after`, as they are on disk."""
+        return await self._store.page(pool, owner, after, size)
+
+    def status(self) -> list[PoolStatus]:
+        """Return how full each pool is."""
+        return self._ledger.status()
+
+    def mtu(self, pool: str) -> int:
+        """Return a pool's MTU in bytes; 0 when the node's is to be used, or the pool is not configured any more."""
+        found = self._ledger.pool(pool)
+        return found.mtu if found is not None else 0
+
+    async def _allocate(self, request: AllocationRequest) -> tuple[Allocation, bool]:
+        async with self._owners.only(request.owner):
+            held = self._ledger.held_by(request.owner)
+            if held is not None:
+                self._ledger.check_repeat(held, request)
+                return await self._fresh_enough(held), False
+            reservation = await self._reserve(request)
+            try:
+                await self._store.add(reservation.allocation, reservation.reused)
+            except BaseException:
+                self._ledger.undo(reservation)
+                raise
+            self._reserved.set()
+            return reservation.allocation, True
+
+    async def _reserve(self, request: AllocationRequest) -> Reservation:
+        try:
+            reservation = self._ledger.reserve(request)
+        except Exhausted:
+            # Waits for other owners' locks while holding one: no cycle, because who comes here holds nothing that
+            # could expire, so nobody waits for this lock from there.
+            if not await self._expire():
+                raise
+            reservation = self._ledger.reserve(request)
+        if reservation.too_early:
+            self.early_reuses += len(reservation.too_early)
+            _log.warning(
+                "nothing else was left: an address is given out before its cool-down has passed",
+                owner=str(request.owner),
+                addresses=[str(address) for address in reservation.too_early],
+                early_reuses=self.early_reuses,
+            )
+        return reservation
+
+    async def _fresh_enough(self, held: Allocation) -> Allocation:
+        """Give a reservation that is handed out again the time that a new one would have."""
+        if not self._ledger.wears_out(held):
+            return held
+        renewed = self._ledger.renewed(held)
+        await self._store.update(renewed)
+        self._ledger.put(renewed)
+        return renewed
+
+    async def _confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
+        async with self._owners.only(owner):
+            held = self._ledger.held_by(owner)
+            if held is None:
+                raise NotFound(
+                    f"{owner} holds no addresses: its reservation has expired or was released; allocate again",
+                    owner=owner,
+                )
+            if held.confirmed is not None and held.endpoint_id == endpoint_id:
+                return held
+            if held.confirmed is not None:
+                raise AlreadyExists(
+                    f"{owner} holds {held.describe()} for endpoint {held.endpoint_id}, not {endpoint_id}: release "
+                    "it first (ReleaseAddresses)",
+                    owner=owner,
+                    endpoint_id=held.endpoint_id,
+                )
+            confirmed = self._ledger.confirmed(held, endpoint_id)
+            await self._store.update(confirmed)
+            self._ledger.put(confirmed)
+            return confirmed
+
+    async def _release(self, owner: Attachment) -> Allocation | None:
+        async with self._owners.only(owner):
+            held = self._ledger.held_by(owner)
+            if held is not None:
+                await self._store.remove(held, self._clock.wall())
+                self._ledger.release(held)
+            return held
+
+    async def _expire(self) -> int:
+        expired = 0
+        due = self._ledger.due()
+        for start in range(0, len(due), _BATCH):
+            results = await asyncio.gather(*map(self._expire_one, due[start : start + _BATCH]), return_exceptions=True)
+            expired += sum(result is True for result in results)
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        return expired
+
+    async def _expire_one(self, owner: Attachment) -> bool:
+        async with self._owners.only(owner):
+            held = self._ledger.held_by(owner)
+            # It may have been confirmed, renewed or released while this waited.
+            if held is None or not self._ledger.is_due(owner):
+                return False
+            await self._store.remove(held, self._clock.wall())
+            self._ledger.release(held)
+        _log.info("expired", owner=str(owner), pod=str(held.pod), addresses=held.describe(), pool=held.pool)
+        return True
+
+    async def _sweep(self) -> None:
+        while True:
+            await self._wait_for_deadline()
+            try:
+                await self.expire()
+            except PodlaneError as error:
+                _log.error("expiry", error=error.message, **error.fields)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _wait_for_deadline(self) -> None:
+        """Return when the soonest reservation expires; new ones can only expire later."""
+        while True:
+            deadline = self._ledger.next_deadline()
+            if deadline is None:
+                self._reserved.clear()
+                await self._reserved.wait()
+                continue
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                return
+            await asyncio.sleep(left)
+
+
+class _OwnerLocks:
+    """One lock per owner that has a verb running."""
+
+    def __init__(self) -> None:
+        self._locks: dict[Attachment, tuple[asyncio.Lock, int]] = {}
+
+    @contextlib.asynccontextmanager
+    async def only(self, owner: Attachment) -> AsyncIterator[None]:
+        lock, users = self._locks.get(owner) or (asyncio.Lock(), 0)
+        self._locks[owner] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(owner)
+            if users > 1:
+                self._locks[owner] = lock, users - 1

@@ -1,0 +1,106 @@
+"""The nouns of ipam. Pure.
+
+An allocation is what one owner (a CNI attachment) holds: at most one address per family, from one pool. It is
+born *reserved*, with an expiry; an endpoint *confirms* it and then it stays until it is released.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from services.common.model import Address, Attachment, Network, Pod
+
+FAMILIES = {4: "IPv4", 6: "IPv6"}
+"""The two families by IP version, which is how they are named everywhere inside the service."""
+
+DEFAULT_POOL = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldAddress:
+    """One address of an allocation.
+
+    Gateway and range are what the pod was told. They are kept with it, because its routes don't change when the
+    pool's configuration does.
+    """
+
+    address: Address
+    gateway: Address
+    range: Network
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """What one owner holds. Times are seconds since the epoch."""
+
+    id: int
+    """Grows with each allocation; the order of lists."""
+    owner: Attachment
+    pod: Pod
+    pool: str
+    addresses: tuple[HeldAddress, ...]
+    """IPv4 first."""
+    created: float
+    expires: float | None
+    """None once confirmed."""
+    confirmed: float | None = None
+    """None while reserved."""
+    endpoint_id: int = 0
+
+    def describe(self) -> str:
+        """Return its addresses as people write them."""
+        return ", ".join(str(held.address) for held in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationRequest:
+    """What an owner asks for; empty parts leave the choice to ipam."""
+
+    owner: Attachment
+    pod: Pod = field(default_factory=Pod)
+    pool: str = ""
+    families: frozenset[int] = frozenset()
+    requested: Mapping[int, Address] = field(default_factory=dict)
+    """By family."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """An address that nobody holds any more, and since when (seconds since the epoch)."""
+
+    address: Address
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class RangeStatus:
+    """How full one range is, in addresses."""
+
+    prefix: Network
+    gateway: Address
+    excluded: tuple[Network, ...]
+    size: int
+    used: int
+    reserved: int
+    cooling: int
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStatus:
+    """How full a pool is; `next_expiry` in seconds since the epoch, None when nothing is reserved."""
+
+    name: str
+    mtu: int
+    ranges: tuple[RangeStatus, ...]
+    next_expiry: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Two clocks: `wall` for what is shown and what outlives the process, `monotonic` for every wait.
+
+    A wall clock that is set while the service runs thus expires nothing early and keeps nothing for ever.
+    """
+
+    wall: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic

@@ -1,0 +1,183 @@
+"""IpamService: messages in, messages out, no decisions."""
+
+import asyncio
+import functools
+from collections.abc import Iterable
+from ipaddress import ip_network
+from typing import Any
+
+import structlog
+from podlane.common.v1 import types_pb2 as common
+from podlane.ipam.v1 import ipam_pb2 as pb
+from podlane.ipam.v1 import ipam_pb2_grpc
+
+from services.common import wire
+from services.common.errors import InvalidArgument
+from services.common.model import Address, Route
+from services.ipam.allocator import Allocator
+from services.ipam.model import Allocation, AllocationRequest, HeldAddress, PoolStatus, RangeStatus
+
+_FAMILIES = {common.IP_FAMILY_IPV4: 4, common.IP_FAMILY_IPV6: 6}
+_DEFAULTS = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+_PAGE, _LONGEST_PAGE = 1000, 10000
+# Allocations that are written before other calls get their turn.
+_CHUNK = 200
+_LARGEST_UINT64 = 2**64 - 1
+_LARGEST_ENDPOINT_ID = 65535
+
+
+class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
+    """The RPCs of ipam.proto."""
+
+    def __init__(self, allocator: Allocator) -> None:
+        """Serve what `allocator` does."""
+        self._allocator = allocator
+        self._routes = functools.cache(_routes)
+
+    async def AllocateAddresses(  # noqa: N802 - the name that grpc calls
+        self, request: pb.AllocateAddressesRequest, _context: Any
+    ) -> pb.AllocateAddressesResponse:
+        """Reserve one address per family, or return what the owner holds."""
+        wanted = _read_request(request)
+        structlog.contextvars.bind_contextvars(attachment=str(wanted.owner))
+        allocation, created = await self._allocator.allocate(wanted)
+        structlog.contextvars.bind_contextvars(addresses=allocation.describe(), created=created)
+        return pb.AllocateAddressesResponse(
+            allocation=_write_allocation(allocation),
+            routes=self._routes(tuple(held.gateway for held in allocation.addresses)),
+            mtu=self._allocator.mtu(allocation.pool),
+            created=created,
+        )
+
+    async def ConfirmAllocation(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ConfirmAllocationRequest, _context: Any
+    ) -> pb.ConfirmAllocationResponse:
+        """Make a reservation permanent."""
+        owner = wire.read_attachment(request.owner, "owner")
+        if not 0 < request.endpoint_id <= _LARGEST_ENDPOINT_ID:
+            raise InvalidArgument(
+                f"endpoint_id: {request.endpoint_id} is not between 1 and {_LARGEST_ENDPOINT_ID}", field="endpoint_id"
+            )
+        structlog.contextvars.bind_contextvars(attachment=str(owner), endpoint_id=request.endpoint_id)
+        return pb.ConfirmAllocationResponse(
+            allocation=_write_allocation(await self._allocator.confirm(owner, request.endpoint_id))
+        )
+
+    async def ReleaseAddresses(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ReleaseAddressesRequest, _context: Any
+    ) -> pb.ReleaseAddressesResponse:
+        """Take back everything the owner holds."""
+        owner = wire.read_attachment(request.owner, "owner")
+        structlog.contextvars.bind_contextvars(attachment=str(owner))
+        released = await self._allocator.release(owner)
+        structlog.contextvars.bind_contextvars(addresses=released.describe() if released else "")
+        return pb.ReleaseAddressesResponse(released=_write_allocation(released) if released else None)
+
+    async def ListAllocations(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ListAllocationsRequest, _context: Any
+    ) -> pb.ListAllocationsResponse:
+        """List one page."""
+        if request.page_size > _LONGEST_PAGE:
+            raise InvalidArgument(f"page_size: {request.page_size} is more than {_LONGEST_PAGE}", field="page_size")
+        size = request.page_size or _PAGE
+        owner = wire.read_attachment(request.owner, "owner") if request.HasField("owner") else None
+        # One more than asked for tells whether there is another page.
+        found = await self._allocator.page(request.pool, owner, _read_token(request.page_token), size + 1)
+        response = pb.ListAllocationsResponse(next_page_token=str(found[size - 1].id) if len(found) > size else "")
+        for start in range(0, min(size, len(found)), _CHUNK):
+            response.allocations.extend(map(_write_allocation, found[start : min(start + _CHUNK, size)]))
+            await asyncio.sleep(0)
+        return response
+
+    async def ListPools(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.ListPoolsRequest, _context: Any
+    ) -> pb.ListPoolsResponse:
+        """List the pools and how full they are."""
+        return pb.ListPoolsResponse(pools=map(_write_pool, self._allocator.status()))
+
+
+def _read_request(request: pb.AllocateAddressesRequest) -> AllocationRequest:
+    return AllocationRequest(
+        owner=wire.read_attachment(request.owner, "owner"),
+        pod=wire.read_pod(request.pod),
+        pool=wire.check_name(request.pool, "pool") if request.pool else "",
+        families=frozenset(_read_family(family) for family in request.families),
+        requested=_read_requested(request.requested),
+    )
+
+
+def _read_family(family: int) -> int:
+    if family not in _FAMILIES:
+        raise InvalidArgument(f"families: {family} is neither IP_FAMILY_IPV4 nor IP_FAMILY_IPV6", field="families")
+    return _FAMILIES[common.IpFamily.ValueType(family)]
+
+
+def _read_requested(messages: Iterable[common.IpAddress]) -> dict[int, Address]:
+    requested: dict[int, Address] = {}
+    for index, message in enumerate(messages):
+        address = wire.read_address(message, f"requested[{index}]")
+        if address.version in requested:
+            raise InvalidArgument(
+                f"requested: {requested[address.version]} and {address} are of one family", field="requested"
+            )
+        requested[address.version] = address
+    return requested
+
+
+def _read_token(token: str) -> int:
+    if token and not (token.isascii() and token.isdigit() and len(token) < 19):
+        raise InvalidArgument(
+            f"page_token: {token[:40]!r} is no `next_page_token` of an earlier page", field="page_token"
+        )
+    return int(token or 0)
+
+
+def _routes(gateways: tuple[Address, ...]) -> list[common.Route]:
+    """Return each gateway on-link, then the defaults through them. A node has few gateways: cached."""
+    on_link = [Route(ip_network(gateway)) for gateway in gateways]
+    defaults = [Route(_DEFAULTS[gateway.version], gateway) for gateway in gateways]
+    return [wire.write_route(route) for route in on_link + defaults]
+
+
+def _write_allocation(allocation: Allocation) -> pb.Allocation:
+    return pb.Allocation(
+        owner=wire.write_attachment(allocation.owner),
+        pod=wire.write_pod(allocation.pod),
+        pool=allocation.pool,
+        addresses=[_write_held(held) for held in allocation.addresses],
+        state=pb.ALLOCATION_STATE_RESERVED if allocation.confirmed is None else pb.ALLOCATION_STATE_CONFIRMED,
+        created=wire.write_time(allocation.created),
+        expires=wire.write_time(allocation.expires) if allocation.expires is not None else None,
+        confirmed=wire.write_time(allocation.confirmed) if allocation.confirmed is not None else None,
+        endpoint_id=allocation.endpoint_id,
+    )
+
+
+def _write_held(held: HeldAddress) -> common.AssignedAddress:
+    return common.AssignedAddress(
+        address=common.IpPrefix(address=wire.write_address(held.address), length=held.address.max_prefixlen),
+        gateway=wire.write_address(held.gateway),
+        range=wire.write_network(held.range),
+    )
+
+
+def _write_pool(pool: PoolStatus) -> pb.Pool:
+    return pb.Pool(
+        name=pool.name,
+        ranges=map(_write_range, pool.ranges),
+        mtu=pool.mtu,
+        next_expiry=wire.write_time(pool.next_expiry) if pool.next_expiry is not None else None,
+    )
+
+
+def _write_range(status: RangeStatus) -> pb.PoolRange:
+    return pb.PoolRange(
+        prefix=wire.write_network(status.prefix),
+        gateway=wire.write_address(status.gateway),
+        # A range shorter than /64 has more addresses than the field can say.
+        size=min(status.size, _LARGEST_UINT64),
+        used=status.used,
+        reserved=status.reserved,
+        cooling=status.cooling,
+        excluded=map(wire.write_network, status.excluded),
+    )

@@ -1,0 +1,98 @@
+"""Which program hangs where, and the two ways of attaching.
+
+    from_container   ingress of the node's end: what the pod sends
+    to_container     egress of the node's end: what the stack sends to the pod
+    policy           the endpoint's slot of podlane_call_policy (not attached: tail-called)
+
+`tc` hangs them as cls_bpf filters on clsact, `tcx` as links (tcx.py). Both replace a program atomically: a packet sees
+the old one or the new one. Which is used for new builds is a setting; an endpoint attached the other way before is
+observed, replaced and taken down in its own way.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.errors import InvalidArgument
+from services.loader import tcx
+from services.loader.blocking import Blocking
+from services.loader.libbpf import Fd
+from services.loader.model import EndpointSpec
+from services.loader.pins import Pins
+
+DIRECTIONS: Mapping[str, str] = {"from_container": "ingress", "to_container": "egress"}
+POLICY_PROGRAM = "policy"
+
+
+class Attacher(Protocol):
+    """One way of attaching. Programs go by their names, the keys of DIRECTIONS."""
+
+    mode: str
+
+    async def attach(self, spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
+        """Put each program on its hook, atomically where one is there already."""
+
+    async def detach(self, spec: EndpointSpec) -> None:
+        """Empty both hooks; already empty, or the link gone, is fine."""
+
+    async def abandon(self, spec: EndpointSpec) -> None:
+        """The link is about to be deleted and its policy map is empty: remove what would outlive it."""
+
+    async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
+        """Return the id of the program on each hook, None for an empty one."""
+
+
+class Tcx:
+    """tcx links."""
+
+    mode = "tcx"
+
+    def __init__(self, pins: Pins, blocking: Blocking) -> None:
+        """Links are pinned below `pins`."""
+        self._pins = pins
+        self._blocking = blocking
+
+    async def attach(self, spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
+        """Create or update the links; see Attacher."""
+
+        def work() -> None:
+            for name, program in programs.items():
+                tcx.attach(self._pins, spec.id, spec.host_ifindex, DIRECTIONS[name], program)
+
+        await self._blocking.run(work)
+
+    async def detach(self, spec: EndpointSpec) -> None:
+        """Detach and unpin the links."""
+        await self._blocking.run(lambda: tcx.detach(self._pins, spec.id))
+
+    async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
+        """Ask the pinned links."""
+        return {
+            name: tcx.attached(self._pins, spec.id, spec.host_ifindex, direction)
+            for name, direction in DIRECTIONS.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Attachers:
+    """Every way of attaching by its mode, and the one that new builds use."""
+
+    by_mode: Mapping[str, Attacher]
+    mode: str
+
+    @property
+    def current(self) -> Attacher:
+        """What new builds use."""
+        return self.by_mode[self.mode]
+
+
+def hook(mode: str, program: str, id_: int) -> str:
+    """Return where a program of an endpoint hangs, as people read it: `tc ingress`, `call_policy[7]`."""
+    return f"{mode} {DIRECTIONS[program]}" if program in DIRECTIONS else f"call_policy[{id_}]"
+
+
+def check_mode(mode: str) -> str:
+    """Return a known mode. Raises InvalidArgument naming the setting."""
+    if mode not in {"tc", "tcx"}:
+        raise InvalidArgument(f"loader.attach_mode: {mode!r} is neither tc nor tcx", key="attach_mode")
+    return mode

@@ -1,0 +1,209 @@
+"""What the kernel holds for the endpoints: the shared maps, and the state of one endpoint as it is now.
+
+`Datapath` opens the maps that all endpoints share, once, and keeps them open: pins that an earlier loader left are
+taken over as they are. Nothing here changes a running pod's path: reading is all there is, but for `sweep`, which
+takes away what no endpoint uses. Programs and entries are put in force by regenerate.py.
+
+An endpoint's programs sit in three places: its slot of `podlane_call_policy`, and ingress and egress of the node's
+end of its link (attach.py).
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from services.common import telemetry
+from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
+from services.loader import bpffs, libbpf, maps, model
+from services.loader.attach import POLICY_PROGRAM, Attachers, hook
+from services.loader.headers import SIZES
+from services.loader.layout import EndpointEntry, PolicyCount
+from services.loader.libbpf import BpfError, Fd
+from services.loader.model import EndpointRecord, EndpointSpec, Observed, Running
+from services.loader.pins import Pins
+from services.loader.statedir import StateDir
+
+_log = telemetry.logger("datapath")
+M = TypeVar("M", bound=maps.BpfMap)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One endpoint: what was put in force (None: no record of it), and what the kernel has lost against that."""
+
+    id: int
+    record: EndpointRecord | None
+    reachable: bool
+    policy_entries: int
+    problems: tuple[str, ...]
+
+
+class Datapath:
+    """The shared maps and the view of the kernel. A component: started before anything is regenerated."""
+
+    def __init__(self, pins: Pins, state: StateDir, attachers: Attachers) -> None:
+        """Wire; `start` opens."""
+        self._pins = pins
+        self._state = state
+        self._attachers = attachers
+        self._opened = contextlib.ExitStack()
+        self.endpoints: maps.Endpoints
+        self.call_policy: maps.CallPolicy
+        self.metrics: maps.Metrics
+
+    async def start(self) -> None:
+        """Mount the bpffs if need be; open the pinned maps or create them. Raises FailedPrecondition naming a
+        pinned map that doesn't fit, Unavailable when the kernel refuses.
+        """
+        if bpffs.needed(self._pins.mount):
+            await bpffs.mount(self._pins.mount)
+            _log.info("bpffs mounted", path=str(self._pins.mount))
+        with explained("the maps of all endpoints"):
+            self._pins.maps.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.endpoints = self._open(maps.Endpoints)
+            self.call_policy = self._open(maps.CallPolicy)
+            self.metrics = self._open(maps.Metrics)
+
+    def _open(self, kind: type[M]) -> M:
+        opened = kind.open(self._pins.map(kind.name), SIZES)
+        self._opened.callback(opened.close)
+        return opened
+
+    async def stop(self) -> None:
+        """Close the descriptors; pins and programs stay."""
+        self._opened.close()
+
+    @property
+    def shared(self) -> Mapping[str, Fd]:
+        """The shared maps as a program load takes them."""
+        return {one.name: one.fd for one in (self.endpoints, self.call_policy, self.metrics)}
+
+    def policy(self, id_: int) -> maps.Policy:
+        """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""
+        return maps.Policy.open(self._pins.policy(id_), SIZES)
+
+    def has_policy(self, id_: int) -> bool:
+        """Return whether an endpoint's policy map is pinned."""
+        return self._pins.policy(id_).exists()
+
+    def unpin_policy(self, id_: int) -> None:
+        """Remove the pin: the map goes with the last program that uses it."""
+        self._pins.policy(id_).unlink(missing_ok=True)
+
+    async def running(self, record: EndpointRecord) -> Running:
+        """Return which programs hang where the record says that there are some."""
+        spec = record.spec
+        attacher = self._attachers.by_mode[record.attach_mode]
+        attached = await attacher.attached(spec) if link_exists(spec) else {}
+        ids = {hook(attacher.mode, name, spec.id): id_ for name, id_ in attached.items()}
+        ids[hook(attacher.mode, POLICY_PROGRAM, spec.id)] = self.call_policy.get(spec.id)
+        return Running(ids, dict(_tags(ids)), self._policy_map(spec.id))
+
+    def _policy_map(self, id_: int) -> int | None:
+        pinned = maps.open_pinned(self._pins.policy(id_))
+        if pinned is None:
+            return None
+        with pinned:
+            return libbpf.map_info(pinned).id
+
+    async def observe(self, record: EndpointRecord) -> Observed:
+        """Return what the kernel has of what was put in force."""
+        spec = record.spec
+        entries = [one.entry for one in self._policy_entries(spec.id)]
+        return Observed(
+            link=link_exists(spec),
+            running=await self.running(record),
+            leads_here={one.address: self.endpoints.get(one.address) == one for one in entries_of(spec)},
+            policy_digest=model.policy_digest(entries),
+            policy_entries=len(entries),
+        )
+
+    def _policy_entries(self, id_: int) -> list[PolicyCount]:
+        if not self.has_policy(id_):
+            return []
+        with self.policy(id_) as policy:
+            return policy.dump()
+
+    async def status(self, record: EndpointRecord) -> Status:
+        """Compare the record of one endpoint with the kernel."""
+        observed = await self.observe(record)
+        return Status(
+            record.spec.id,
+            record,
+            all(observed.leads_here.values()),
+            observed.policy_entries,
+            tuple(model.problems(record, observed)),
+        )
+
+    async def statuses(self, id_: int = 0) -> list[Status]:
+        """Compare one endpoint, or with 0 all of them, and those that the kernel has and nobody knows."""
+        records = {one.spec.id: one for one in self._state.records() if id_ in {0, one.spec.id}}
+        found = [await self.status(record) for record in records.values()]
+        strangers = [other for other in self._known_to_kernel() if id_ in {0, other} and other not in records]
+        return found + [self._stranger(other) for other in strangers]
+
+    def _stranger(self, id_: int) -> Status:
+        reachable = any(entry.endpoint_id == id_ and not entry.host for entry in self.endpoints.dump())
+        entries = len(self._policy_entries(id_))
+        problem = f"the kernel has maps of endpoint {id_} and {self._state.root / str(id_)} is missing"
+        return Status(id_, None, reachable, entries, (f"{problem}: regenerate or remove it",))
+
+    def _known_to_kernel(self) -> list[int]:
+        ids = {entry.endpoint_id for entry in self.endpoints.dump() if not entry.host}
+        owners = (self._pins.policy_owner(pin.name) for pin in self._pins.maps.iterdir())
+        return sorted(ids.union(owner for owner in owners if owner is not None))
+
+    def sweep(self, known: frozenset[int]) -> None:
+        """Remove policy maps and slots that belong to none of the `known` ids and that no address leads to: what a
+        killed first build or removal left. An endpoint that is reachable is never touched.
+        """
+        keep = known | {entry.endpoint_id for entry in self.endpoints.dump() if not entry.host}
+        orphans = {id_ for id_ in self._known_to_kernel() if id_ not in keep}
+        orphans |= {id_ for id_ in self.call_policy.dump() if id_ not in keep}
+        for id_ in sorted(orphans):
+            self.call_policy.clear(id_)
+            self.unpin_policy(id_)
+            _log.warning("removed what an interrupted build or removal left", endpoint=id_)
+
+
+def entries_of(spec: EndpointSpec) -> list[EndpointEntry]:
+    """Return the endpoint map's entries of an endpoint."""
+    return [
+        EndpointEntry(address, spec.host_ifindex, spec.id, spec.identity, spec.pod_mac, spec.host_mac)
+        for address in spec.addresses
+    ]
+
+
+def link_exists(spec: EndpointSpec) -> bool:
+    """Return whether the endpoint's link is there: an index is reused, a name too, both together are ours."""
+    try:
+        return socket.if_indextoname(spec.host_ifindex) == spec.host_ifname
+    except OSError:
+        return False
+
+
+def _tags(ids: Mapping[str, int | None]) -> Iterator[tuple[int, bytes]]:
+    for id_ in ids.values():
+        program = libbpf.program_by_id(id_) if id_ is not None else None
+        if program is not None and id_ is not None:
+            with program:
+                yield id_, libbpf.program_info(program).tag
+
+
+@contextlib.contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn the kernel's refusals into sentences about `what`."""
+    try:
+        yield
+    except PodlaneError:
+        raise
+    except PermissionError as error:
+        raise FailedPrecondition(
+            f"{what}: {error.strerror}: the loader needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        ) from None
+    except BpfError as error:
+        raise Unavailable(f"{what}: {error.strerror}") from None
+    except OSError as error:
+        raise Unavailable(f"{what}: {error}") from None

@@ -1,0 +1,48 @@
+"""The content of the maps, by the names that people call them.
+
+endpoints      address → endpoint            call_policy   endpoint id → policy program
+policy         rules of one endpoint         metrics       drops, of one endpoint or of all
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from services.common.errors import InvalidArgument, NotFound
+from services.loader.datapath import Datapath
+from services.loader.layout import EndpointEntry, Metric, PolicyCount
+
+
+@dataclass(frozen=True, slots=True)
+class CallPolicyEntry:
+    """A filled slot of podlane_call_policy."""
+
+    endpoint_id: int
+    program_id: int
+
+
+Entry = EndpointEntry | CallPolicyEntry | PolicyCount | Metric
+
+
+def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
+    """Return the entries of a map.
+
+    Raises InvalidArgument for an unknown name or a missing endpoint, NotFound when there is no such policy map.
+    """
+    readers: Mapping[str, Callable[[], Sequence[Entry]]] = {
+        "endpoints": datapath.endpoints.dump,
+        "call_policy": lambda: [CallPolicyEntry(*slot) for slot in datapath.call_policy.dump().items()],
+        "policy": lambda: _policy(datapath, endpoint_id),
+        "metrics": lambda: datapath.metrics.dump(endpoint_id),
+    }
+    if name not in readers:
+        raise InvalidArgument(f"map: {name!r} is no map; there are {', '.join(readers)}", field="map")
+    return readers[name]()
+
+
+def _policy(datapath: Datapath, endpoint_id: int) -> Sequence[Entry]:
+    if not endpoint_id:
+        raise InvalidArgument("endpoint_id: policy maps are dumped one at a time", field="endpoint_id")
+    if not datapath.has_policy(endpoint_id):
+        raise NotFound(f"endpoint {endpoint_id} has no policy map", endpoint=endpoint_id)
+    with datapath.policy(endpoint_id) as policy:
+        return policy.dump()

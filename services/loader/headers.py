@@ -1,0 +1,63 @@
+"""The two headers that the loader generates: `globals/node_config.h` and `<id>/ep_config.h`. Pure text.
+
+What is in them decides the *shape* of the code, and so which compiled template an endpoint uses. Values that differ
+from pod to pod are constants of `.rodata`, and so are the gateways: never put one here, each would cost a compile. The
+samples in `bpf/` explain every line; a test holds the tables below equal to them.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A switch of an endpoint: its define in ep_config.h, its default, and one sentence for `podlane config list`."""
+
+    define: str
+    default: bool
+    text: str
+
+
+OPTIONS: Mapping[str, Option] = {
+    "debug": Option("ENABLE_DEBUG", default=False, text="Print drops and deliveries to the kernel's trace pipe"),
+    "source-ip-verification": Option(
+        "ENABLE_SOURCE_IP_VERIFICATION", default=True, text="Drop packets whose source address is not the endpoint's"
+    ),
+    "arp-responder": Option(
+        "ENABLE_ARP_RESPONDER", default=True, text="Answer ARP and ND for the gateway in the program, not in the stack"
+    ),
+    "policy-accounting": Option(
+        "ENABLE_POLICY_ACCOUNTING", default=False, text="Count packets and bytes in each policy entry"
+    ),
+}
+
+# Entries; what each map is for stands in the sample.
+SIZES: Mapping[str, int] = {
+    "ENDPOINTS_MAP_SIZE": 65535,
+    "CALL_POLICY_MAP_SIZE": 65536,
+    "POLICY_MAP_SIZE": 16384,
+    "METRICS_MAP_SIZE": 65536,
+}
+
+
+def node_config(sizes: Mapping[str, int] = SIZES) -> str:
+    """Return node_config.h."""
+    lines = [f"#define {name} {value}" for name, value in sizes.items()]
+    return "\n".join(
+        ["/* Written by podlane-loader: what all endpoints of this node share. */", "#pragma once", *lines, ""]
+    )
+
+
+def ep_config(options: Mapping[str, bool]) -> str:
+    """Return ep_config.h; `options` are the switches that differ from the default."""
+    lines = ["/* Written by podlane-loader: the switches of this endpoint. */", "#pragma once"]
+    for name, option in OPTIONS.items():
+        enabled = options.get(name, option.default)
+        lines.append(f"#define {option.define}" if enabled else f"/* {option.define} is off */")
+    return "\n".join([*lines, ""])
+
+
+def digest(header: str) -> str:
+    """Return a header's SHA-256, hex."""
+    return hashlib.sha256(header.encode()).hexdigest()

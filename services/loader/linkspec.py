@@ -1,0 +1,238 @@
+"""A pod's veth pair as values: what was asked for, what was made, and how the two are compared. Pure.
+
+`LinkSpec` is the request, `Link` what exists, `LinkRecord` what the loader writes down about it (linkrecord.py):
+
+    intended   written before the kernel is touched; a killed attempt leaves it at this, and whatever carries the
+               link's name is a remainder that the next attempt replaces
+    done       the kernel has all of it; from here on the link belongs to a pod and is never replaced
+
+`differences` says how a repeated request departs from the record, `problems` how the kernel does.
+"""
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from services.common.errors import InvalidArgument
+from services.common.model import Address, AssignedAddress, Attachment, Interface, Phase, Route, format_mac
+
+# linux/if_ether.h, RFC 791 and RFC 8200 §5, linux/netdevice.h (GSO_MAX_SIZE, GRO_MAX_SIZE)
+SMALLEST_MTU, SMALLEST_MTU_IPV6, LARGEST_MTU = 68, 1280, 65535
+LARGEST_OFFLOAD = 8 * 65535
+
+
+@dataclass(frozen=True, slots=True)
+class OffloadSizes:
+    """Segmentation and aggregation limits of both ends, bytes; 0 leaves the kernel's default."""
+
+    gso_max_size: int = 0
+    gro_max_size: int = 0
+    gso_ipv4_max_size: int = 0
+    gro_ipv4_max_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LinkSpec:
+    """A veth pair as asked for.
+
+    `mtu` in bytes, 0: the node's. `route_mtu` in bytes: of routes that set none, 0: the device's. `pod_mac` None: any.
+    Routes are installed in the order given.
+    """
+
+    attachment: Attachment
+    netns_path: str
+    addresses: tuple[AssignedAddress, ...]
+    routes: tuple[Route, ...] = ()
+    mtu: int = 0
+    route_mtu: int = 0
+    offload: OffloadSizes = field(default_factory=OffloadSizes)
+    pod_mac: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRecord:
+    """What is written down about a link. The indexes are 0 until it is `done`.
+
+    A namespace is known by its cookie (SO_NETNS_COOKIE): the kernel never gives one twice before a reboot, whereas
+    inode numbers return within milliseconds.
+    """
+
+    spec: LinkSpec
+    mtu: int
+    host_mac: bytes
+    pod_mac: bytes
+    netns_inode: int
+    netns_cookie: int
+    done: bool = False
+    host_ifindex: int = 0
+    pod_ifindex: int = 0
+
+    @property
+    def host_ifname(self) -> str:
+        """The node's end."""
+        return self.spec.attachment.host_ifname()
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A veth pair as the kernel has it. `netns_inode` 0: the pod's namespace can't be opened any more."""
+
+    attachment: Attachment
+    host_ifname: str
+    host_ifindex: int
+    host_mac: bytes
+    pod_mac: bytes
+    netns_path: str
+    mtu: int
+    pod_ifindex: int
+    netns_inode: int
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedLink:
+    """The answer to a request; `created` False when the link existed as asked."""
+
+    link: Link
+    created: bool
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkStatus:
+    """A link and how it differs from what was asked for, one sentence each."""
+
+    link: Link
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRemoval:
+    """A podlane link has gone from the kernel, whoever removed it. `attachment` None: there is no record of it."""
+
+    host_ifname: str
+    host_ifindex: int
+    attachment: Attachment | None
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnd:
+    """The pod's end as found inside its namespace."""
+
+    ifindex: int
+    mac: bytes
+    mtu: int
+    up: bool
+    addresses: frozenset[Interface]
+    routes: frozenset[Route]
+
+
+def random_mac() -> bytes:
+    """Return a random unicast, locally administered address (IEEE 802, §8.2): bit 0 of the first byte 0, bit 1 set."""
+    first, *rest = secrets.token_bytes(6)
+    return bytes((first & 0xFC | 0x02, *rest))
+
+
+def check(spec: LinkSpec) -> None:
+    """Raise InvalidArgument naming the field that no kernel would accept."""
+    if not spec.netns_path.startswith("/"):
+        raise InvalidArgument(f"netns_path: {spec.netns_path!r} is not an absolute path", field="netns_path")
+    if not spec.addresses:
+        raise InvalidArgument("addresses: at least one address is needed", field="addresses")
+    for name, mtu in (("mtu", spec.mtu), ("route_mtu", spec.route_mtu), *_route_mtus(spec)):
+        _check_mtu(name, mtu, families={one.address.version for one in spec.addresses})
+    for name in OffloadSizes.__slots__:
+        size = getattr(spec.offload, name)
+        if not 0 <= size <= LARGEST_OFFLOAD:
+            raise InvalidArgument(
+                f"offload.{name}: {size} is more than {LARGEST_OFFLOAD} bytes", field=f"offload.{name}"
+            )
+    if spec.pod_mac is not None and (spec.pod_mac[0] & 1 or not any(spec.pod_mac)):
+        raise InvalidArgument(f"pod_mac: {format_mac(spec.pod_mac)} is not a unicast address", field="pod_mac")
+
+
+def _route_mtus(spec: LinkSpec) -> Iterator[tuple[str, int]]:
+    for index, route in enumerate(spec.routes):
+        yield f"routes[{index}].mtu", route.mtu
+
+
+def _check_mtu(name: str, mtu: int, families: set[int]) -> None:
+    smallest = SMALLEST_MTU_IPV6 if 6 in families else SMALLEST_MTU
+    if mtu and not smallest <= mtu <= LARGEST_MTU:
+        why = ", IPv6's least" if 6 in families and mtu < smallest else ""
+        raise InvalidArgument(f"{name}: {mtu} is not between {smallest}{why} and {LARGEST_MTU} bytes", field=name)
+
+
+def effective_routes(spec: LinkSpec) -> tuple[Route, ...]:
+    """Return the routes as installed: each with its MTU."""
+    return tuple(
+        Route(one.destination, one.gateway, one.mtu or (spec.route_mtu if one.gateway is not None else 0))
+        for one in spec.routes
+    )
+
+
+def differences(asked: LinkSpec, record: LinkRecord) -> list[str]:
+    """Say how a request departs from what its link was made from; the namespace's path is not compared."""
+    made = record.spec
+    found = []
+    if asked.pod_mac is not None and asked.pod_mac != record.pod_mac:
+        found.append(f"its MAC is {format_mac(record.pod_mac)}, not {format_mac(asked.pod_mac)}")
+    if asked.mtu and asked.mtu != record.mtu:
+        found.append(f"its MTU is {record.mtu}, not {asked.mtu}")
+    if _interfaces(asked) != _interfaces(made):
+        found.append(f"its addresses are {_listed(_interfaces(made))}, not {_listed(_interfaces(asked))}")
+    if effective_routes(asked) != effective_routes(made):
+        found.append(f"its routes are {_routes(made)}, not {_routes(asked)}")
+    if asked.offload != made.offload:
+        found.append(f"its offload sizes are {made.offload}, not {asked.offload}")
+    return found
+
+
+def _interfaces(spec: LinkSpec) -> tuple[Interface, ...]:
+    return tuple(one.address for one in spec.addresses)
+
+
+def _listed(items: Sequence[object]) -> str:
+    return ", ".join(map(str, items)) or "none"
+
+
+def _routes(spec: LinkSpec) -> str:
+    return _listed([describe_route(route) for route in effective_routes(spec)])
+
+
+def describe_route(route: Route) -> str:
+    """Return a route as `ip route` would show it."""
+    via = f" via {route.gateway}" if route.gateway else ""
+    return f"{route.destination}{via}" + (f" mtu {route.mtu}" if route.mtu else "")
+
+
+def pod_problems(record: LinkRecord, found: PodEnd | None) -> list[str]:
+    """Say how the pod's end differs from the record; `found` None: there is no such interface in the pod."""
+    ifname = record.spec.attachment.ifname
+    if found is None:
+        return [f"{ifname} is missing in the pod"]
+    problems = []
+    if found.ifindex != record.pod_ifindex:
+        return [f"{ifname} in the pod is another interface: index {found.ifindex}, not {record.pod_ifindex}"]
+    if found.mac != record.pod_mac:
+        problems.append(f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.pod_mac)}")
+    if found.mtu != record.mtu:
+        problems.append(f"{ifname}'s MTU is {found.mtu}, it was made with {record.mtu}")
+    if not found.up:
+        problems.append(f"{ifname} is down in the pod")
+    problems += [
+        f"{ifname} has lost its address {address}"
+        for address in _interfaces(record.spec)
+        if address not in found.addresses
+    ]
+    problems += [
+        f"the pod has lost its route to {describe_route(route)}"
+        for route in effective_routes(record.spec)
+        if route not in found.routes
+    ]
+    return problems
+
+
+def gateways(spec: LinkSpec) -> tuple[Address, ...]:
+    """Return the router of each family."""
+    return tuple(one.gateway for one in spec.addresses)

@@ -1,0 +1,272 @@
+"""The datapath's maps with their types: what each holds, and the few things that are done with it.
+
+Shared by all endpoints of the node, created once and pinned, so that programs and loaders come and go over them:
+
+    podlane_endpoints     address → endpoint           Endpoints     written last, removed first
+    podlane_call_policy   endpoint id → policy program CallPolicy
+    podlane_metrics       drops                        Metrics
+
+Of one endpoint, pinned beside them: podlane_policy, its rules (Policy).
+
+Each class owns one descriptor and is a context manager. All calls are short system calls; none waits for anybody.
+Reading a map that is being written shows some of its states, each entry whole.
+"""
+
+import errno
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from services.common.errors import Exhausted, FailedPrecondition
+from services.common.model import Address
+from services.loader import layout, libbpf
+from services.loader.layout import EndpointEntry, Metric, PolicyCount
+from services.loader.libbpf import NO_PREALLOC, BpfError, Fd, MapInfo, MapType
+from services.loader.model import PolicyEntry
+
+# Names of the maps in bpf/, under which `objects.load` takes their descriptors.
+ENDPOINTS, CALL_POLICY, POLICY, METRICS = (
+    "podlane_endpoints",
+    "podlane_call_policy",
+    "podlane_policy",
+    "podlane_metrics",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """How a map is created; entries come from node_config.h's sizes."""
+
+    name: str
+    kind: MapType
+    key_size: int
+    value_size: int
+    size_define: str
+    flags: int = 0
+
+    def create(self, sizes: Mapping[str, int]) -> Fd:
+        """Create a new map, empty."""
+        return libbpf.map_create(
+            self.kind, self.name, self.key_size, self.value_size, sizes[self.size_define], flags=self.flags
+        )
+
+    def fits(self, info: MapInfo, sizes: Mapping[str, int]) -> bool:
+        """Tell whether an existing map is as this loader would create it."""
+        return (info.type, info.key_size, info.value_size, info.max_entries, info.flags) == (
+            self.kind,
+            self.key_size,
+            self.value_size,
+            sizes[self.size_define],
+            self.flags,
+        )
+
+
+DEFINITIONS: Mapping[str, Definition] = {
+    one.name: one
+    for one in (
+        Definition(
+            ENDPOINTS,
+            MapType.HASH,
+            layout.ENDPOINT_KEY.size,
+            layout.ENDPOINT_VALUE.size,
+            "ENDPOINTS_MAP_SIZE",
+            NO_PREALLOC,
+        ),
+        Definition(CALL_POLICY, MapType.PROG_ARRAY, layout.SLOT.size, layout.SLOT.size, "CALL_POLICY_MAP_SIZE"),
+        Definition(
+            POLICY, MapType.LPM_TRIE, layout.POLICY_KEY.size, layout.POLICY_VALUE.size, "POLICY_MAP_SIZE", NO_PREALLOC
+        ),
+        Definition(
+            METRICS,
+            MapType.PERCPU_HASH,
+            layout.METRICS_KEY.size,
+            layout.METRICS_VALUE.size,
+            "METRICS_MAP_SIZE",
+            NO_PREALLOC,
+        ),
+    )
+}
+
+
+def open_pinned(pin: Path) -> Fd | None:
+    """Open what is pinned, None when nothing is."""
+    return libbpf.object_get(pin)
+
+
+def open_or_create(name: str, pin: Path, sizes: Mapping[str, int]) -> Fd:
+    """Open the pinned map, or create and pin it. A pin made by another version that doesn't fit is
+    FailedPrecondition: programs in the kernel use that map, so it isn't replaced behind their back.
+    """
+    definition = DEFINITIONS[name]
+    found = libbpf.object_get(pin)
+    if found is None:
+        created = definition.create(sizes)
+        try:
+            libbpf.object_pin(created, pin)
+        except BaseException:
+            created.close()
+            raise
+        return created
+    info = libbpf.map_info(found)
+    if definition.fits(info, sizes):
+        return found
+    found.close()
+    raise FailedPrecondition(
+        f"the map pinned at {pin} has type {info.type}, keys of {info.key_size}, values of {info.value_size} bytes "
+        f"and {info.max_entries} entries, which this loader can't use: remove the endpoints with the version that "
+        f"made it, or remove the pin and regenerate them",
+        pin=pin,
+    )
+
+
+class BpfMap:
+    """An open map; closing it leaves pins and programs as they are."""
+
+    name: str
+
+    def __init__(self, fd: Fd) -> None:
+        """Own the descriptor."""
+        self.fd = fd
+
+    @classmethod
+    def open(cls, pin: Path, sizes: Mapping[str, int]) -> Self:
+        """Open the pinned map or create it; see `open_or_create`."""
+        return cls(open_or_create(cls.name, pin, sizes))
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        self.fd.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+class Endpoints(BpfMap):
+    """Which endpoint an address leads to."""
+
+    name = ENDPOINTS
+
+    def put(self, entry: EndpointEntry) -> None:
+        """Make an address lead to an endpoint. Raises Exhausted when the map is full."""
+        try:
+            libbpf.map_update(self.fd, layout.endpoint_key(entry.address), layout.endpoint_value(entry))
+        except BpfError as error:
+            if error.errno != errno.E2BIG:
+                raise
+            size = libbpf.map_info(self.fd).max_entries
+            raise Exhausted(
+                f"{self.name} is full: {size} addresses of local endpoints; raise ENDPOINTS_MAP_SIZE", size=size
+            ) from error
+
+    def put_host(self, address: Address, *, identity: int = 1) -> None:
+        """Make an address lead to the node's own stack, under the host's identity."""
+        self.put(EndpointEntry(address, 0, 0, identity, bytes(6), bytes(6), host=True))
+
+    def get(self, address: Address) -> EndpointEntry | None:
+        """Return where an address leads."""
+        key = layout.endpoint_key(address)
+        value = libbpf.map_lookup(self.fd, key, layout.ENDPOINT_VALUE.size)
+        return layout.read_endpoint(key, value) if value is not None else None
+
+    def delete(self, address: Address) -> bool:
+        """Remove an address; False when it led nowhere."""
+        return libbpf.map_delete(self.fd, layout.endpoint_key(address))
+
+    def dump(self) -> list[EndpointEntry]:
+        """Return all entries."""
+        entries = libbpf.map_entries(self.fd, layout.ENDPOINT_KEY.size, layout.ENDPOINT_VALUE.size)
+        return [layout.read_endpoint(key, value) for key, value in entries]
+
+
+class CallPolicy(BpfMap):
+    """The policy programs, by endpoint id. The kernel empties the array when the last pin and descriptor are gone."""
+
+    name = CALL_POLICY
+
+    def set(self, endpoint_id: int, program: Fd) -> None:
+        """Put an endpoint's policy program into its slot; packets see the old one or the new one."""
+        libbpf.map_update(self.fd, layout.SLOT.pack(endpoint_id), layout.SLOT.pack(program.fileno()))
+
+    def clear(self, endpoint_id: int) -> bool:
+        """Empty a slot: packets for the endpoint are dropped as `endpoint not ready`. False when it was empty."""
+        return libbpf.map_delete(self.fd, layout.SLOT.pack(endpoint_id))
+
+    def get(self, endpoint_id: int) -> int | None:
+        """Return the id of the program in a slot."""
+        found = dict(libbpf.map_slots(self.fd, (endpoint_id,)))
+        return found.get(endpoint_id)
+
+    def dump(self, endpoint_ids: Iterable[int] | None = None) -> dict[int, int]:
+        """Return endpoint id → program id of the filled slots; without ids all 65,536 are asked, in about 50 ms."""
+        slots = range(libbpf.map_info(self.fd).max_entries) if endpoint_ids is None else endpoint_ids
+        return dict(libbpf.map_slots(self.fd, slots))
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """How many entries a synchronisation wrote and removed."""
+
+    written: int
+    removed: int
+
+
+class Policy(BpfMap):
+    """One endpoint's rules."""
+
+    name = POLICY
+
+    def sync(self, desired: Iterable[PolicyEntry]) -> PolicyChange:
+        """Make the map hold exactly these entries. What is right already isn't touched and keeps its counters.
+
+        Entries are written before others are removed, so that a packet allowed before and after is allowed in
+        between. Raises Exhausted, before anything is written, when the map is too small.
+        """
+        wanted = {layout.policy_key(entry): entry for entry in desired}
+        present = {layout.policy_key(one.entry): one.entry for one in self.dump()}
+        missing = [(key, layout.policy_value(entry)) for key, entry in wanted.items() if present.get(key) != entry]
+        surplus = [key for key in present if key not in wanted]
+        self._check_room(len(wanted.keys() | present.keys()))
+        libbpf.map_update_batch(self.fd, missing)
+        libbpf.map_delete_batch(self.fd, surplus)
+        return PolicyChange(len(missing), len(surplus))
+
+    def _check_room(self, entries: int) -> None:
+        size = libbpf.map_info(self.fd).max_entries
+        if entries > size:
+            raise Exhausted(
+                f"{self.fd.about} has room for {size} entries and {entries} are needed while it changes: "
+                f"widen rules or raise POLICY_MAP_SIZE",
+                size=size,
+                needed=entries,
+            )
+
+    def dump(self) -> list[PolicyCount]:
+        """Return all entries with their counters."""
+        entries = libbpf.map_entries(self.fd, layout.POLICY_KEY.size, layout.POLICY_VALUE.size)
+        return [layout.read_policy(key, value) for key, value in entries]
+
+
+class Metrics(BpfMap):
+    """What was dropped, per endpoint, direction and reason."""
+
+    name = METRICS
+
+    def dump(self, endpoint_id: int = 0) -> list[Metric]:
+        """Return the counters summed over CPUs; of one endpoint, or with 0 of all."""
+        metrics = [layout.read_metric(key, values) for key, values in self._entries()]
+        return [one for one in metrics if endpoint_id in {0, one.endpoint_id}]
+
+    def forget(self, endpoint_id: int) -> None:
+        """Remove an endpoint's counters, so that the id's next holder starts at zero."""
+        mine = [key for key, _ in self._entries() if layout.METRICS_KEY.unpack(key)[0] == endpoint_id]
+        libbpf.map_delete_batch(self.fd, mine)
+
+    def _entries(self) -> list[tuple[bytes, bytes]]:
+        size = layout.METRICS_VALUE.size * libbpf.possible_cpus()
+        return libbpf.map_entries(self.fd, layout.METRICS_KEY.size, size)

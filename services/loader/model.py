@@ -1,0 +1,211 @@
+"""The loader's nouns as plain values, and what follows from them. Pure: no protobuf, no kernel, no files.
+
+`EndpointSpec` is what was asked for, `EndpointRecord` what was last put in force (kept in the state directory),
+`Observed` what the kernel has now. Two functions decide everything that a regeneration does:
+
+- `reload_reason` says why programs must be loaded anew, or None: maps are enough (level 1);
+- `problems` says what the kernel has lost against the record, one sentence each.
+
+A config hash covers all that a loaded program was made of: the template (sources, headers, flags, compiler), the
+constants in its `.rodata`, and how it is attached. Two endpoints never share one; two loads of one endpoint with
+equal hashes are equal.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from services.common.model import Address, Attachment, Network, format_mac
+
+LARGEST_ID = 65535
+
+
+class Level(IntEnum):
+    """How much of an endpoint a regeneration renews; the numbers are the API's and the seed's."""
+
+    NO_REBUILD = 1
+    REWRITE_LOAD = 2
+
+
+class Direction(IntEnum):
+    """Seen from the pod; the numbers are the API's."""
+
+    INGRESS = 1
+    EGRESS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What all endpoints of a node share. `mtu` in bytes, 0: found out from the default route's device."""
+
+    pod_cidrs: tuple[Network, ...]
+    gateways: tuple[Address, ...]
+    masquerade: bool = False
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class PolicyEntry:
+    """One entry of an endpoint's policy map: allow or `deny` traffic of a peer identity to a port.
+
+    Identity, protocol and `port_prefix_length` 0 stand for any; 16 prefix bits are one exact port.
+    """
+
+    direction: Direction
+    identity: int = 0
+    protocol: int = 0
+    port: int = 0
+    port_prefix_length: int = 0
+    deny: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointSpec:
+    """An endpoint as its programs are to see it. `options` holds the switches that differ from the default."""
+
+    id: int
+    generation: int
+    attachment: Attachment
+    host_ifname: str
+    host_ifindex: int
+    host_mac: bytes
+    pod_mac: bytes
+    addresses: tuple[Address, ...]
+    identity: int
+    options: Mapping[str, bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A loaded program: kernel id and tag, translated and verifier-processed instructions, and where it hangs.
+
+    `hook` is `tc ingress`, `tc egress`, `tcx ingress`, `tcx egress` or `call_policy[<endpoint id>]`.
+    """
+
+    name: str
+    id: int
+    tag: bytes
+    instructions: int
+    verified_instructions: int
+    hook: str
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRecord:
+    """What was last put in force for an endpoint. `policy_map` is the kernel's id of the map its programs use."""
+
+    spec: EndpointSpec
+    config_hash: str
+    template_hash: str
+    attach_mode: str
+    programs: tuple[Program, ...]
+    policy_map: int
+    policy_digest: str
+    policy_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Which programs hang where: hook → program id, None for an empty one; the tags of those programs; and the id of
+    the policy map that is pinned, None when none is.
+    """
+
+    ids: Mapping[str, int | None]
+    tags: Mapping[int, bytes]
+    policy_map: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the kernel has for one endpoint now.
+
+    `leads_here` says for each of the record's addresses whether the endpoint map has the right entry.
+    """
+
+    link: bool
+    running: Running
+    leads_here: Mapping[Address, bool]
+    policy_digest: str
+    policy_entries: int
+
+
+def policy_digest(entries: Iterable[PolicyEntry]) -> str:
+    """Return the SHA-256 of a policy map's content, whatever its order."""
+    lines = sorted(
+        f"{one.direction:d} {one.identity} {one.protocol} {one.port}/{one.port_prefix_length} {one.deny:d}"
+        for one in entries
+    )
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def config_hash(template_hash: str, attach_mode: str, constants: Mapping[str, int | bytes]) -> str:
+    """Return the SHA-256 over the template, the constants, and how programs are attached, hex."""
+    plain = {name: value.hex() if isinstance(value, bytes) else value for name, value in constants.items()}
+    text = f"{template_hash}\n{attach_mode}\n{json.dumps(plain, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def reload_reason(
+    spec: EndpointSpec, wanted_hash: str, record: EndpointRecord | None, lost: Sequence[str]
+) -> str | None:
+    """Return why the endpoint's programs must be loaded anew, None when what is loaded fits.
+
+    `lost` are the sentences about programs from `program_problems`.
+    """
+    if record is None:
+        return "the endpoint has no programs yet"
+    if record.config_hash != wanted_hash:
+        return "the configuration has changed"
+    if record.spec.host_ifindex != spec.host_ifindex:
+        return f"the link is another one: ifindex {record.spec.host_ifindex} became {spec.host_ifindex}"
+    return lost[0] if lost else None
+
+
+def program_problems(record: EndpointRecord, running: Running) -> list[str]:
+    """Say which programs of the record are not where they belong, or have lost their policy map: only loading anew
+    brings programs and a pinned map together again.
+    """
+    found = []
+    for program in record.programs:
+        there = running.ids.get(program.hook)
+        if there is None:
+            found.append(f"{program.hook} is empty: {program.name} (program {program.id}) was there")
+        elif there != program.id:
+            found.append(f"{program.hook} runs program {there}, not {program.name} (program {program.id})")
+        elif running.tags.get(there, program.tag) != program.tag:
+            tag = running.tags[there].hex()
+            found.append(f"{program.hook}: program {there} has tag {tag}, {program.name} had {program.tag.hex()}")
+    if running.policy_map != record.policy_map:
+        now = "missing" if running.policy_map is None else f"map {running.policy_map}"
+        found.append(
+            f"the pin of policy map policy_{record.spec.id} is {now}: its programs use map {record.policy_map}"
+        )
+    return found
+
+
+def problems(record: EndpointRecord, observed: Observed) -> list[str]:
+    """Say what the kernel has lost against the record, one sentence each; nothing when it is whole."""
+    spec = record.spec
+    found = []
+    if not observed.link:
+        found.append(f"link {spec.host_ifname} (ifindex {spec.host_ifindex}) is gone")
+    found += program_problems(record, observed.running)
+    found += [
+        f"the endpoint map does not lead {address} to endpoint {spec.id}"
+        for address in spec.addresses
+        if not observed.leads_here.get(address, False)
+    ]
+    if observed.running.policy_map == record.policy_map and observed.policy_digest != record.policy_digest:
+        found.append(
+            f"policy map policy_{spec.id} has {observed.policy_entries} entries and is not what was put in force "
+            f"({record.policy_entries} entries)"
+        )
+    return found
+
+
+def describe(spec: EndpointSpec) -> str:
+    """Return an endpoint as errors and logs name it."""
+    addresses = ", ".join(map(str, spec.addresses))
+    return f"endpoint {spec.id} ({spec.attachment}, {addresses}, {format_mac(spec.pod_mac)})"

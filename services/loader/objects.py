@@ -1,0 +1,158 @@
+"""BPF objects: from the bytes that clang wrote to programs in the kernel.
+
+    open ──► set .rodata, reuse maps ──► load ──► descriptors of programs ──► close
+
+`load` is one pass through that; libbpf's `bpf_object` lives no longer than the call. Programs stay in the kernel as
+long as somebody holds them: a descriptor, an attachment, a slot in call_policy.
+
+A load is tried quietly first. Only when it fails it is repeated with the verifier's log on, because a log costs more
+than the load; the second attempt's outcome is the one that counts.
+
+Not here: which maps and constants an endpoint needs (`layout.py`, `maps.py`), attaching (`tc.py`).
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from services.common.errors import FailedPrecondition, Internal
+from services.loader import libbpf
+from services.loader.btf import Btf, Field
+from services.loader.libbpf import BpfError, Fd, Handle, LogBuffer
+
+RODATA = ".rodata"
+
+
+class VerifierError(FailedPrecondition):
+    """The kernel refused a program. The message has the last line that says why; `log` has everything."""
+
+    def __init__(self, message: str, log: str, **fields: object) -> None:
+        """Keep the sentence and the log."""
+        super().__init__(message, **fields)
+        self.log = log
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectCode:
+    """An object's bytes and where its constants lie: what a template caches so that a load parses nothing twice."""
+
+    name: str
+    content: bytes
+    constants: Mapping[str, Field]
+    programs: tuple[str, ...]
+
+    def rodata(self, values: Mapping[str, int | bytes], initial: bytes) -> bytes:
+        """Return the section with `values` in place. An unknown name or a wrong length is Internal: a bug of ours.
+
+        A number is written in the machine's byte order, bytes (addresses) as they are.
+        """
+        section = bytearray(initial)
+        for name, value in values.items():
+            place = self.constants.get(name)
+            if place is None:
+                raise Internal(f"object {self.name} has no constant {name}; it has {', '.join(sorted(self.constants))}")
+            raw = value if isinstance(value, bytes) else value.to_bytes(place.size, sys.byteorder)
+            if len(raw) != place.size:
+                raise Internal(f"constant {name} of object {self.name} has {place.size} bytes, not {len(raw)}")
+            section[place.offset : place.offset + place.size] = raw
+        return bytes(section)
+
+
+class Programs:
+    """The programs of one load: a context manager that closes the descriptors; what holds them otherwise stays."""
+
+    def __init__(self, fds: dict[str, Fd], log: str = "") -> None:
+        """Own the descriptors; `log` is what the verifier wrote if it was asked to."""
+        self.fds = fds
+        self.log = log
+
+    def __getitem__(self, name: str) -> Fd:
+        """Return the descriptor of a program, for example `from_container`."""
+        return self.fds[name]
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the descriptors."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the descriptors."""
+        for fd in self.fds.values():
+            fd.close()
+
+
+def read(content: bytes, name: str) -> tuple[ObjectCode, Btf]:
+    """Parse an object, without the kernel and without privileges. Raises Internal when it is no BPF object."""
+    try:
+        handle = libbpf.object_open(content, name)
+    except BpfError as error:
+        raise Internal(f"object {name} can't be read: {error.strerror}", object=name) from error
+    try:
+        btf = Btf(libbpf.object_btf(handle))
+        return ObjectCode(name, content, btf.section(RODATA), tuple(libbpf.object_programs(handle))), btf
+    finally:
+        libbpf.object_close(handle)
+
+
+def load(
+    code: ObjectCode, constants: Mapping[str, int | bytes], maps: Mapping[str, Fd], *, log_level: int = 0
+) -> Programs:
+    """Load all programs of an object with these constants on these maps; maps not given are created for them alone.
+
+    `log_level` 1: keep the verifier's log in the result, 4: only its statistics. Raises VerifierError, or BpfError
+    when the kernel fails otherwise. Blocks for the time of the verification, about a millisecond.
+    """
+    log = LogBuffer(level=log_level) if log_level else None
+    try:
+        return _load(code, constants, maps, log)
+    except BpfError as error:
+        if error.call != "bpf_object__load":
+            raise
+    log = LogBuffer(level=1)
+    with libbpf.captured_output() as output:
+        try:
+            return _load(code, constants, maps, log)
+        except BpfError as error:
+            raise _refusal(code.name, error, log.text(), output) from error
+
+
+def _load(
+    code: ObjectCode, constants: Mapping[str, int | bytes], maps: Mapping[str, Fd], log: LogBuffer | None
+) -> Programs:
+    handle = libbpf.object_open(code.content, code.name, log)
+    try:
+        _prepare(code, libbpf.object_maps(handle), constants, maps)
+        libbpf.object_load(handle, code.name)
+        fds: dict[str, Fd] = {}
+        for name, program in libbpf.object_programs(handle).items():
+            fds[name] = libbpf.program_fd(program, name)
+        return Programs(fds, log.text() if log else "")
+    finally:
+        libbpf.object_close(handle)
+
+
+def _prepare(
+    code: ObjectCode, own: Mapping[str, Handle], constants: Mapping[str, int | bytes], maps: Mapping[str, Fd]
+) -> None:
+    if RODATA in own:
+        initial = libbpf.map_initial_value(own[RODATA])
+        libbpf.map_set_initial_value(own[RODATA], code.rodata(constants, initial), RODATA)
+    for name, fd in maps.items():
+        if name in own:  # a switch may have compiled a map away
+            libbpf.map_reuse(own[name], fd)
+
+
+def _refusal(name: str, error: BpfError, log: str, output: list[str]) -> VerifierError:
+    """Make the sentence: the verifier ends with a reason and then statistics; without a log libbpf's words must do."""
+    statistics = ("processed ", "verification time ", "stack depth ", "max_states ")
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    reasons = [line for line in lines if not line.startswith(statistics)]
+    reason = reasons[-1] if reasons else (output[-1] if output else error.strerror)
+    return VerifierError(
+        f"the kernel refused object {name}: {reason} ({os.strerror(error.errno or 0)})", "\n".join([*lines, *output]), object=name
+    )

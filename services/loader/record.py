@@ -1,0 +1,151 @@
+"""How what was put in force is written down: JSON, one object per file, with the format's number. Pure.
+
+`endpoint.json` (an EndpointRecord) and `node.json` (a NodeConfig) are read after a restart by whatever version of the
+loader starts then. A file that can't be read, or that a newer loader wrote, is CorruptState: it is kept and named.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any, TypeVar
+
+from services.common.errors import CorruptState
+from services.common.model import Attachment
+from services.loader.model import EndpointRecord, EndpointSpec, NodeConfig, Program
+
+FORMAT = 1
+
+T = TypeVar("T")
+
+
+def write_endpoint(record: EndpointRecord) -> str:
+    """Return the text of `endpoint.json`."""
+    spec = record.spec
+    return _write(
+        {
+            "id": spec.id,
+            "generation": spec.generation,
+            "attachment": [spec.attachment.network, spec.attachment.container_id, spec.attachment.ifname],
+            "host_ifname": spec.host_ifname,
+            "host_ifindex": spec.host_ifindex,
+            "host_mac": spec.host_mac.hex(":"),
+            "pod_mac": spec.pod_mac.hex(":"),
+            "addresses": [str(address) for address in spec.addresses],
+            "identity": spec.identity,
+            "options": dict(spec.options),
+            "config_hash": record.config_hash,
+            "template_hash": record.template_hash,
+            "attach_mode": record.attach_mode,
+            "policy_map": record.policy_map,
+            "policy_digest": record.policy_digest,
+            "policy_entries": record.policy_entries,
+            "programs": [
+                {
+                    "name": program.name,
+                    "hook": program.hook,
+                    "id": program.id,
+                    "tag": program.tag.hex(),
+                    "instructions": program.instructions,
+                    "verified_instructions": program.verified_instructions,
+                }
+                for program in record.programs
+            ],
+        }
+    )
+
+
+def read_endpoint(text: str, path: Path) -> EndpointRecord:
+    """Return what `endpoint.json` says; `path` is for errors. Raises CorruptState."""
+    return _read(text, path, _endpoint)
+
+
+def write_node(config: NodeConfig) -> str:
+    """Return the text of `node.json`."""
+    return _write(
+        {
+            "pod_cidrs": [str(network) for network in config.pod_cidrs],
+            "gateways": [str(address) for address in config.gateways],
+            "masquerade": config.masquerade,
+            "mtu": config.mtu,
+        }
+    )
+
+
+def read_node(text: str, path: Path) -> NodeConfig:
+    """Return what `node.json` says; `path` is for errors. Raises CorruptState."""
+    return _read(text, path, _node)
+
+
+def _write(values: Mapping[str, Any]) -> str:
+    # A line per value: json's own indentation has no fast path, and this is written at each regeneration.
+    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in {"format": FORMAT, **values}.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def _read(text: str, path: Path, convert: Callable[[Any], T]) -> T:
+    try:
+        values = json.loads(text)
+        if values["format"] > FORMAT:
+            raise CorruptState(
+                f"{path} has format {values['format']} and this loader knows formats up to {FORMAT}: a newer podlane "
+                "wrote it; run that one",
+                path=path,
+            )
+        return convert(values)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptState(
+            f"{path} is damaged ({type(error).__name__}: {error}); it was left as it is: move its directory away, "
+            "then regenerate the endpoint or configure the node again",
+            path=path,
+        ) from None
+
+
+def _mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def _endpoint(values: Any) -> EndpointRecord:
+    network, container_id, ifname = values["attachment"]
+    spec = EndpointSpec(
+        id=int(values["id"]),
+        generation=int(values["generation"]),
+        attachment=Attachment(network, container_id, ifname),
+        host_ifname=values["host_ifname"],
+        host_ifindex=int(values["host_ifindex"]),
+        host_mac=_mac(values["host_mac"]),
+        pod_mac=_mac(values["pod_mac"]),
+        addresses=tuple(ip_address(text) for text in values["addresses"]),
+        identity=int(values["identity"]),
+        options={name: bool(on) for name, on in values["options"].items()},
+    )
+    programs = tuple(
+        Program(
+            name=one["name"],
+            id=int(one["id"]),
+            tag=bytes.fromhex(one["tag"]),
+            instructions=int(one["instructions"]),
+            verified_instructions=int(one["verified_instructions"]),
+            hook=one["hook"],
+        )
+        for one in values["programs"]
+    )
+    return EndpointRecord(
+        spec=spec,
+        config_hash=values["config_hash"],
+        template_hash=values["template_hash"],
+        attach_mode=values["attach_mode"],
+        programs=programs,
+        policy_map=int(values["policy_map"]),
+        policy_digest=values["policy_digest"],
+        policy_entries=int(values["policy_entries"]),
+    )
+
+
+def _node(values: Any) -> NodeConfig:
+    return NodeConfig(
+        pod_cidrs=tuple(ip_network(text) for text in values["pod_cidrs"]),
+        gateways=tuple(ip_address(text) for text in values["gateways"]),
+        masquerade=bool(values["masquerade"]),
+        mtu=int(values["mtu"]),
+    )

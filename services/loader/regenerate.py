@@ -1,0 +1,261 @@
+"""Regeneration: an endpoint's datapath becomes what its configuration says.
+
+    level 1, no-rebuild      maps only: policy, slot, endpoint map entries
+    level 2, rewrite+load    headers → template → load → steps.py → commit of the state directory
+
+Level 1 is promoted when the programs don't fit the configuration, whatever the reason (model.reload_reason). Level 2
+with nothing to change is level 1: a repeat of a request loads nothing. The response says what was done.
+
+Invariants
+- One endpoint is regenerated or removed at a time, in the order of the requests; endpoints don't wait for each other.
+- What is about to be put in force is written to `<id>_next` before the kernel is told (statedir.py).
+- A failure leaves what was live live: programs, maps, directory. A refused compile or load also leaves its log in
+  `<id>_next_fail`.
+- A newer generation of an id takes the older one down first; an older one is refused.
+
+Not here: when and why to regenerate (the endpoint service), what is in a policy, links.
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from services.common import telemetry
+from services.common.errors import FailedPrecondition, NotFound
+from services.common.model import Phase
+from services.loader import headers, layout, libbpf, maps, model, objects
+from services.loader.attach import hook
+from services.loader.compile import CompileError
+from services.loader.datapath import Status, explained, link_exists
+from services.loader.locks import KeyedLocks
+from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyEntry, Program
+from services.loader.objects import Programs, VerifierError
+from services.loader.phases import Stopwatch
+from services.loader.statedir import Build, StateDir
+from services.loader.steps import Kernel, Steps, take_down, withdraw
+from services.loader.template import Template, Templates
+
+_log = telemetry.logger("regenerate")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a regeneration did, and why programs were loaded (None: they were not)."""
+
+    status: Status
+    level: Level
+    reason: str | None
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One regeneration under way."""
+
+    spec: EndpointSpec
+    policy: Sequence[PolicyEntry]
+    live: EndpointRecord | None
+    build: Build
+    watch: Stopwatch
+
+
+class Regenerator:
+    """Regenerates and removes endpoints. `node` returns the node's configuration, or raises FailedPrecondition."""
+
+    def __init__(self, state: StateDir, templates: Templates, kernel: Kernel, node: Callable[[], NodeConfig]) -> None:
+        """Wire; nothing is touched."""
+        self._state = state
+        self._templates = templates
+        self._kernel = kernel
+        self._node = node
+        self._locks = KeyedLocks()
+
+    async def regenerate(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry]) -> Outcome:
+        """Put the endpoint's datapath in force, at `level` or, where that isn't enough, at level 2.
+
+        Raises FailedPrecondition (compile, verifier, node not configured, older generation), NotFound (link gone),
+        Exhausted (a map is full) or Unavailable (the kernel refuses).
+        """
+        async with self._locks.hold(spec.id):
+            node = self._node()
+            if not link_exists(spec):
+                raise NotFound(
+                    f"endpoint {spec.id}: there is no link {spec.host_ifname} with index {spec.host_ifindex}",
+                    ifname=spec.host_ifname,
+                    ifindex=spec.host_ifindex,
+                )
+            job = _Job(spec, policy, await self._live(spec), self._state.build(spec.id), Stopwatch())
+            outcome = await self._guarded(job, node)
+            _log.info(
+                "regenerated",
+                endpoint=spec.id,
+                asked=int(level),
+                level=int(outcome.level),
+                reason=outcome.reason,
+                us={phase.name: phase.duration_us for phase in outcome.phases},
+            )
+            return outcome
+
+    async def remove(self, id_: int, generation: int) -> bool:
+        """Take an endpoint down; return whether anything was there. `generation` 0: whatever holds the id.
+
+        Raises FailedPrecondition when a newer generation holds the id.
+        """
+        async with self._locks.hold(id_):
+            live = self._state.record(id_)
+            if live is not None and generation and live.spec.generation > generation:
+                raise _newer(live, generation)
+            return await take_down(self._kernel, self._state, id_, live)
+
+    async def _live(self, spec: EndpointSpec) -> EndpointRecord | None:
+        """Return what is in force for this endpoint; an earlier holder of its id is taken down."""
+        live = self._state.record(spec.id)
+        if live is None or live.spec.generation == spec.generation:
+            return live
+        if live.spec.generation > spec.generation:
+            raise _newer(live, spec.generation)
+        _log.info("taking an earlier generation down", endpoint=spec.id, generation=live.spec.generation)
+        await take_down(self._kernel, self._state, spec.id, live)
+        return None
+
+    async def _guarded(self, job: _Job, node: NodeConfig) -> Outcome:
+        """Run the job; whatever fails, no `<id>_next` stays, and a refusal leaves its log."""
+        header = headers.ep_config(job.spec.options)
+        try:
+            with explained(f"endpoint {job.spec.id}"):
+                return await self._run(job, node, header)
+        except (CompileError, VerifierError) as refusal:
+            log = job.build.fail(header, refusal.log)
+            raise FailedPrecondition(
+                f"endpoint {job.spec.id}: {refusal.message}; what ran before still runs; the whole log is in {log}",
+                endpoint=job.spec.id,
+                log=log,
+            ) from refusal
+        except BaseException:
+            job.build.discard()
+            raise
+
+    async def _run(self, job: _Job, node: NodeConfig, header: str) -> Outcome:
+        with job.watch.phase("headers"):
+            if self._state.header(job.spec.id) != header:
+                job.build.begin(header)
+        with job.watch.phase("template"):
+            template = await self._templates.get(headers.node_config(), header)
+        constants = _constants(job.spec, node)
+        wanted = model.config_hash(template.hash, self._kernel.attachers.mode, constants)
+        with job.watch.phase("observe"):
+            lost = await self._lost(job.live)
+        reason = model.reload_reason(job.spec, wanted, job.live, lost)
+        if reason is None and job.live is not None:
+            record = await self._refresh(job, job.live, header)
+        else:
+            job.build.begin(header)
+            record = await self._reload(job, template, constants, wanted)
+        return Outcome(
+            Status(job.spec.id, record, reachable=True, policy_entries=record.policy_entries, problems=()),
+            Level.NO_REBUILD if reason is None else Level.REWRITE_LOAD,
+            reason,
+            tuple(job.watch.phases),
+        )
+
+    async def _lost(self, live: EndpointRecord | None) -> list[str]:
+        if live is None:
+            return []
+        return model.program_problems(live, await self._kernel.datapath.running(live))
+
+    async def _refresh(self, job: _Job, live: EndpointRecord, header: str) -> EndpointRecord:
+        """Level 1: the loaded programs stay. The directory is written anew only when something in it changes."""
+        record = dataclasses.replace(
+            live,
+            spec=job.spec,
+            policy_digest=model.policy_digest(job.policy),
+            policy_entries=len(job.policy),
+        )
+        if record != live:
+            job.build.begin(header)
+            job.build.intend(record)
+        async with contextlib.AsyncExitStack() as undo:
+            with contextlib.ExitStack() as held:
+                steps = Steps(self._kernel, job.spec, undo, held)
+                with job.watch.phase("policy"):
+                    await steps.fill(steps.open_policy(), job.policy)
+                with job.watch.phase("maps"):
+                    steps.publish()
+                if record != live:
+                    with job.watch.phase("commit"):
+                        job.build.commit()
+                undo.pop_all()
+        return record
+
+    async def _reload(
+        self, job: _Job, template: Template, constants: Mapping[str, int | bytes], wanted: str
+    ) -> EndpointRecord:
+        """Level 2: load with this endpoint's constants, put in force step by step, commit."""
+        spec, watch = job.spec, job.watch
+        with contextlib.ExitStack() as held:
+            async with contextlib.AsyncExitStack() as undo:
+                steps = Steps(self._kernel, spec, undo, held)
+                with watch.phase("load"):
+                    policy = steps.open_policy()
+                    programs = held.enter_context(await self._load(template, constants, policy))
+                record = EndpointRecord(
+                    spec=spec,
+                    config_hash=wanted,
+                    template_hash=template.hash,
+                    attach_mode=self._kernel.attachers.mode,
+                    policy_map=libbpf.map_info(policy.fd).id,
+                    programs=_describe(programs, self._kernel.attachers.mode, spec.id),
+                    policy_digest=model.policy_digest(job.policy),
+                    policy_entries=len(job.policy),
+                )
+                job.build.intend(record)
+                with watch.phase("policy"):
+                    await steps.fill(policy, job.policy)
+                    steps.slot(programs)
+                with watch.phase("attach"):
+                    await steps.attach(programs, job.live)
+                with watch.phase("host"):
+                    await steps.connect(job.live)
+                with watch.phase("maps"):
+                    steps.publish()
+                with watch.phase("commit"):
+                    job.build.commit()
+                undo.pop_all()
+        if job.live is not None:
+            await withdraw(self._kernel, job.live, record)
+        return record
+
+    async def _load(self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy) -> Programs:
+        shared = {**self._kernel.datapath.shared, maps.POLICY: policy.fd}
+        return await self._kernel.blocking.run(lambda: objects.load(template.code, constants, shared))
+
+
+def _constants(spec: EndpointSpec, node: NodeConfig) -> dict[str, int | bytes]:
+    return layout.endpoint_constants(
+        endpoint_id=spec.id,
+        identity=spec.identity,
+        addresses=spec.addresses,
+        gateways=node.gateways,
+        pod_mac=spec.pod_mac,
+        host_mac=spec.host_mac,
+        host_ifindex=spec.host_ifindex,
+    )
+
+
+def _describe(programs: Programs, mode: str, id_: int) -> tuple[Program, ...]:
+    found = []
+    for name, fd in programs.fds.items():
+        info = libbpf.program_info(fd)
+        where = hook(mode, name, id_)
+        found.append(Program(name, info.id, info.tag, info.instructions, info.verified_instructions, where))
+    return tuple(found)
+
+
+def _newer(live: EndpointRecord, generation: int) -> FailedPrecondition:
+    return FailedPrecondition(
+        f"endpoint id {live.spec.id} belongs to generation {live.spec.generation} ({live.spec.attachment}) now; the "
+        f"request is for generation {generation}, which is gone",
+        endpoint=live.spec.id,
+        generation=live.spec.generation,
+    )

@@ -1,0 +1,382 @@
+"""The messages of rtnetlink that podlane sends and reads: links, addresses, routes, neighbours. Pure.
+
+Each builder returns one `Request`; each reader takes a message's body. Numbers are from linux/rtnetlink.h,
+linux/if_link.h, linux/if_addr.h, linux/neighbour.h and linux/veth.h. The tc messages are in tc.py.
+"""
+
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+
+from services.common.model import Address, Interface, Network, Route
+from services.loader.linkspec import OffloadSizes
+from services.loader.netlink import (
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Request,
+    attribute,
+    attributes,
+    nested,
+    number,
+    string,
+    text,
+    u8,
+    u32,
+)
+
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+
+_LINK = struct.Struct("=BxHiII")
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
+
+IFF_UP, IFF_NOARP = 0x1, 0x80
+_IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_TXQLEN = 1, 3, 4, 5, 13
+_IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_AF_SPEC, _IFLA_GROUP = 16, 18, 26, 27
+_IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 28, 29, 31, 32
+_IFLA_LINK_NETNSID, _IFLA_GSO_MAX_SIZE, _IFLA_TARGET_NETNSID = 37, 41, 46
+_IFLA_GRO_MAX_SIZE, _IFLA_GSO_IPV4_MAX_SIZE, _IFLA_GRO_IPV4_MAX_SIZE = 58, 63, 64
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_RTEXT_FILTER_SKIP_STATS = 0x8
+_IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 1, 8, 1
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
+_RTAX_MTU = 2
+_RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
+_RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
+_IF_OPER_UP = 6
+
+# linux/ip.h, IPV4_DEVCONF_*: the indexes of IFLA_INET_CONF
+IPV4_FORWARDING, IPV4_PROXY_ARP, IPV4_ACCEPT_REDIRECTS, IPV4_SEND_REDIRECTS = 1, 3, 4, 6
+IPV4_RP_FILTER, IPV4_ACCEPT_LOCAL = 8, 19
+
+# What the kernel says of a device, address, route or neighbour that isn't there (any more)
+GONE = frozenset({errno.ENODEV, errno.ENXIO, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL})
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+@dataclass(frozen=True, slots=True)
+class EndOfPair:
+    """One end of a veth pair about to be made. `netns_fd` None: in the sender's namespace."""
+
+    ifname: str
+    mac: bytes
+    mtu: int
+    up: bool = False
+    netns_fd: int | None = None
+    offload: OffloadSizes = field(default_factory=OffloadSizes)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """A network device as the kernel lists it. `peer_ifindex` of a veth is its other end's, 0 for others.
+
+    `peer_netnsid` is this namespace's number for the peer's namespace, None when that is the same one.
+    """
+
+    ifindex: int
+    ifname: str
+    mac: bytes
+    mtu: int
+    flags: int
+    group: int
+    kind: str
+    peer_ifindex: int
+    peer_netnsid: int | None
+    running: bool
+
+    @property
+    def up(self) -> bool:
+        """Administratively up."""
+        return bool(self.flags & IFF_UP)
+
+
+def new_veth(host: EndOfPair, peer: EndOfPair) -> Request:
+    """Make a veth pair, both ends in place."""
+    data = nested(_IFLA_INFO_DATA, nested(_VETH_INFO_PEER, _end(peer)))
+    info = nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "veth"), data)
+    about = f"veth {host.ifname} ↔ {peer.ifname}"
+    return Request(RTM_NEWLINK, _end(host) + info, NLM_F_CREATE | NLM_F_EXCL, about)
+
+
+def _end(end: EndOfPair) -> bytes:
+    flags = IFF_UP if end.up else 0
+    parts = [
+        _LINK.pack(socket.AF_UNSPEC, 0, 0, flags, flags),
+        text(_IFLA_IFNAME, end.ifname),
+        attribute(_IFLA_ADDRESS, end.mac),
+        u32(_IFLA_MTU, end.mtu),
+        u32(_IFLA_TXQLEN, 1000),
+        # By default a veth gets a queue per CPU, which only XDP would use
+        u32(_IFLA_NUM_TX_QUEUES, 1),
+        u32(_IFLA_NUM_RX_QUEUES, 1),
+    ]
+    if end.netns_fd is not None:
+        parts.append(u32(_IFLA_NET_NS_FD, end.netns_fd))
+    return b"".join(parts) + _offload(end.offload)
+
+
+def _offload(sizes: OffloadSizes) -> bytes:
+    pairs = (
+        (_IFLA_GSO_MAX_SIZE, sizes.gso_max_size),
+        (_IFLA_GRO_MAX_SIZE, sizes.gro_max_size),
+        (_IFLA_GSO_IPV4_MAX_SIZE, sizes.gso_ipv4_max_size),
+        (_IFLA_GRO_IPV4_MAX_SIZE, sizes.gro_ipv4_max_size),
+    )
+    return b"".join(u32(kind, size) for kind, size in pairs if size)
+
+
+def set_link(
+    *,
+    ifindex: int = 0,
+    ifname: str = "",
+    up: bool | None = None,
+    noarp: bool | None = None,
+    mac: bytes | None = None,
+    mtu: int | None = None,
+    group: int | None = None,
+    inet_conf: Sequence[tuple[int, int]] = (),
+    no_link_local: bool = False,
+    tolerate: frozenset[int] = frozenset(),
+) -> Request:
+    """Change a device, known by its index or its name. What is None or empty stays.
+
+    `inet_conf` sets net.ipv4.conf values by their IPV4_* index. `no_link_local` keeps IPv6 from giving the device an
+    address of its own (addr_gen_mode none).
+    """
+    change = (IFF_UP if up is not None else 0) | (IFF_NOARP if noarp is not None else 0)
+    flags = (IFF_UP if up else 0) | (IFF_NOARP if noarp else 0)
+    parts = [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, flags, change)]
+    if not ifindex:
+        parts.append(text(_IFLA_IFNAME, ifname))
+    if mac is not None:
+        parts.append(attribute(_IFLA_ADDRESS, mac))
+    if mtu is not None:
+        parts.append(u32(_IFLA_MTU, mtu))
+    if group is not None:
+        parts.append(u32(_IFLA_GROUP, group))
+    families = []
+    if inet_conf:
+        conf = nested(_IFLA_INET_CONF, *(u32(index, value) for index, value in inet_conf))
+        families.append(nested(socket.AF_INET, conf))
+    if no_link_local:
+        families.append(nested(socket.AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE)))
+    if families:
+        parts.append(nested(_IFLA_AF_SPEC, *families))
+    return Request(RTM_SETLINK, b"".join(parts), about=ifname or f"link {ifindex}", tolerate=tolerate)
+
+
+def get_link(*, ifindex: int = 0, ifname: str = "", netnsid: int | None = None) -> Request:
+    """Ask for one device, by index or by name; no such device is an empty reply.
+
+    `netnsid`: in another namespace, by this one's number for it. Since Linux 6.6 the kernel first brings the device's
+    carrier state up to date, so that a device that is reported as running does transmit.
+    """
+    parts = [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]
+    if ifname:
+        parts.append(text(_IFLA_IFNAME, ifname))
+    if netnsid is not None:
+        parts.append(attribute(_IFLA_TARGET_NETNSID, struct.pack("=i", netnsid)))
+    parts.append(u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS))
+    return Request(RTM_GETLINK, b"".join(parts), about=ifname or f"link {ifindex}", tolerate=GONE)
+
+
+def dump_links() -> Request:
+    """List all devices."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + u32(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
+    return Request(RTM_GETLINK, body, about="the list of links")
+
+
+def delete_link(ifname: str) -> Request:
+    """Delete a device, and with a veth its peer; already gone is success."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, ifname)
+    return Request(RTM_DELLINK, body, about=ifname, tolerate=GONE)
+
+
+def delete_group(group: int) -> Request:
+    """Delete all devices of a group at once; an empty group is success."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + u32(_IFLA_GROUP, group)
+    return Request(RTM_DELLINK, body, about=f"links of group {group:#x}", tolerate=GONE)
+
+
+def read_link(body: bytes) -> LinkInfo:
+    """Read a device."""
+    _, _, ifindex, flags, _ = _LINK.unpack_from(body)
+    found = attributes(body, _LINK.size)
+    info = attributes(found.get(_IFLA_LINKINFO, b""))
+    kind = string(info.get(_IFLA_INFO_KIND, b""))
+    return LinkInfo(
+        ifindex=ifindex,
+        ifname=string(found.get(_IFLA_IFNAME, b"")),
+        mac=found.get(_IFLA_ADDRESS, b""),
+        mtu=number(found.get(_IFLA_MTU, b"")),
+        flags=flags,
+        group=number(found.get(_IFLA_GROUP, b"")),
+        kind=kind,
+        peer_ifindex=number(found.get(_IFLA_LINK, b"")) if kind == "veth" else 0,
+        peer_netnsid=number(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
+        running=number(found.get(_IFLA_OPERSTATE, b"")) == _IF_OPER_UP,
+    )
+
+
+def new_address(ifindex: int, address: Interface) -> Request:
+    """Give a device an address; there already is success. IPv6 without duplicate address detection: it is unique
+    by allocation, and a pod must not wait a second for its first packet.
+    """
+    return _address(RTM_NEWADDR, ifindex, address, NLM_F_CREATE | NLM_F_REPLACE, frozenset())
+
+
+def delete_address(ifindex: int, address: Interface) -> Request:
+    """Take an address away; already gone is success."""
+    return _address(RTM_DELADDR, ifindex, address, 0, GONE)
+
+
+def _address(kind: int, ifindex: int, address: Interface, flags: int, tolerate: frozenset[int]) -> Request:
+    nodad = _IFA_F_NODAD if address.version == 6 and kind == RTM_NEWADDR else 0
+    packed = address.ip.packed
+    parts = [
+        _ADDRESS.pack(_FAMILIES[address.version], address.network.prefixlen, nodad, _RT_SCOPE_UNIVERSE, ifindex),
+        attribute(_IFA_LOCAL, packed),
+        attribute(_IFA_ADDRESS, packed),
+    ]
+    return Request(kind, b"".join(parts), flags, f"address {address}", tolerate)
+
+
+def dump_addresses() -> Request:
+    """List all addresses."""
+    return Request(RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0), about="the list of addresses")
+
+
+def read_address(body: bytes) -> tuple[int, Interface]:
+    """Read an address: the device's index, and the address with its prefix length."""
+    _, length, _, _, ifindex = _ADDRESS.unpack_from(body)
+    found = attributes(body, _ADDRESS.size)
+    packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+    return ifindex, ip_interface((ip_address(packed), length))
+
+
+def new_route(ifindex: int, route: Route, source: Address | None = None) -> Request:
+    """Install a route through a device, in place of one to the same destination.
+
+    `source`: what the namespace's own packets carry as their source.
+    """
+    flags = NLM_F_CREATE | NLM_F_REPLACE
+    return _route(RTM_NEWROUTE, ifindex, route, flags=flags, tolerate=frozenset(), source=source)
+
+
+def delete_route(ifindex: int, route: Route) -> Request:
+    """Remove a route through a device; already gone is success."""
+    return _route(RTM_DELROUTE, ifindex, route)
+
+
+def _route(
+    kind: int,
+    ifindex: int,
+    route: Route,
+    *,
+    flags: int = 0,
+    tolerate: frozenset[int] = GONE,
+    source: Address | None = None,
+) -> Request:
+    version = route.destination.version
+    if kind == RTM_DELROUTE:
+        scope = _RT_SCOPE_NOWHERE
+    elif version == 4 and route.gateway is None:
+        scope = _RT_SCOPE_LINK
+    else:
+        scope = _RT_SCOPE_UNIVERSE
+    parts = [_route_head(route.destination, scope, _RTN_UNICAST), *_destination(route.destination)]
+    if route.gateway is not None:
+        parts.append(attribute(_RTA_GATEWAY, route.gateway.packed))
+    parts.append(u32(_RTA_OIF, ifindex))
+    if source is not None:
+        parts.append(attribute(_RTA_PREFSRC, source.packed))
+    if route.mtu and kind == RTM_NEWROUTE:
+        parts.append(nested(_RTA_METRICS, u32(_RTAX_MTU, route.mtu)))
+    return Request(kind, b"".join(parts), flags, f"route {route.destination}", tolerate)
+
+
+def _route_head(destination: Network, scope: int, kind: int) -> bytes:
+    family = _FAMILIES[destination.version]
+    return _ROUTE.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, kind, 0)
+
+
+def _destination(destination: Network) -> list[bytes]:
+    return [attribute(_RTA_DST, destination.network_address.packed)] if destination.prefixlen else []
+
+
+def unreachable(destination: Network, metric: int, *, add: bool) -> Request:
+    """Add or remove a route that answers ICMP unreachable: for what no better route leads to."""
+    body = _route_head(destination, _RT_SCOPE_UNIVERSE if add else _RT_SCOPE_NOWHERE, _RTN_UNREACHABLE)
+    body += b"".join(_destination(destination)) + u32(_RTA_PRIORITY, metric)
+    kind, flags = (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE) if add else (RTM_DELROUTE, 0)
+    return Request(kind, body, flags, f"unreachable route {destination}", frozenset() if add else GONE)
+
+
+def dump_routes(version: int) -> Request:
+    """List a family's routes (RTM_GETROUTE without a family is refused under strict checking)."""
+    head = _ROUTE.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
+    return Request(RTM_GETROUTE, head, about=f"the list of IPv{version} routes")
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """A route as the kernel lists it; `ifindex` 0 when it leads to no device."""
+
+    route: Route
+    ifindex: int
+    table: int
+    metric: int
+    kind: int
+
+    @property
+    def unicast(self) -> bool:
+        """A route of the main table that leads somewhere."""
+        return self.kind == _RTN_UNICAST and self.table == _RT_TABLE_MAIN
+
+    @property
+    def unreachable(self) -> bool:
+        """A route of the main table that leads nowhere."""
+        return self.kind == _RTN_UNREACHABLE and self.table == _RT_TABLE_MAIN
+
+
+def read_route(body: bytes) -> RouteInfo:
+    """Read a route."""
+    family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    found = attributes(body, _ROUTE.size)
+    any_address: Address = IPv4Address(0) if family == socket.AF_INET else IPv6Address(0)
+    destination = ip_address(found[_RTA_DST]) if _RTA_DST in found else any_address
+    metrics = attributes(found.get(_RTA_METRICS, b""))
+    gateway = ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None
+    route = Route(ip_network((destination, length)), gateway, number(metrics.get(_RTAX_MTU, b"")))
+    return RouteInfo(
+        route,
+        number(found.get(_RTA_OIF, b"")),
+        number(found[_RTA_TABLE]) if _RTA_TABLE in found else table,
+        number(found.get(_RTA_PRIORITY, b"")),
+        kind,
+    )
+
+
+def new_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
+    """Tell a device for good which MAC an address has: it is never asked for."""
+    head = _NEIGHBOUR.pack(_FAMILIES[address.version], ifindex, _NUD_PERMANENT, 0, 0)
+    body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
+    return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE, f"neighbour {address}")
+
+
+def delete_neighbour(ifindex: int, address: Address) -> Request:
+    """Forget it; already gone is success."""
+    head = _NEIGHBOUR.pack(_FAMILIES[address.version], ifindex, 0, 0, 0)
+    return Request(RTM_DELNEIGH, head + attribute(_NDA_DST, address.packed), 0, f"neighbour {address}", GONE)

@@ -1,0 +1,127 @@
+"""LoaderService: messages in, values through, messages out, no decisions.
+
+Calls that change something run shielded: a caller that hangs up stops waiting, the work is finished.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from podlane.loader.v1 import loader_pb2 as pb
+from podlane.loader.v1 import loader_pb2_grpc
+
+from services.common import wire
+from services.common.lifecycle import Shielded
+from services.loader import linkmessages, messages
+from services.loader.blocking import Blocking
+from services.loader.datapath import Datapath
+from services.loader.dump import dump
+from services.loader.links import Links
+from services.loader.nodeconfig import NodeConfigurer
+from services.loader.regenerate import Regenerator
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What answers."""
+
+    node: NodeConfigurer
+    links: Links
+    regenerator: Regenerator
+    datapath: Datapath
+    blocking: Blocking
+    shielded: Shielded
+
+
+class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
+    """The RPCs of loader.proto."""
+
+    def __init__(self, parts: Parts) -> None:
+        """Serve what the parts do."""
+        self._parts = parts
+
+    async def ConfigureNode(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ConfigureNodeRequest, _context: Any
+    ) -> pb.ConfigureNodeResponse:
+        """Put the node's configuration in force."""
+        config = messages.read_node_config(request.config, "config")
+        changed, digest = await self._parts.shielded.run(self._parts.node.configure(config))
+        return pb.ConfigureNodeResponse(changed=changed, hash=digest)
+
+    async def GetNode(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.GetNodeRequest, _context: Any
+    ) -> pb.GetNodeResponse:
+        """Show the node's configuration and what was found out about the machine."""
+        return messages.write_node(self._parts.node.view())
+
+    async def CreateLink(  # noqa: N802 - the name that grpc calls
+        self, request: pb.CreateLinkRequest, _context: Any
+    ) -> pb.CreateLinkResponse:
+        """Make a veth pair, or return the one that is there."""
+        spec = linkmessages.read_link(request)
+        structlog.contextvars.bind_contextvars(attachment=str(spec.attachment))
+        return linkmessages.write_created(await self._parts.shielded.run(self._parts.links.create(spec)))
+
+    async def DeleteLink(  # noqa: N802 - the name that grpc calls
+        self, request: pb.DeleteLinkRequest, _context: Any
+    ) -> pb.DeleteLinkResponse:
+        """Delete a veth pair."""
+        attachment = wire.read_attachment(request.attachment, "attachment")
+        structlog.contextvars.bind_contextvars(attachment=str(attachment))
+        return pb.DeleteLinkResponse(deleted=await self._parts.shielded.run(self._parts.links.delete(attachment)))
+
+    async def ListLinks(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ListLinksRequest, _context: Any
+    ) -> pb.ListLinksResponse:
+        """Show the links as they are."""
+        wanted = wire.read_attachment(request.attachment, "attachment") if request.HasField("attachment") else None
+        found = await self._parts.links.list(wanted, verify=request.verify)
+        return pb.ListLinksResponse(links=map(linkmessages.write_link_status, found))
+
+    async def WatchLinks(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.WatchLinksRequest, _context: Any
+    ) -> AsyncIterator[pb.WatchLinksResponse]:
+        """Stream the removals of links."""
+        async for removal in self._parts.links.watch():
+            yield linkmessages.write_removal(removal)
+
+    async def RegenerateEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.RegenerateEndpointRequest, _context: Any
+    ) -> pb.RegenerateEndpointResponse:
+        """Put an endpoint's datapath in force."""
+        spec = messages.read_endpoint(request.endpoint, "endpoint")
+        structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), endpoint=spec.id)
+        level = messages.read_level(request.level, "level")
+        policy = messages.read_policy(request.policy, "policy")
+        outcome = await self._parts.shielded.run(self._parts.regenerator.regenerate(spec, level, policy))
+        return pb.RegenerateEndpointResponse(
+            datapath=messages.write_status(outcome.status),
+            level=pb.RegenerationLevel.ValueType(outcome.level),
+            phases=wire.write_phases(outcome.phases),
+        )
+
+    async def RemoveEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.RemoveEndpointRequest, _context: Any
+    ) -> pb.RemoveEndpointResponse:
+        """Take an endpoint's datapath down."""
+        id_ = messages.read_id(request.id, "id")
+        structlog.contextvars.bind_contextvars(endpoint=id_)
+        removed = await self._parts.shielded.run(self._parts.regenerator.remove(id_, request.generation))
+        return pb.RemoveEndpointResponse(removed=removed)
+
+    async def ListEndpointDatapaths(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ListEndpointDatapathsRequest, _context: Any
+    ) -> pb.ListEndpointDatapathsResponse:
+        """Compare state directory and kernel."""
+        id_ = messages.read_id(request.id, "id") if request.id else 0
+        found = await self._parts.datapath.statuses(id_)
+        return pb.ListEndpointDatapathsResponse(datapaths=map(messages.write_status, found))
+
+    async def DumpMap(  # noqa: N802 - the name that grpc calls
+        self, request: pb.DumpMapRequest, _context: Any
+    ) -> pb.DumpMapResponse:
+        """Show a map's entries."""
+        id_ = messages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
+        entries = await self._parts.blocking.run(lambda: dump(self._parts.datapath, request.map, id_))
+        return pb.DumpMapResponse(entries=map(messages.write_map_entry, entries))

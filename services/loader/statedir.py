@@ -1,0 +1,230 @@
+"""The state directory: what the loader has put in force, in files that a person can read and a restart can trust.
+
+    globals/node_config.h, node.json      the node's configuration: for the compiler, and for the next start
+    templates/<hash>/…                    compiled shapes (template.py's)
+    <id>/ep_config.h                      the endpoint's switches
+    <id>/template.txt                     the hash of its template
+    <id>/endpoint.json                    what is in force: constants, programs, policy digest
+    <id>_next/                            the same while a build runs
+    <id>_next_fail/                       what a failed build left, with verifier.log (or clang's)
+
+A build works in `<id>_next` and becomes `<id>` in one step: a rename for the first one, for a later one an exchange of
+the two names (renameat2(2), RENAME_EXCHANGE) after which the old content, now called `_next`, is removed. So at any
+moment `<id>` is whole, or absent. `endpoint.json` is written into `_next` before the kernel is told: after a kill
+-9, `_next` says what was about to happen and the kernel says whether it did (`unfinished`, see datapath.py).
+A removal begins with `endpoint.json`: a directory without it is residue.
+
+Nothing is synced to disk: the directory lives as long as the machine's links and maps do.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.common.errors import PodlaneError, Unavailable
+from services.loader import record as written
+from services.loader.model import LARGEST_ID, EndpointRecord, NodeConfig
+
+RECORD = "endpoint.json"
+NEXT, FAILED = "_next", "_next_fail"
+
+# linux/fcntl.h, linux/fs.h
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+
+
+class Build:
+    """One `<id>_next`: files are written, then it is committed, failed or discarded."""
+
+    def __init__(self, root: Path, id_: int) -> None:
+        """Name the directories; nothing is touched."""
+        self.path = root / f"{id_}{NEXT}"
+        self._live = root / str(id_)
+        self._failed = root / f"{id_}{FAILED}"
+        self._begun = False
+
+    def begin(self, header: str) -> None:
+        """Make the directory, with ep_config.h alone: what an earlier attempt left goes. Twice is once."""
+        if self._begun:
+            return
+        _discard(self.path)
+        with _explained(self.path):
+            self.path.mkdir(mode=0o750)
+        self._begun = True
+        self.write("ep_config.h", header)
+
+    def write(self, name: str, content: str) -> None:
+        """Write one file."""
+        with _explained(self.path / name):
+            (self.path / name).write_text(content)
+
+    def intend(self, record: EndpointRecord) -> None:
+        """Write down what is about to be put in force."""
+        self.write("template.txt", f"{record.template_hash}\n")
+        self.write(RECORD, written.write_endpoint(record))
+
+    def commit(self) -> None:
+        """Make it the endpoint's directory, in one step, and remove the one before and the last failure."""
+        with _explained(self.path):
+            if self._live.exists():
+                exchange(self.path, self._live)
+                _discard(self.path)
+            else:
+                self.path.rename(self._live)
+        _discard(self._failed)
+
+    def fail(self, header: str, log: str) -> Path:
+        """Keep it as `<id>_next_fail` with the compiler's or verifier's log, and return the log's path."""
+        self.begin(header)
+        self.write("verifier.log", log)
+        _discard(self._failed)
+        with _explained(self._failed):
+            (self.path / RECORD).unlink(missing_ok=True)
+            self.path.rename(self._failed)
+        return self._failed / "verifier.log"
+
+    def discard(self) -> None:
+        """Take it away."""
+        _discard(self.path)
+
+
+class StateDir:
+    """The directory as a whole. Synchronous: each call is a few system calls on a tmpfs."""
+
+    def __init__(self, root: Path) -> None:
+        """Remember where; `open` makes it."""
+        self.root = root
+        self.globals = root / "globals"
+        self.templates = root / "templates"
+
+    def open(self) -> None:
+        """Make the directories. Raises Unavailable."""
+        for directory in (self.root, self.globals, self.templates):
+            with _explained(directory):
+                directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+
+    def node(self) -> NodeConfig | None:
+        """Return the node's configuration, None before the first. Raises CorruptState."""
+        content = _read(self.globals / "node.json")
+        return written.read_node(content, self.globals / "node.json") if content is not None else None
+
+    def node_header(self) -> str | None:
+        """Return node_config.h as it is."""
+        return _read(self.globals / "node_config.h")
+
+    def write_node(self, config: NodeConfig, header: str) -> None:
+        """Put the node's configuration in force for the next compile and the next start."""
+        self._replace(self.globals / "node_config.h", header)
+        self._replace(self.globals / "node.json", written.write_node(config))
+
+    def forget_node(self) -> None:
+        """Forget a configuration that never came into force."""
+        with _explained(self.globals):
+            (self.globals / "node.json").unlink(missing_ok=True)
+
+    def _replace(self, path: Path, content: str) -> None:
+        beside = path.with_name(f".{path.name}")
+        with _explained(path):
+            beside.write_text(content)
+            beside.rename(path)
+
+    def build(self, id_: int) -> Build:
+        """Return the build of an endpoint; nothing is touched before its `begin`."""
+        return Build(self.root, id_)
+
+    def record(self, id_: int) -> EndpointRecord | None:
+        """Return what is in force for an endpoint, None when nothing is. Raises CorruptState."""
+        return self._record(self.root / str(id_))
+
+    def header(self, id_: int) -> str | None:
+        """Return the ep_config.h that is in force for an endpoint."""
+        return _read(self.root / str(id_) / "ep_config.h")
+
+    def records(self) -> Iterator[EndpointRecord]:
+        """Return what is in force for all endpoints, by id. Raises CorruptState."""
+        for id_ in sorted(self._ids("")):
+            found = self.record(id_)
+            if found is not None:
+                yield found
+
+    def unfinished(self) -> list[tuple[int, EndpointRecord | None]]:
+        """Return the builds that were interrupted, with what they were about to put in force if they got that far."""
+        found: list[tuple[int, EndpointRecord | None]] = []
+        for id_ in sorted(self._ids(NEXT)):
+            # A kill in the middle of a write leaves half a record: such a build had not told the kernel anything.
+            with contextlib.suppress(PodlaneError):
+                found.append((id_, self._record(self.root / f"{id_}{NEXT}")))
+                continue
+            found.append((id_, None))
+        return found
+
+    def remove(self, id_: int) -> bool:
+        """Remove all directories of an endpoint; return whether one was there."""
+        found = False
+        for suffix in ("", NEXT, FAILED):
+            found = _discard(self.root / f"{id_}{suffix}") or found
+        return found
+
+    def sweep(self) -> list[int]:
+        """Remove what interrupted removals left: directories without a record. Return their ids."""
+        residue = [id_ for id_ in self._ids("") if not (self.root / str(id_) / RECORD).exists()]
+        for id_ in residue:
+            self.remove(id_)
+        return residue
+
+    def _record(self, directory: Path) -> EndpointRecord | None:
+        content = _read(directory / RECORD)
+        return written.read_endpoint(content, directory / RECORD) if content is not None else None
+
+    def _ids(self, suffix: str) -> list[int]:
+        with _explained(self.root):
+            names = [entry.name for entry in os.scandir(self.root)]
+        numbers = (name.removesuffix(suffix) for name in names if name.endswith(suffix))
+        return [int(number) for number in numbers if _is_id(number)]
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Let two existing paths of one file system change names, atomically (renameat2(2)). Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def _is_id(text: str) -> bool:
+    return text.isdecimal() and text == str(int(text)) and 0 < int(text) <= LARGEST_ID
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Unavailable(f"{path} can't be read: {error.strerror}", path=path) from None
+
+
+def _discard(directory: Path) -> bool:
+    """Remove a directory if it is there, its record first; return whether it was."""
+    with _explained(directory):
+        (directory / RECORD).unlink(missing_ok=True)
+        try:
+            shutil.rmtree(directory)
+        except FileNotFoundError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Unavailable(
+            f"{path} can't be written: {error.strerror}; loader.state_dir must be on a writable tmpfs, ext4, xfs or "
+            "btrfs",
+            path=path,
+        ) from None

@@ -1,0 +1,171 @@
+"""The steps that put one endpoint's datapath in force, each with its undo declared beside it.
+
+    fill     the endpoint's policy map, adds before deletes              undo: what it held before
+    slot     its policy program into podlane_call_policy                 undo: the program before
+    attach   its programs on ingress and egress of the node's end        undo: the programs before
+    connect  the node's end up, host routes and neighbours               undo, for a first build: down again
+    publish  the endpoint map entries: the pod becomes reachable         undo: the entries before
+
+The order is what makes it safe: a packet that finds an endpoint finds its policy program, and that finds its rules.
+Undos run last first when a later step fails; then what ran before runs again, and of a first build nothing is left.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.loader import libbpf, maps
+from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers
+from services.loader.blocking import Blocking
+from services.loader.datapath import Datapath, entries_of
+from services.loader.libbpf import Fd
+from services.loader.model import EndpointRecord, EndpointSpec, PolicyEntry
+from services.loader.objects import Programs
+from services.loader.statedir import StateDir
+from services.loader.teardown import Teardown
+
+# Above this a policy is worth a thread: on the loop it would hold up every other call.
+_MANY = 1024
+
+
+class HostSide(Protocol):
+    """The node's end of a link, as the steps need it."""
+
+    async def connect(self, spec: EndpointSpec) -> None:
+        """Bring it up, with routes and neighbours for the endpoint's addresses; idempotent."""
+
+    async def disconnect(self, spec: EndpointSpec) -> None:
+        """Remove routes and neighbours; already gone is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """Everything that steps touch."""
+
+    datapath: Datapath
+    attachers: Attachers
+    host: HostSide
+    blocking: Blocking
+
+
+class Steps:
+    """One endpoint's way into the kernel.
+
+    `undo` belongs to the caller, who unwinds it on failure and drops it at the commit. `held` keeps descriptors of
+    the programs before open for as long as an undo might need them.
+    """
+
+    def __init__(
+        self, kernel: Kernel, spec: EndpointSpec, undo: contextlib.AsyncExitStack, held: contextlib.ExitStack
+    ) -> None:
+        """Nothing is touched yet."""
+        self._kernel = kernel
+        self._spec = spec
+        self._undo = undo
+        self._held = held
+
+    def open_policy(self) -> maps.Policy:
+        """Open the endpoint's policy map; one that has to be made goes again with the build that fails."""
+        datapath, id_ = self._kernel.datapath, self._spec.id
+        if not datapath.has_policy(id_):
+            self._undo.callback(datapath.unpin_policy, id_)
+        return self._held.enter_context(datapath.policy(id_))
+
+    async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> None:
+        """Make the policy map hold exactly these entries."""
+        before = [one.entry for one in policy.dump()]
+        if set(before) == set(entries):
+            return
+        self._undo.callback(policy.sync, before)
+        await self._run(len(before) + len(entries), lambda: policy.sync(entries))
+
+    def slot(self, programs: Programs) -> None:
+        """Let local delivery jump into the new policy program."""
+        call_policy, id_ = self._kernel.datapath.call_policy, self._spec.id
+        before = self._hold(call_policy.get(id_))
+        if before is None:
+            self._undo.callback(call_policy.clear, id_)
+        else:
+            self._undo.callback(call_policy.set, id_, before)
+        call_policy.set(id_, programs[POLICY_PROGRAM])
+
+    async def attach(self, programs: Programs, live: EndpointRecord | None) -> None:
+        """Put the new programs on their hooks."""
+        attacher, spec = self._kernel.attachers.current, self._spec
+        if live is None:
+            self._undo.push_async_callback(attacher.detach, spec)
+        else:
+            before = {name: self._hold(id_) for name, id_ in (await attacher.attached(spec)).items()}
+            there = {name: fd for name, fd in before.items() if fd is not None}
+            self._undo.push_async_callback(attacher.attach, spec, there)
+        await attacher.attach(spec, {name: programs[name] for name in DIRECTIONS})
+
+    async def connect(self, live: EndpointRecord | None) -> None:
+        """Bring the node's end up and let the node find the pod through it."""
+        if live is None:
+            self._undo.push_async_callback(self._kernel.host.disconnect, self._spec)
+        await self._kernel.host.connect(self._spec)
+
+    def publish(self) -> None:
+        """Let each address lead to the endpoint."""
+        endpoints = self._kernel.datapath.endpoints
+        for entry in entries_of(self._spec):
+            before = endpoints.get(entry.address)
+            if before == entry:
+                continue
+            if before is None:
+                self._undo.callback(endpoints.delete, entry.address)
+            else:
+                self._undo.callback(endpoints.put, before)
+            endpoints.put(entry)
+
+    def _hold(self, program_id: int | None) -> Fd | None:
+        program = libbpf.program_by_id(program_id) if program_id is not None else None
+        return self._held.enter_context(program) if program is not None else None
+
+    async def _run(self, size: int, work: Callable[[], object]) -> None:
+        if size > _MANY:
+            await self._kernel.blocking.run(work)
+        else:
+            work()
+
+
+async def withdraw(kernel: Kernel, before: EndpointRecord, now: EndpointRecord) -> None:
+    """After a commit: take away what the endpoint had and has no more."""
+    for address in before.spec.addresses:
+        if address not in now.spec.addresses:
+            kernel.datapath.endpoints.delete(address)
+    if before.attach_mode != now.attach_mode:
+        await kernel.attachers.by_mode[before.attach_mode].detach(before.spec)
+
+
+async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRecord | None) -> bool:
+    """Take an endpoint out of the kernel and the state directory, last step first; return whether there was anything.
+
+    Each step is tried whatever becomes of the others; the directory goes only when all have worked, so that a
+    repeated call finds what is left. Programs stay on a link that is about to be deleted anyway (detaching is an RCU
+    wait), but with an empty policy map: they drop whatever the pod still sends.
+    """
+    datapath = kernel.datapath
+    entries = [entry.address for entry in datapath.endpoints.dump() if entry.endpoint_id == id_ and not entry.host]
+    found = live is not None or bool(entries) or datapath.has_policy(id_)
+    with Teardown(f"endpoint {id_}") as teardown:
+        for address in entries:
+            teardown.step(functools.partial(datapath.endpoints.delete, address))
+        if live is not None:
+            await teardown.wait(kernel.host.disconnect(live.spec))
+        teardown.step(lambda: datapath.call_policy.clear(id_))
+        teardown.step(lambda: _empty_policy(datapath, id_))
+        if live is not None:
+            await teardown.wait(kernel.attachers.by_mode[live.attach_mode].abandon(live.spec))
+        teardown.step(lambda: datapath.unpin_policy(id_))
+        teardown.step(lambda: datapath.metrics.forget(id_))
+    return state.remove(id_) or found
+
+
+def _empty_policy(datapath: Datapath, id_: int) -> None:
+    if datapath.has_policy(id_):
+        with datapath.policy(id_) as policy:
+            policy.sync(())

@@ -1,0 +1,76 @@
+"""Attaching by tcx links (kernel 6.6 and later): `loader.attach_mode = "tcx"`.
+
+A link is pinned under `podlane/links/<id>/<direction>`: it holds its program while no loader runs, and through it the
+next loader replaces the program atomically. The first link on a device costs an RCU grace period (about 11 ms, where a
+tc filter takes 0.3), an update 0.02 ms. Blocking calls; no decisions: what to attach is regenerate.py's business.
+"""
+
+import contextlib
+import errno
+from collections.abc import Mapping
+
+from services.loader.libbpf import (
+    AttachType,
+    BpfError,
+    Fd,
+    attached_programs,
+    link_create,
+    link_detach,
+    link_info,
+    link_update,
+    object_get,
+    object_pin,
+)
+from services.loader.pins import Pins
+
+_HOOKS: Mapping[str, AttachType] = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
+
+
+def attach(pins: Pins, id_: int, ifindex: int, direction: str, program: Fd) -> None:
+    """Put a program on `ingress` or `egress`, through the endpoint's link if it has one on this device."""
+    pin = pins.links(id_) / direction
+    link = object_get(pin)
+    if link is not None:
+        with link:
+            if link_info(link).ifindex == ifindex and _updated(link, program):
+                return
+        pin.unlink(missing_ok=True)
+    pin.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with link_create(program, ifindex, _HOOKS[direction]) as link:
+        object_pin(link, pin)
+
+
+def _updated(link: Fd, program: Fd) -> bool:
+    try:
+        link_update(link, program)
+    except BpfError as error:
+        if error.errno != errno.ENOLINK:  # detached behind our back: an empty link can't be filled again
+            raise
+        return False
+    return True
+
+
+def detach(pins: Pins, id_: int) -> None:
+    """Detach all of an endpoint's links and remove their pins; none is fine."""
+    directory = pins.links(id_)
+    if not directory.is_dir():
+        return
+    for pin in directory.iterdir():
+        link = object_get(pin)
+        if link is not None:
+            with link, contextlib.suppress(BpfError):  # the device has gone, and the attachment with it
+                link_detach(link)
+        pin.unlink(missing_ok=True)
+    directory.rmdir()
+
+
+def attached(pins: Pins, id_: int, ifindex: int, direction: str) -> int | None:
+    """Return the id of the program that the endpoint's link has on a hook, None when there is none."""
+    with contextlib.suppress(BpfError):  # no such device
+        running = attached_programs(ifindex, _HOOKS[direction])
+        link = object_get(pins.links(id_) / direction)
+        if link is not None:
+            with link:
+                program = link_info(link).program_id
+            return program if program in running else None
+    return None

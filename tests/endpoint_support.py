@@ -1,0 +1,231 @@
+"""An endpoint service between a fake loader and a fake ipam: in this process, or as the real process.
+
+    async with Surroundings() as around, around.service() as client:
+        pod = around.pod()
+        await client.create(pod)
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from podlane.endpoint.v1 import endpoint_pb2 as pb
+from podlane.endpoint.v1 import endpoint_pb2_grpc
+from podlane.ipam.v1 import ipam_pb2
+
+from services.common import config, lifecycle, wire
+from services.common.client import Peer
+from services.common.errors import PodlaneError
+from services.common.model import Attachment
+from services.endpoint.main import build
+from tests.fakes import FakeIpam, FakeKernel, FakeLoader
+
+PATIENCE = 20.0
+READY = pb.ENDPOINT_STATE_READY
+
+
+@dataclass
+class FakePod:
+    """An attachment with a link and a reservation, and the request that makes an endpoint of them."""
+
+    attachment: Attachment
+    request: pb.CreateEndpointRequest
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """How the fakes call it."""
+        return self.attachment.network, self.attachment.container_id, self.attachment.ifname
+
+    @property
+    def selector(self) -> pb.EndpointSelector:
+        """How the service is asked for it."""
+        return pb.EndpointSelector(attachment=wire.write_attachment(self.attachment))
+
+
+class Client:
+    """The endpoint service's RPCs with domain errors."""
+
+    def __init__(self, socket: Path) -> None:
+        """Connect with `start`."""
+        self.peer = Peer("endpoint", socket, PATIENCE)
+
+    async def start(self) -> None:
+        """Open the channel."""
+        await self.peer.start()
+
+    async def stop(self) -> None:
+        """Close the channel."""
+        await self.peer.stop()
+
+    @property
+    def stub(self) -> Any:
+        """The generated stub."""
+        return endpoint_pb2_grpc.EndpointServiceStub(self.peer.channel)
+
+    async def create(self, pod: FakePod, timeout: float = PATIENCE) -> pb.CreateEndpointResponse:
+        """CreateEndpoint."""
+        response: pb.CreateEndpointResponse = await self.peer.call(
+            self.stub.CreateEndpoint, pod.request, timeout=timeout
+        )
+        return response
+
+    async def delete(self, pod: FakePod, timeout: float = PATIENCE) -> bool:
+        """DeleteEndpoint."""
+        request = pb.DeleteEndpointRequest(selector=pod.selector)
+        return bool((await self.peer.call(self.stub.DeleteEndpoint, request, timeout=timeout)).deleted)
+
+    async def get(self, pod: FakePod) -> pb.Endpoint:
+        """GetEndpoint."""
+        request = pb.GetEndpointRequest(selector=pod.selector)
+        endpoint: pb.Endpoint = (await self.peer.call(self.stub.GetEndpoint, request, timeout=PATIENCE)).endpoint
+        return endpoint
+
+    async def endpoints(self) -> list[pb.Endpoint]:
+        """All of ListEndpoints' first page."""
+        response = await self.peer.call(self.stub.ListEndpoints, pb.ListEndpointsRequest(), timeout=PATIENCE)
+        return list(response.endpoints)
+
+    async def check(self, pod: FakePod) -> list[str]:
+        """CheckEndpoint's problems."""
+        request = pb.CheckEndpointRequest(selector=pod.selector)
+        return list((await self.peer.call(self.stub.CheckEndpoint, request, timeout=PATIENCE)).problems)
+
+    async def serving(self) -> bool:
+        """Whether health says SERVING."""
+        stub = health_pb2_grpc.HealthStub(self.peer.channel)
+        try:
+            reply = await self.peer.call(stub.Check, health_pb2.HealthCheckRequest(), timeout=PATIENCE)
+        except PodlaneError:
+            return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def until_serving(self) -> None:
+        """Wait for health to say SERVING, by watching it."""
+        await self.peer._ready(PATIENCE)
+        stub = health_pb2_grpc.HealthStub(self.peer.channel)
+        async with asyncio.timeout(PATIENCE):
+            call: Any = stub.Watch(health_pb2.HealthCheckRequest())
+            async for reply in call:
+                if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    call.cancel()
+                    return
+
+    async def until(self, pod: FakePod, state: "pb.EndpointState.ValueType" = READY) -> pb.Endpoint:
+        """Wait until a pod's endpoint is in a state, by watching."""
+        async with asyncio.timeout(PATIENCE):
+            async for told in self.watch():
+                if told.endpoint.attachment == pod.request.attachment and told.endpoint.state == state:
+                    break
+        return await self.get(pod)
+
+    async def until_gone(self, pod: FakePod) -> None:
+        """Wait until a pod has no endpoint, by watching."""
+        async with asyncio.timeout(PATIENCE):
+            seen = False
+            async for told in self.watch():
+                mine = told.endpoint.attachment == pod.request.attachment
+                seen |= mine and told.change == pb.WatchEndpointsResponse.CHANGE_EXISTING
+                synced = told.change == pb.WatchEndpointsResponse.CHANGE_SYNCED
+                if (mine and told.change == pb.WatchEndpointsResponse.CHANGE_DELETED) or (synced and not seen):
+                    return
+
+    async def watch(self) -> AsyncIterator[pb.WatchEndpointsResponse]:
+        """WatchEndpoints."""
+        async for told in self.peer.stream(self.stub.WatchEndpoints, pb.WatchEndpointsRequest()):
+            yield told
+
+
+class Surroundings:
+    """Directories, settings and the two fakes. `fakes` False: they are started by the test."""
+
+    def __init__(self, *, fakes: bool = True, peer_wait: float = 2.0) -> None:
+        """Choose names; entering makes everything."""
+        # Not pytest's tmp_path: a Unix socket's path has 107 bytes.
+        self.dir = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
+        self.file = self.dir / "podlane.toml"
+        self.file.write_text(
+            f'[node]\nname = "n1"\nrun_dir = "{self.dir}/run"\nlib_dir = "{self.dir}/lib"\nlog_format = "json"\n'
+            f"[endpoint]\npeer_wait_seconds = {peer_wait}\n"
+        )
+        self.settings = config.load(self.file, {})
+        self.kernel = FakeKernel()
+        self.loader = FakeLoader(self.settings.loader.socket, self.kernel)
+        self.ipam = FakeIpam(self.settings.ipam.socket)
+        self._fakes = fakes
+
+    async def __aenter__(self) -> Self:
+        """Start the fakes."""
+        if self._fakes:
+            await self.loader.start()
+            await self.ipam.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Stop them and remove the directory."""
+        await self.loader.stop()
+        await self.ipam.stop()
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def pod(self, name: str = "") -> FakePod:
+        """Do the first two steps of an ADD."""
+        attachment = Attachment("podnet", secrets.token_hex(16), "eth0")
+        allocation, link = self.ipam.reserve(attachment), self.kernel.add_link(attachment)
+        request = pb.CreateEndpointRequest(
+            attachment=wire.write_attachment(attachment), link=link, addresses=allocation.addresses
+        )
+        if name:
+            request.pod.namespace, request.pod.name = "default", name
+        return FakePod(attachment, request)
+
+    @contextlib.asynccontextmanager
+    async def service(self, *, wait: bool = True) -> AsyncIterator[Client]:
+        """Run the service in this process."""
+        client = Client(self.settings.endpoint.socket)
+        async with lifecycle.running([*build(self.settings), client]):
+            if wait:
+                await client.until_serving()
+            yield client
+
+    @contextlib.asynccontextmanager
+    async def process(self, *, wait: bool = True) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
+        """Run the service as a process; SIGTERM at the end, unless the test has ended it."""
+        argv = (sys.executable, "-m", "services.endpoint", "--config", str(self.file))
+        with (self.dir / "endpoint.log").open("ab") as log:
+            process = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log)
+        client = Client(self.settings.endpoint.socket)
+        try:
+            async with lifecycle.running([client]):
+                if wait:
+                    await client.until_serving()
+                yield process, client
+        finally:
+            if process.returncode is None:
+                process.terminate()
+            await process.wait()
+
+    def confirmed(self, pod: FakePod) -> bool:
+        """Whether ipam holds the pod's addresses for an endpoint."""
+        held = self.ipam.held.get(pod.key)
+        return held is not None and held.state == ipam_pb2.ALLOCATION_STATE_CONFIRMED
+
+    def reserved(self, pod: FakePod) -> bool:
+        """Whether ipam holds the pod's addresses for nobody yet."""
+        held = self.ipam.held.get(pod.key)
+        return held is not None and held.state == ipam_pb2.ALLOCATION_STATE_RESERVED and not held.endpoint_id
+
+
+async def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process by SIGKILL and wait until it is gone."""
+    os.kill(process.pid, signal.SIGKILL)
+    await process.wait()
+

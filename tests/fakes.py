@@ -1,0 +1,382 @@
+"""The loader and ipam as an endpoint service meets them: real gRPC servers on Unix sockets, with scripted trouble.
+
+Two rules:
+
+1. The kernel is faked, the database is real. What the service under test writes goes to SQLite on a disk, what it says
+   goes through gRPC; only what would need root ends in the dictionaries of `FakeKernel` and `FakeIpam`.
+2. A fake proves our logic against what we believe, not that the belief is right. So every belief a fake is taught is
+   held against the real thing by one privileged test. The beliefs are numbered here and at their lines:
+
+   B1  RegenerateEndpoint of a link that is gone is NOT_FOUND and changes nothing.
+   B2  RegenerateEndpoint of a node that isn't configured is FAILED_PRECONDITION.
+   B3  A repeated RegenerateEndpoint with nothing changed keeps the config hash; another generation changes it.
+   B4  RemoveEndpoint is idempotent, and refuses a generation older than the one that holds the id.
+   B5  ListLinks lists what the kernel has now, and WatchLinks says when a link goes.
+   B6  ListEndpointDatapaths says what the kernel has lost, with `reachable` false or a sentence.
+   B7  Links and datapaths outlive the loader's process.
+   B8  ConfirmAllocation is NOT_FOUND without a reservation, idempotent per endpoint, ALREADY_EXISTS for another one.
+   B9  Released addresses can be asked for by name at once.
+
+Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after the work,
+`calls` tells what was asked, and `reached` waits for it.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections import Counter, defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from podlane.common.v1 import types_pb2 as types
+from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
+
+from services.common import wire
+from services.common.edge import Server
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound, PodlaneError
+from services.common.model import Attachment
+
+Key = tuple[str, str, str]
+
+
+def key(attachment: types.Attachment) -> Key:
+    """Return an attachment as something that dictionaries take."""
+    return attachment.network, attachment.container_id, attachment.ifname
+
+
+class Script:
+    """What goes wrong, and what was asked."""
+
+    def __init__(self) -> None:
+        """Start with everything going well."""
+        self.calls: list[tuple[str, Any]] = []
+        self._failures: dict[str, deque[PodlaneError]] = defaultdict(deque)
+        self._held: dict[tuple[str, bool], asyncio.Event] = {}
+        self._arrived: Counter[tuple[str, bool]] = Counter()
+        self._changed = asyncio.Condition()
+
+    def count(self, method: str) -> int:
+        """Return how often a method was called."""
+        return sum(name == method for name, _ in self.calls)
+
+    def fail(self, method: str, error: PodlaneError, times: int = 1) -> None:
+        """Make the next calls of a method raise instead of working."""
+        self._failures[method].extend([error] * times)
+
+    def heal(self) -> None:
+        """Forget all failures that were not used."""
+        self._failures.clear()
+
+    @contextlib.contextmanager
+    def hold(self, method: str, *, after: bool = False) -> Iterator[None]:
+        """Make calls of a method stand still for the block, before they work or after."""
+        gate = self._held[method, after] = asyncio.Event()
+        try:
+            yield
+        finally:
+            del self._held[method, after]
+            gate.set()
+
+    async def reached(self, method: str, *, after: bool = False, times: int = 1) -> None:
+        """Wait until that many calls of a method have begun, or have done their work."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._arrived[method, after] >= times)
+
+    async def run(self, method: str, request: Any, work: Callable[[], Any]) -> Any:
+        """Do what the script says around `work`."""
+        self.calls.append((method, request))
+        await self._arrive(method, after=False)
+        if self._failures[method]:
+            raise self._failures[method].popleft()
+        result = work()
+        await self._arrive(method, after=True)
+        return result
+
+    async def _arrive(self, method: str, *, after: bool) -> None:
+        async with self._changed:
+            self._arrived[method, after] += 1
+            self._changed.notify_all()
+        if (method, after) in self._held:
+            await self._held[method, after].wait()
+
+
+class FakeService:
+    """A server that can be stopped and started again like a process; what it stands for outlives it."""
+
+    def __init__(self, socket: Path, name: str, register: Callable[[Any], None]) -> None:
+        """Wire; `start` binds."""
+        self.script = Script()
+        self._socket, self._name, self._register = socket, name, register
+        self._server: Server | None = None
+
+    async def start(self) -> None:
+        """Serve."""
+        self._server = Server(self._socket, (self._name,), self._register)
+        await self._server.start()
+        await self._server.serving(ready=True)
+
+    async def stop(self) -> None:
+        """Stop at once, as a killed process does."""
+        if self._server is not None and self._server._server is not None:
+            await self._server._server.stop(None)
+            self._server = None
+
+
+@dataclass
+class FakeKernel:
+    """Links and endpoint datapaths, which outlive the loader (B7)."""
+
+    links: dict[Key, loader_pb2.Link] = field(default_factory=dict)
+    datapaths: dict[int, loader_pb2.EndpointDatapath] = field(default_factory=dict)
+    programs: int = 100
+    ifindexes: int = 10
+
+    def add_link(self, attachment: Attachment) -> loader_pb2.Link:
+        """Make a veth pair."""
+        self.ifindexes += 1
+        link = loader_pb2.Link(
+            attachment=wire.write_attachment(attachment),
+            host_ifname=attachment.host_ifname(),
+            host_ifindex=self.ifindexes,
+            host_mac=types.MacAddress(packed=bytes([2, 0, 0, 0, *self.ifindexes.to_bytes(2)])),
+            pod_mac=types.MacAddress(packed=bytes([2, 0, 0, 1, *self.ifindexes.to_bytes(2)])),
+            netns_path=f"/run/netns/{attachment.container_id}",
+            mtu=1500,
+            pod_ifindex=2,
+            netns_inode=4026532000 + self.ifindexes,
+        )
+        self.links[key(link.attachment)] = link
+        return link
+
+
+class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
+    """The loader's RPCs over a FakeKernel. The node configuration is forgotten when it stops."""
+
+    def __init__(self, socket: Path, kernel: FakeKernel) -> None:
+        """Serve `kernel`."""
+        super().__init__(
+            socket,
+            "podlane.loader.v1.LoaderService",
+            lambda server: loader_pb2_grpc.add_LoaderServiceServicer_to_server(self, server),
+        )
+        self.kernel = kernel
+        self.node: loader_pb2.NodeConfig | None = None
+        self.watching = 0
+        self._watchers: set[asyncio.Queue[loader_pb2.WatchLinksResponse | None]] = set()
+
+    async def stop(self) -> None:
+        """Stop at once."""
+        self.node = None
+        await super().stop()
+
+    def remove_link(self, attachment: Attachment) -> None:
+        """Delete a link behind everybody's back, as the end of a network namespace does (B5)."""
+        link = self.kernel.links.pop((attachment.network, attachment.container_id, attachment.ifname))
+        gone = loader_pb2.WatchLinksResponse(
+            host_ifname=link.host_ifname, host_ifindex=link.host_ifindex, attachment=link.attachment
+        )
+        for watcher in self._watchers:
+            watcher.put_nowait(gone)
+
+    async def ConfigureNode(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Keep the configuration."""
+
+        def work() -> loader_pb2.ConfigureNodeResponse:
+            changed = self.node != request.config
+            self.node = request.config
+            return loader_pb2.ConfigureNodeResponse(changed=changed, hash="00")
+
+        return await self.script.run("ConfigureNode", request, work)
+
+    async def ListLinks(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """List the kernel's links (B5)."""
+
+        def work() -> loader_pb2.ListLinksResponse:
+            links = self.kernel.links.values()
+            if request.HasField("attachment"):
+                links = [link for link in links if link.attachment == request.attachment]
+            return loader_pb2.ListLinksResponse(links=[loader_pb2.LinkStatus(link=link) for link in links])
+
+        return await self.script.run("ListLinks", request, work)
+
+    async def WatchLinks(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802 - as above
+        """Tell of links that go (B5)."""
+        watcher: asyncio.Queue[loader_pb2.WatchLinksResponse | None] = asyncio.Queue()
+        self._watchers.add(watcher)
+        try:
+            while (message := await watcher.get()) is not None:
+                yield message
+        finally:
+            self._watchers.discard(watcher)
+
+    async def RegenerateEndpoint(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Put a datapath in force."""
+        return await self.script.run("RegenerateEndpoint", request, lambda: self._regenerate(request))
+
+    def _regenerate(self, request: loader_pb2.RegenerateEndpointRequest) -> loader_pb2.RegenerateEndpointResponse:
+        wanted = request.endpoint
+        if self.node is None:  # B2
+            raise FailedPrecondition("the node isn't configured yet")
+        link = self.kernel.links.get(key(wanted.attachment))
+        if link is None or link.host_ifindex != wanted.host_ifindex:  # B1
+            raise NotFound(f"link {wanted.host_ifname} is gone")
+        there = self.kernel.datapaths.get(wanted.id)
+        if there is not None and there.generation > wanted.generation:
+            raise FailedPrecondition(f"endpoint {wanted.id} is of generation {there.generation}")
+        hash_ = hashlib.sha256(wanted.SerializeToString(deterministic=True)).hexdigest()  # B3
+        programs = [] if there is None else list(there.programs)
+        level = request.level
+        if level == loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD or there is None or there.config_hash != hash_:
+            level = loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD
+            programs = [self._load(name) for name in ("from_container", "to_container")]
+        datapath = loader_pb2.EndpointDatapath(
+            id=wanted.id,
+            generation=wanted.generation,
+            config_hash=hash_,
+            programs=programs,
+            host_ifname=wanted.host_ifname,
+            host_ifindex=wanted.host_ifindex,
+            reachable=True,
+            policy_entries=len(request.policy),
+        )
+        self.kernel.datapaths[wanted.id] = datapath
+        phases = [types.Phase(name="load", duration_us=300), types.Phase(name="attach", duration_us=200)]
+        return loader_pb2.RegenerateEndpointResponse(datapath=datapath, level=level, phases=phases)
+
+    def _load(self, name: str) -> loader_pb2.Program:
+        self.kernel.programs += 1
+        return loader_pb2.Program(
+            name=name, id=self.kernel.programs, tag=bytes(8), instructions=500, verified_instructions=900, hook="tc"
+        )
+
+    async def RemoveEndpoint(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Take a datapath down (B4)."""
+
+        def work() -> loader_pb2.RemoveEndpointResponse:
+            there = self.kernel.datapaths.get(request.id)
+            if there is not None and request.generation and there.generation > request.generation:
+                raise FailedPrecondition(f"endpoint {request.id} is of generation {there.generation}")
+            self.kernel.datapaths.pop(request.id, None)
+            return loader_pb2.RemoveEndpointResponse(removed=there is not None)
+
+        return await self.script.run("RemoveEndpoint", request, work)
+
+    async def ListEndpointDatapaths(self, request: Any, _context: Any) -> Any:  # noqa: N802 - as above
+        """List datapaths (B6)."""
+
+        def work() -> loader_pb2.ListEndpointDatapathsResponse:
+            found = [one for id_, one in self.kernel.datapaths.items() if request.id in {0, id_}]
+            return loader_pb2.ListEndpointDatapathsResponse(datapaths=found)
+
+        return await self.script.run("ListEndpointDatapaths", request, work)
+
+
+class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
+    """ipam's RPCs over a dictionary; one pool with one range per family."""
+
+    def __init__(self, socket: Path) -> None:
+        """Start with nothing allocated."""
+        super().__init__(
+            socket,
+            "podlane.ipam.v1.IpamService",
+            lambda server: ipam_pb2_grpc.add_IpamServiceServicer_to_server(self, server),
+        )
+        self.held: dict[Key, ipam_pb2.Allocation] = {}
+        self.ranges = {4: ip_network("10.7.0.0/16"), 6: ip_network("fd07::/112")}
+        self._next = 1
+
+    def reserve(self, attachment: Attachment) -> ipam_pb2.Allocation:
+        """Reserve the next address of each family."""
+        self._next += 1
+        ips = [network[self._next] for network in self.ranges.values()]
+        allocation = ipam_pb2.Allocation(
+            owner=wire.write_attachment(attachment),
+            pool="default",
+            addresses=[self._assigned(ip) for ip in ips],
+            state=ipam_pb2.ALLOCATION_STATE_RESERVED,
+        )
+        self.held[key(allocation.owner)] = allocation
+        return allocation
+
+    def _assigned(self, ip: Any) -> types.AssignedAddress:
+        network = self.ranges[ip.version]
+        return types.AssignedAddress(
+            address=types.IpPrefix(address=wire.write_address(ip), length=ip.max_prefixlen),
+            gateway=wire.write_address(network[1]),
+            range=wire.write_network(network),
+        )
+
+    async def ListPools(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Show the pool."""
+
+        def work() -> ipam_pb2.ListPoolsResponse:
+            ranges = [
+                ipam_pb2.PoolRange(prefix=wire.write_network(one), gateway=wire.write_address(one[1]), size=65533)
+                for one in self.ranges.values()
+            ]
+            return ipam_pb2.ListPoolsResponse(pools=[ipam_pb2.Pool(name="default", ranges=ranges)])
+
+        return await self.script.run("ListPools", request, work)
+
+    async def AllocateAddresses(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Reserve the requested addresses (B9)."""
+
+        def work() -> ipam_pb2.AllocateAddressesResponse:
+            ips = [ip_address(one.packed) for one in request.requested]
+            for owner, other in self.held.items():
+                taken = {ip_address(one.address.address.packed) for one in other.addresses}
+                if owner != key(request.owner) and taken & set(ips):
+                    raise AlreadyExists(f"requested: {ips[0]} is held by {owner}")
+            created = key(request.owner) not in self.held
+            allocation = self.held.setdefault(
+                key(request.owner),
+                ipam_pb2.Allocation(
+                    owner=request.owner,
+                    pool="default",
+                    addresses=[self._assigned(ip) for ip in ips],
+                    state=ipam_pb2.ALLOCATION_STATE_RESERVED,
+                ),
+            )
+            return ipam_pb2.AllocateAddressesResponse(allocation=allocation, created=created)
+
+        return await self.script.run("AllocateAddresses", request, work)
+
+    async def ConfirmAllocation(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Make a reservation permanent (B8)."""
+
+        def work() -> ipam_pb2.ConfirmAllocationResponse:
+            allocation = self.held.get(key(request.owner))
+            if allocation is None:
+                raise NotFound("the reservation has expired")
+            if allocation.endpoint_id not in {0, request.endpoint_id}:
+                raise AlreadyExists(f"endpoint {allocation.endpoint_id} holds them")
+            allocation.state = ipam_pb2.ALLOCATION_STATE_CONFIRMED
+            allocation.endpoint_id = request.endpoint_id
+            return ipam_pb2.ConfirmAllocationResponse(allocation=allocation)
+
+        return await self.script.run("ConfirmAllocation", request, work)
+
+    async def ReleaseAddresses(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Free what the owner holds."""
+
+        def work() -> ipam_pb2.ReleaseAddressesResponse:
+            return ipam_pb2.ReleaseAddressesResponse(released=self.held.pop(key(request.owner), None))
+
+        return await self.script.run("ReleaseAddresses", request, work)
+
+    async def ListAllocations(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """List what is held, a page at a time."""
+
+        def work() -> ipam_pb2.ListAllocationsResponse:
+            found = list(self.held.values())
+            if request.HasField("owner"):
+                found = [one for one in found if one.owner == request.owner]
+            first, size = int(request.page_token or 0), request.page_size or 1000
+            more = str(first + size) if len(found) > first + size else ""
+            return ipam_pb2.ListAllocationsResponse(allocations=found[first : first + size], next_page_token=more)
+
+        return await self.script.run("ListAllocations", request, work)

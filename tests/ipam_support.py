@@ -1,0 +1,157 @@
+"""The real ipam service as a process, for tests of ipam and of the shelf it stands on.
+
+async with Ipam.running(tmp_path) as ipam:
+    reply = await ipam.allocate("c1")
+"""
+
+import asyncio
+import contextlib
+import signal
+import sys
+from collections.abc import AsyncIterator, Sequence
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from podlane.common.v1 import types_pb2 as common
+from podlane.ipam.v1 import ipam_pb2 as pb
+from podlane.ipam.v1 import ipam_pb2_grpc
+
+from services.common.client import Peer
+
+RANGES = ("10.244.0.0/24", "fd00:10:244::/112")
+
+
+def attachment(name: str) -> common.Attachment:
+    """Return the attachment of a container's eth0."""
+    return common.Attachment(network="net", container_id=name, ifname="eth0")
+
+
+def texts(allocation: pb.Allocation) -> list[str]:
+    """Return an allocation's addresses as text."""
+    return [str(ip_address(one.address.address.packed)) for one in allocation.addresses]
+
+
+class Calls:
+    """The RPCs of ipam, with the arguments that tests vary."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.stub: Any = ipam_pb2_grpc.IpamServiceStub(peer.channel)
+
+    async def allocate(self, name: str, requested: str = "", **fields: Any) -> pb.AllocateAddressesResponse:
+        """Allocate for a container; `requested` holds addresses as text."""
+        wanted = [common.IpAddress(packed=ip_address(word).packed) for word in requested.split()]
+        request = pb.AllocateAddressesRequest(owner=attachment(name), requested=wanted, **fields)
+        reply: pb.AllocateAddressesResponse = await self._call(self.stub.AllocateAddresses, request)
+        return reply
+
+    async def confirm(self, name: str, endpoint_id: int) -> pb.Allocation:
+        """Confirm a container's reservation."""
+        request = pb.ConfirmAllocationRequest(owner=attachment(name), endpoint_id=endpoint_id)
+        reply: pb.ConfirmAllocationResponse = await self._call(self.stub.ConfirmAllocation, request)
+        return reply.allocation
+
+    async def release(self, name: str) -> pb.ReleaseAddressesResponse:
+        """Release what a container holds."""
+        request = pb.ReleaseAddressesRequest(owner=attachment(name))
+        reply: pb.ReleaseAddressesResponse = await self._call(self.stub.ReleaseAddresses, request)
+        return reply
+
+    async def page(self, **fields: Any) -> pb.ListAllocationsResponse:
+        """List one page."""
+        request = pb.ListAllocationsRequest(**fields)
+        reply: pb.ListAllocationsResponse = await self._call(self.stub.ListAllocations, request)
+        return reply
+
+    async def everything(self) -> dict[str, pb.Allocation]:
+        """List all pages, by container."""
+        found: dict[str, pb.Allocation] = {}
+        token = ""
+        while True:
+            page = await self.page(page_token=token)
+            found |= {one.owner.container_id: one for one in page.allocations}
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def pools(self) -> list[pb.Pool]:
+        """List the pools."""
+        return list((await self._call(self.stub.ListPools, pb.ListPoolsRequest())).pools)
+
+    async def _call(self, method: Any, request: Any) -> Any:
+        return await self.peer.call(method, request, timeout=60)
+
+
+class Ipam(Calls):
+    """A running `python -m services.ipam` and the calls to it."""
+
+    def __init__(self, process: asyncio.subprocess.Process, peer: Peer, directory: Path) -> None:
+        super().__init__(peer)
+        self.process = process
+        self.socket = socket_path(directory)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def running(cls, directory: Path, **settings: Any) -> AsyncIterator["Ipam"]:
+        """Start the service, wait until it serves, stop it at the end."""
+        process = await start(directory, write_settings(directory, **settings))
+        peer = Peer("ipam", socket_path(directory), 30.0)
+        await peer.start()
+        try:
+            running = cls(process, peer, directory)
+            await running.pools()
+            yield running
+        finally:
+            await peer.stop()
+            if process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+            await process.communicate()
+
+    async def kill(self) -> None:
+        """End it as a crash would."""
+        self.process.kill()
+        await self.process.wait()
+
+
+def socket_path(directory: Path) -> Path:
+    """Return where a service started by `write_settings` listens."""
+    return directory / "run" / "ipam" / "ipam.sock"
+
+
+def database_path(directory: Path) -> Path:
+    """Return where it keeps its state."""
+    return directory / "lib" / "ipam.sqlite"
+
+
+def write_settings(
+    directory: Path, ranges: Sequence[str] = RANGES, cooldown: float = 30.0, reservation: float = 600.0, more: str = ""
+) -> Path:
+    """Write a configuration for one node in `directory` and return its path."""
+    quoted = ", ".join(f'"{one}"' for one in ranges)
+    file = directory / "podlane.toml"
+    file.write_text(
+        f'[node]\nrun_dir = "{directory}/run"\nlib_dir = "{directory}/lib"\n'
+        f"[ipam]\ncooldown_seconds = {cooldown}\nreservation_seconds = {reservation}\n"
+        f'[[ipam.pools]]\nname = "default"\nranges = [{quoted}]\n{more}'
+    )
+    return file
+
+
+async def start(directory: Path, settings: Path) -> asyncio.subprocess.Process:
+    """Start the service; its log goes to a file beside its settings, so that no pipe can fill up."""
+    argv = [sys.executable, "-m", "services.ipam", "--config", str(settings)]
+    with (directory / "log").open("ab") as log:
+        return await asyncio.create_subprocess_exec(*argv, stderr=log, stdin=asyncio.subprocess.DEVNULL)
+
+
+async def refusal(directory: Path, settings: Path) -> tuple[int, str]:
+    """Start a service that is expected not to come up; return its exit code and what it said."""
+    process = await start(directory, settings)
+    try:
+        code = await asyncio.wait_for(process.wait(), 30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return code, (directory / "log").read_text()
