@@ -9,6 +9,7 @@ disk before it is answered. What was allocated is released again between the tur
 
 import asyncio
 import json
+import os
 import secrets
 import subprocess
 import sys
@@ -49,6 +50,7 @@ class Contestant:
     pid: int
     seconds: list[float] = field(default_factory=list)
     latencies_ms: list[float] = field(default_factory=list)
+    cpu_seconds: float = 0.0
     allocations: int = 0
 
     def summary(self) -> dict[str, float]:
@@ -57,6 +59,7 @@ class Contestant:
             "allocations_per_second": round(self.allocations / sum(self.seconds), 1),
             "p50_ms": round(quantile(self.latencies_ms, 0.50), 3),
             "p95_ms": round(quantile(self.latencies_ms, 0.95), 3),
+            "server_cpu_us": round(self.cpu_seconds / self.allocations * 1e6, 1),
             "rss_mib": round(_rss_kib(self.pid) / 1024, 1),
         }
 
@@ -131,9 +134,10 @@ async def turn(contestant: Contestant, count: int) -> None:
     pod = common.Pod(namespace="default", name="web-7d9c6bcd9-x2x4z", uid="6f1a1b0e-8a3f-4a52-9d2c-0f6f0c1f7b11")
     allocate = [pb.AllocateAddressesRequest(owner=one, pod=pod).SerializeToString() for one in owners]
     release = [pb.ReleaseAddressesRequest(owner=one).SerializeToString() for one in owners]
-    begin = time.perf_counter()
+    cpu, begin = _cpu_seconds(contestant.pid), time.perf_counter()
     contestant.latencies_ms += await calls(contestant.peer.channel, "AllocateAddresses", allocate)
     contestant.seconds.append(time.perf_counter() - begin)
+    contestant.cpu_seconds += _cpu_seconds(contestant.pid) - cpu
     contestant.allocations += count
     await calls(contestant.peer.channel, "ReleaseAddresses", release)
 
@@ -151,7 +155,7 @@ async def measure(allocations: int) -> dict[str, Any]:
             await turn(contestant, IN_FLIGHT)
             contestant.seconds.clear()
             contestant.latencies_ms.clear()
-            contestant.allocations = 0
+            contestant.allocations, contestant.cpu_seconds = 0, 0.0
         for number in range(ROUNDS):
             for contestant in contestants if number % 2 else reversed(contestants):
                 await turn(contestant, count)
@@ -171,7 +175,10 @@ def report(into: Report, allocations: int) -> None:
     into.raw["ipam"] = figures
     for name in ("empty", "95 % full"):
         figure = figures[name]
-        note = f"dual stack, durable, 64 in flight: p50 {figure['p50_ms']} ms, p95 {figure['p95_ms']} ms"
+        note = (
+            f"dual stack, durable, 64 in flight: p50 {figure['p50_ms']} ms, p95 {figure['p95_ms']} ms, "
+            f"{figure['server_cpu_us']:.0f} µs of the service's CPU each"
+        )
         into.add(Row(f"ipam: /16 {name}", figure["allocations_per_second"], "/s", 2000, at_most=False, note=note))
     into.add(Row("ipam: full / empty", figures["full_over_empty"], "", 0.9, at_most=False, note="rate"))
 
@@ -179,6 +186,11 @@ def report(into: Report, allocations: int) -> None:
 def _rss_kib(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0])
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

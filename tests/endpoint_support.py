@@ -1,8 +1,8 @@
 """An endpoint service between a fake loader and a fake ipam: in this process, or as the real process.
 
-    async with Surroundings() as around, around.service() as client:
-        pod = around.pod()
-        await client.create(pod)
+async with Surroundings() as around, around.service() as client:
+    pod = around.pod()
+    await client.create(pod)
 """
 
 import asyncio
@@ -102,7 +102,7 @@ class Client:
 
     async def serving(self) -> bool:
         """Whether health says SERVING."""
-        stub = health_pb2_grpc.HealthStub(self.peer.channel)
+        stub: Any = health_pb2_grpc.HealthStub(self.peer.channel)
         try:
             reply = await self.peer.call(stub.Check, health_pb2.HealthCheckRequest(), timeout=PATIENCE)
         except PodlaneError:
@@ -112,7 +112,7 @@ class Client:
     async def until_serving(self) -> None:
         """Wait for health to say SERVING, by watching it."""
         await self.peer._ready(PATIENCE)
-        stub = health_pb2_grpc.HealthStub(self.peer.channel)
+        stub: Any = health_pb2_grpc.HealthStub(self.peer.channel)
         async with asyncio.timeout(PATIENCE):
             call: Any = stub.Watch(health_pb2.HealthCheckRequest())
             async for reply in call:
@@ -228,4 +228,3 @@ async def kill(process: asyncio.subprocess.Process) -> None:
     """End a process by SIGKILL and wait until it is gone."""
     os.kill(process.pid, signal.SIGKILL)
     await process.wait()
-

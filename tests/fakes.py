@@ -17,7 +17,7 @@ Two rules:
    B8  ConfirmAllocation is NOT_FOUND without a reservation, idempotent per endpoint, ALREADY_EXISTS for another one.
    B9  Released addresses can be asked for by name at once.
 
-Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after the work,
+Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after it,
 `calls` tells what was asked, and `reached` waits for it.
 """
 
@@ -192,11 +192,40 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
 
         return await self.script.run("ConfigureNode", request, work)
 
+    async def GetNode(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Show the configuration."""
+        return await self.script.run("GetNode", request, lambda: loader_pb2.GetNodeResponse(config=self.node))
+
+    async def CreateLink(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Make a link, or return the one that is there."""
+
+        def work() -> loader_pb2.CreateLinkResponse:
+            there = self.kernel.links.get(key(request.attachment))
+            link = there or self.kernel.add_link(wire.read_attachment(request.attachment, "attachment"))
+            return loader_pb2.CreateLinkResponse(link=link, created=there is None)
+
+        return await self.script.run("CreateLink", request, work)
+
+    async def DeleteLink(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Delete a link."""
+
+        def work() -> loader_pb2.DeleteLinkResponse:
+            deleted = key(request.attachment) in self.kernel.links
+            if deleted:
+                self.remove_link(wire.read_attachment(request.attachment, "attachment"))
+            return loader_pb2.DeleteLinkResponse(deleted=deleted)
+
+        return await self.script.run("DeleteLink", request, work)
+
+    async def DumpMap(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Show no entries: this kernel has no maps."""
+        return await self.script.run("DumpMap", request, loader_pb2.DumpMapResponse)
+
     async def ListLinks(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """List the kernel's links (B5)."""
 
         def work() -> loader_pb2.ListLinksResponse:
-            links = self.kernel.links.values()
+            links = list(self.kernel.links.values())
             if request.HasField("attachment"):
                 links = [link for link in links if link.attachment == request.attachment]
             return loader_pb2.ListLinksResponse(links=[loader_pb2.LinkStatus(link=link) for link in links])

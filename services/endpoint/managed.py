@@ -20,12 +20,14 @@ Save = Callable[[Endpoint, Sequence[LogEntry]], Awaitable[None]]
 class ManagedEndpoint:
     """One live endpoint. `publish` is called with what watchers are to see."""
 
-    def __init__(self, endpoint: Endpoint, queue_size: int, publish: Callable[[Endpoint], None]) -> None:
-        """Begin with a value; what its log holds already counts as saved."""
+    def __init__(
+        self, endpoint: Endpoint, queue_size: int, publish: Callable[[Endpoint], None], saved: int = 0
+    ) -> None:
+        """Begin with a value; `saved` is the number of its newest log entry that is on disk."""
         self.endpoint = endpoint
         self.queue = EventQueue(f"endpoint {endpoint.id}", queue_size)
         self._publish = publish
-        self._saved = endpoint.log[-1].number if endpoint.log else 0
+        self._saved = saved
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the value; watchers see it with the next move or note."""

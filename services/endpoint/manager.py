@@ -68,7 +68,7 @@ class Manager:
         """Read the records; every endpoint is `restoring` until it was compared. Raises CorruptState, Unavailable."""
         endpoints, self._ids = await self._store.load()
         for endpoint in endpoints:
-            managed = self._manage(endpoint)
+            managed = self._manage(endpoint, saved=endpoint.log[-1].number if endpoint.log else 0)
             managed.explain("a comparison with the kernel, once the loader and ipam answer")
             self._registry.put(managed)
         _log.info("records read", endpoints=len(endpoints))
@@ -264,7 +264,8 @@ class Manager:
                 managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
             await self._take_down(managed, addresses)
 
-    def _manage(self, endpoint: Endpoint) -> ManagedEndpoint:
-        return ManagedEndpoint(
-            endpoint, self._queue_size, lambda changed: self._watchers.tell(Change.UPSERTED, changed)
-        )
+    def _manage(self, endpoint: Endpoint, saved: int = 0) -> ManagedEndpoint:
+        def publish(changed: Endpoint) -> None:
+            self._watchers.tell(Change.UPSERTED, changed)
+
+        return ManagedEndpoint(endpoint, self._queue_size, publish, saved)

@@ -260,7 +260,7 @@ def read_allocation(message: ipam_pb2.Allocation) -> Allocation:
     return Allocation(
         owner=wire.read_attachment(message.owner, "allocation.owner"),
         addresses=tuple(
-            wire.read_interface(one.address, f"allocation.addresses[{index}].address").ip
+            wire.read_address(one.address.address, f"allocation.addresses[{index}].address")
             for index, one in enumerate(message.addresses)
         ),
         endpoint_id=message.endpoint_id,

@@ -10,7 +10,6 @@ changed. `ids` has one row, written with each insert.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
@@ -176,7 +175,20 @@ def _addresses(endpoint: Endpoint) -> list[tuple[object, ...]]:
 def _regeneration(last: Regeneration | None) -> str | None:
     if last is None:
         return None
-    return json.dumps(asdict(last), default=bytes.hex)
+    return json.dumps(
+        {
+            "level": last.level,
+            "reasons": last.reasons,
+            "started": last.started,
+            "phases": [(phase.name, phase.duration_us) for phase in last.phases],
+            "error": last.error,
+            "programs": [
+                (one.name, one.id, one.tag.hex(), one.instructions, one.verified_instructions, one.hook)
+                for one in last.programs
+            ],
+            "config_hash": last.config_hash,
+        }
+    )
 
 
 def _load(connection: Connection) -> tuple[list[Endpoint], Ids]:
@@ -245,9 +257,9 @@ def _read_regeneration(text: str | None) -> Regeneration | None:
         level=Level(kept["level"]),
         reasons=tuple(kept["reasons"]),
         started=kept["started"],
-        phases=tuple(Phase(**phase) for phase in kept["phases"]),
+        phases=tuple(Phase(name, duration_us) for name, duration_us in kept["phases"]),
         error=kept["error"],
-        programs=tuple(Program(**{**program, "tag": bytes.fromhex(program["tag"])}) for program in kept["programs"]),
+        programs=tuple(Program(name, id_, bytes.fromhex(tag), *rest) for name, id_, tag, *rest in kept["programs"]),
         config_hash=kept["config_hash"],
     )
 

@@ -7,7 +7,7 @@ Order of every change, so that memory never promises what the disk doesn't hold:
     release    commit → memory (only now can others get it) → answer
     expiry     is a release, by a timer at the deadline and also whenever an allocation finds nothing left
 
-Not here: which address comes next (`pool.py`), what a request may ask (`ledger.py`).
+Not here: which address comes next (`pool.py`), what a request may ask (`space.py`).
 """
 
 import asyncio
@@ -206,6 +206,9 @@ class Allocator:
                 await self.expire()
             except PodlaneError as error:
                 _log.error("expiry", error=error.message, **error.fields)
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # noqa: BLE001 - a bug must not end expiry for as long as the process lives
+                _log.exception("expiry")
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def _wait_for_deadline(self) -> None:

@@ -37,7 +37,8 @@ MIGRATIONS = (
         created REAL NOT NULL,
         expires REAL,
         confirmed REAL,
-        endpoint_id INTEGER NOT NULL
+        endpoint_id INTEGER NOT NULL,
+        UNIQUE (container_id, ifname, network)
     ) STRICT;
     CREATE TABLE released (
         address BLOB PRIMARY KEY,

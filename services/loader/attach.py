@@ -9,6 +9,7 @@ the old one or the new one. Which is used for new builds is a setting; an endpoi
 observed, replaced and taken down in its own way.
 """
 
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,6 +20,7 @@ from services.loader.blocking import Blocking
 from services.loader.libbpf import Fd
 from services.loader.model import EndpointSpec
 from services.loader.pins import Pins
+from services.loader.tc import Filter, TcFilters
 
 DIRECTIONS: Mapping[str, str] = {"from_container": "ingress", "to_container": "egress"}
 POLICY_PROGRAM = "policy"
@@ -35,11 +37,34 @@ class Attacher(Protocol):
     async def detach(self, spec: EndpointSpec) -> None:
         """Empty both hooks; already empty, or the link gone, is fine."""
 
-    async def abandon(self, spec: EndpointSpec) -> None:
-        """The link is about to be deleted and its policy map is empty: remove what would outlive it."""
-
     async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
         """Return the id of the program on each hook, None for an empty one."""
+
+
+class Tc:
+    """cls_bpf filters."""
+
+    mode = "tc"
+
+    def __init__(self, filters: TcFilters) -> None:
+        """`filters` speaks netlink."""
+        self._filters = filters
+
+    async def attach(self, spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
+        """Add or replace the filters, in one batch."""
+        wanted = {DIRECTIONS[name]: Filter(name, program.fileno()) for name, program in programs.items()}
+        await self._filters.attach(spec.host_ifindex, wanted)
+
+    async def detach(self, spec: EndpointSpec) -> None:
+        """Remove the filters; when the link is gone they are."""
+        if link_exists(spec):
+            await self._filters.detach(spec.host_ifindex)
+
+    async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
+        """Ask for the filters."""
+        found = await self._filters.attached(spec.host_ifindex)
+        there = {name: found[direction] for name, direction in DIRECTIONS.items()}
+        return {name: one.id if one is not None else None for name, one in there.items()}
 
 
 class Tcx:
@@ -84,6 +109,14 @@ class Attachers:
     def current(self) -> Attacher:
         """What new builds use."""
         return self.by_mode[self.mode]
+
+
+def link_exists(spec: EndpointSpec) -> bool:
+    """Return whether the endpoint's link is there: an index is reused, a name too, both together are ours."""
+    try:
+        return socket.if_indextoname(spec.host_ifindex) == spec.host_ifname
+    except OSError:
+        return False
 
 
 def hook(mode: str, program: str, id_: int) -> str:

@@ -9,7 +9,6 @@ end of its link (attach.py).
 """
 
 import contextlib
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -17,7 +16,7 @@ from typing import TypeVar
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 from services.loader import bpffs, libbpf, maps, model
-from services.loader.attach import POLICY_PROGRAM, Attachers, hook
+from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry, PolicyCount
 from services.loader.libbpf import BpfError, Fd
@@ -174,14 +173,6 @@ def entries_of(spec: EndpointSpec) -> list[EndpointEntry]:
         EndpointEntry(address, spec.host_ifindex, spec.id, spec.identity, spec.pod_mac, spec.host_mac)
         for address in spec.addresses
     ]
-
-
-def link_exists(spec: EndpointSpec) -> bool:
-    """Return whether the endpoint's link is there: an index is reused, a name too, both together are ours."""
-    try:
-        return socket.if_indextoname(spec.host_ifindex) == spec.host_ifname
-    except OSError:
-        return False
 
 
 def _tags(ids: Mapping[str, int | None]) -> Iterator[tuple[int, bytes]]:

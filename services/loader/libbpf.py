@@ -30,6 +30,7 @@ from typing import Self
 
 from services.common.errors import Unavailable
 
+_CONTEXT_ROOM = 512  # struct __sk_buff is 192 bytes today; less than the kernel's is ENOSPC
 _CHUNK = 4096  # entries per batch call: large enough to forget the call, small enough to stay in the cache
 
 
@@ -454,7 +455,7 @@ def prog_test_run(program: Fd, packet: bytes, *, repeat: int = 1, context: bytes
     ingress_ifindex, ifindex and gso fields reach the program. `room` is how far the packet may grow.
     """
     data_out = ctypes.create_string_buffer(len(packet) + room)
-    context_out = ctypes.create_string_buffer(len(context)) if context else None
+    context_out = ctypes.create_string_buffer(_CONTEXT_ROOM) if context else None
     opts = _TestRunOpts(
         sz=ctypes.sizeof(_TestRunOpts),
         data_in=packet,
@@ -464,13 +465,16 @@ def prog_test_run(program: Fd, packet: bytes, *, repeat: int = 1, context: bytes
         ctx_in=context or None,
         ctx_size_in=len(context),
         ctx_out=ctypes.cast(context_out, _ptr) if context_out else None,
-        ctx_size_out=len(context),
+        ctx_size_out=_CONTEXT_ROOM if context else 0,
         repeat=repeat,
     )
     result = _library().bpf_prog_test_run_opts(program.fileno(), ctypes.byref(opts))
     _check(result, "bpf_prog_test_run_opts", program.about)
     return TestRun(
-        opts.retval, data_out.raw[: opts.data_size_out], context_out.raw if context_out else b"", opts.duration
+        opts.retval,
+        data_out.raw[: opts.data_size_out],
+        context_out.raw[: opts.ctx_size_out] if context_out else b"",
+        opts.duration,
     )
 
 
@@ -607,21 +611,26 @@ class LogBuffer:
         return ctypes.string_at(self.address).decode(errors="replace")
 
 
-_captured = threading.local()
+class _Capture(threading.local):
+    """The lines of this thread, None while nobody collects them."""
+
+    lines: list[str] | None = None
 
 
-def _capture(level: int, fmt: int | None, arguments: int | None) -> int:
-    lines = getattr(_captured, "lines", None)
-    if lines is None or level == _LIBBPF_DEBUG:
-        return 0
-    buffer = ctypes.create_string_buffer(4096)
-    _libc().vsnprintf(buffer, len(buffer), fmt, arguments)
-    lines.append(buffer.value.decode(errors="replace").rstrip())
+_capture = _Capture()
+_capturing = threading.Semaphore(1)  # one at a time: libbpf has one print function
+
+
+def _print(level: int, fmt: int | None, arguments: int | None) -> int:
+    if _capture.lines is not None and level != _LIBBPF_DEBUG:
+        buffer = ctypes.create_string_buffer(4096)
+        _libc().vsnprintf(buffer, len(buffer), fmt, arguments)
+        _capture.lines.append(buffer.value.decode(errors="replace").rstrip())
     return 0
 
 
 # libbpf keeps the pointer: it must live as long as the library.
-_CAPTURE = _PRINT(_capture)
+_PRINTER = _PRINT(_print)
 
 
 @cache
@@ -634,10 +643,11 @@ def _libc() -> ctypes.CDLL:
 @contextmanager
 def captured_output() -> Iterator[list[str]]:
     """Collect libbpf's warnings of this thread. Formatting them costs, so only who failed already asks for it."""
-    lines: list[str] = []
-    _captured.lines = lines
-    _library().libbpf_set_print(_CAPTURE)
-    try:
-        yield lines
-    finally:
-        _captured.lines = None
+    with _capturing:
+        lines = _capture.lines = []
+        _library().libbpf_set_print(_PRINTER)
+        try:
+            yield lines
+        finally:
+            _library().libbpf_set_print(None)
+            _capture.lines = None

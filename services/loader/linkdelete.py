@@ -16,20 +16,33 @@ waits for RCU before it frees the memory and answers: 20–45 ms on every machin
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from services.common import telemetry
-from services.common.errors import Unavailable
+from services.common.errors import PodlaneError, Unavailable
 from services.loader import rtnl
 from services.loader.linkwatch import LinkMonitor
-from services.loader.netlink import Request, Rtnl, explain
+from services.loader.netlink import Rtnl, explain
 
 _log = telemetry.logger("linkdelete")
 
 # Waits for RCU overlap: however many there are, each takes at most two grace periods. Above this many batches under
 # way new requests gather, and share.
-BATCHES = 8
+BATCHES = 16
+
+# IFLA_GROUP is a signed number to some tools; 0 is every device's group
+_LARGEST_GROUP = 0x7FFFFFFF
+_DRAWS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Deletion:
+    """One name and who waits for it."""
+
+    ifname: str
+    existed: asyncio.Future[bool]
 
 
 class LinkDeletions:
@@ -38,11 +51,11 @@ class LinkDeletions:
     def __init__(self, monitor: LinkMonitor) -> None:
         """Wire; nothing runs yet."""
         self._monitor = monitor
-        self._queue: list[str] = []
-        self._waiting: dict[str, asyncio.Future[bool]] = {}
+        self._queue: list[_Deletion] = []
+        self._under_way: dict[str, _Deletion] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._executor: ThreadPoolExecutor | None = None
-        self._unsubscribe = lambda: None
+        self._unsubscribe: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
         """Begin."""
@@ -63,19 +76,21 @@ class LinkDeletions:
 
         Raises Unavailable or FailedPrecondition when the kernel refuses.
         """
-        self._monitor.drain()  # whatever it says from here on is about this request
-        waiting = self._waiting[ifname] = asyncio.get_running_loop().create_future()
+        self._monitor.drain()  # what it says from here on is about this request, not about an earlier link's end
+        deletion = _Deletion(ifname, asyncio.get_running_loop().create_future())
+        self._under_way[ifname] = deletion
+        self._queue.append(deletion)
+        self._next()
         try:
-            self._queue.append(ifname)
-            self._next()
-            return await waiting
+            return await deletion.existed
         finally:
-            del self._waiting[ifname]
+            if self._under_way.get(ifname) is deletion:
+                del self._under_way[ifname]
 
     def _next(self) -> None:
         if self._queue and len(self._batches) < BATCHES:
-            names, self._queue = self._queue, []
-            task = asyncio.create_task(self._run(names))
+            batch, self._queue = self._queue, []
+            task = asyncio.create_task(self._run(batch))
             self._batches.add(task)
             task.add_done_callback(self._ended)
 
@@ -83,50 +98,50 @@ class LinkDeletions:
         self._batches.discard(task)
         self._next()
 
-    async def _run(self, names: Sequence[str]) -> None:
-        """Carry one batch out, and answer those who couldn't be answered earlier."""
-        failure: Exception | None = None
+    async def _run(self, batch: Sequence[_Deletion]) -> None:
+        """Carry one batch out, and answer those whose link the monitor did not see go."""
+        names = [deletion.ifname for deletion in batch]
+        failure: PodlaneError | None = None
         missing: frozenset[str] = frozenset()
         try:
             missing = await asyncio.get_running_loop().run_in_executor(self._executor, delete_links, names)
         except OSError as error:
             failure = explain(f"deleting {', '.join(names)}", error)
-        except Unavailable as error:
+        except PodlaneError as error:
             failure = error
-        self._monitor.drain()
-        for name in names:
-            waiting = self._waiting.get(name)
-            if waiting is None or waiting.done():
+        for deletion in batch:
+            if deletion.existed.done():
                 continue
             if failure is not None:
-                waiting.set_exception(failure)
+                deletion.existed.set_exception(failure)
             else:
-                waiting.set_result(name not in missing)
+                deletion.existed.set_result(deletion.ifname not in missing)
 
     def _gone(self, ifname: str, _ifindex: int) -> None:
-        waiting = self._waiting.get(ifname)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(True)
+        deletion = self._under_way.get(ifname)
+        if deletion is not None and not deletion.existed.done():
+            deletion.existed.set_result(True)
 
 
 def delete_links(names: Sequence[str]) -> frozenset[str]:
     """Delete links, by one request; return those that were not there. Blocks until the kernel has freed them."""
     with Rtnl() as own:
         if len(names) == 1:
-            return _missing(own, [rtnl.delete_link(names[0])])
-        group = _gather(own, names)
+            reply = own.batch([rtnl.delete_link(names[0])])[0]
+            return frozenset(names) if reply.errno else frozenset()
+        group, missing = gather(own, names)
         own.batch([rtnl.delete_group(group)])
-    return frozenset()
+        return missing
 
 
-def _gather(own: Rtnl, names: Sequence[str]) -> int:
-    raise NotImplementedError(own, names)
-
-
-def _missing(own: Rtnl, requests: Sequence[Request]) -> frozenset[str]:
-    replies = own.batch(requests)
-    return frozenset(request.about for request, reply in zip(requests, replies, strict=True) if reply.errno)
-
-
-def _draw() -> int:
-    return 1 + secrets.randbelow(0x7FFFFFFE)
+def gather(own: Rtnl, names: Sequence[str]) -> tuple[int, frozenset[str]]:
+    """Put the links into a group that has no other members; return it, and those that were not there."""
+    for _ in range(_DRAWS):
+        group = 1 + secrets.randbelow(_LARGEST_GROUP)
+        replies = own.batch([rtnl.set_link(ifname=name, group=group, tolerate=rtnl.GONE) for name in names])
+        members = {link.ifname for link in map(rtnl.read_link, own.dump(rtnl.dump_links())) if link.group == group}
+        if members <= set(names):
+            missing = (name for name, reply in zip(names, replies, strict=True) if reply.errno)
+            return group, frozenset(missing)
+        _log.warning("a link group was taken", group=group, by=sorted(members.difference(names)))
+    raise Unavailable(f"{_DRAWS} link groups drawn at random all had other members; deleting {', '.join(names)}")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from services.common.errors import InvalidArgument
-from services.common.model import Address, AssignedAddress, Attachment, Interface, Phase, Route, format_mac
+from services.common.model import AssignedAddress, Attachment, Interface, Phase, Route, format_mac
 
 # linux/if_ether.h, RFC 791 and RFC 8200 §5, linux/netdevice.h (GSO_MAX_SIZE, GRO_MAX_SIZE)
 SMALLEST_MTU, SMALLEST_MTU_IPV6, LARGEST_MTU = 68, 1280, 65535
@@ -206,14 +206,40 @@ def describe_route(route: Route) -> str:
     return f"{route.destination}{via}" + (f" mtu {route.mtu}" if route.mtu else "")
 
 
+@dataclass(frozen=True, slots=True)
+class HostEnd:
+    """What of the node's end is compared."""
+
+    ifindex: int
+    mac: bytes
+    mtu: int
+
+
+def host_problems(record: LinkRecord, found: HostEnd | None) -> list[str]:
+    """Say how the node's end differs from the record; `found` None: there is no such device."""
+    ifname = record.host_ifname
+    if not record.done:
+        return [f"{ifname} is being made, or its creation was interrupted: repeat or delete it"]
+    if found is None:
+        return [f"{ifname} is gone"]
+    if found.ifindex != record.host_ifindex:
+        return [f"{ifname} is another interface: index {found.ifindex}, not {record.host_ifindex}"]
+    problems = []
+    if found.mac != record.host_mac:
+        problems.append(f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.host_mac)}")
+    if found.mtu != record.mtu:
+        problems.append(f"{ifname}'s MTU is {found.mtu}, it was made with {record.mtu}")
+    return problems
+
+
 def pod_problems(record: LinkRecord, found: PodEnd | None) -> list[str]:
     """Say how the pod's end differs from the record; `found` None: there is no such interface in the pod."""
     ifname = record.spec.attachment.ifname
     if found is None:
         return [f"{ifname} is missing in the pod"]
-    problems = []
     if found.ifindex != record.pod_ifindex:
         return [f"{ifname} in the pod is another interface: index {found.ifindex}, not {record.pod_ifindex}"]
+    problems = []
     if found.mac != record.pod_mac:
         problems.append(f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.pod_mac)}")
     if found.mtu != record.mtu:
@@ -231,8 +257,3 @@ def pod_problems(record: LinkRecord, found: PodEnd | None) -> list[str]:
         if route not in found.routes
     ]
     return problems
-
-
-def gateways(spec: LinkSpec) -> tuple[Address, ...]:
-    """Return the router of each family."""
-    return tuple(one.gateway for one in spec.addresses)

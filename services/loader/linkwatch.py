@@ -1,9 +1,9 @@
 """What the kernel says about links that go, whoever removes them: a pod's namespace dies with its links, an
 administrator deletes one, or the loader itself does.
 
-One socket listens to RTNLGRP_LINK for as long as the loader runs. A filter in the kernel lets removals pass and nothing else:
-a starting pod makes a handful of notifications that nobody wants. When the socket overflows (ENOBUFS) removals were lost,
-and the links that are there now are compared with those that were: whatever is missing has gone.
+One socket listens to RTNLGRP_LINK for as long as the loader runs. A filter in the kernel lets removals pass and nothing
+else: a starting pod makes a handful of notifications that nobody wants. When the socket overflows (ENOBUFS) removals
+were lost, and the links that are there now are compared with those that were: whatever is missing has gone.
 
 The kernel sends a removal once the link is closed and out of every list. It then waits one or two RCU grace periods
 (20 ms and more) before it answers the request: linkdelete.py doesn't wait for that.

@@ -2,18 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 
 
 class KeyedLocks:
-    """Work on one endpoint is serial, in the order in which it was asked for; endpoints don't wait for each other."""
+    """Work on one key is serial, in the order in which it was asked for; keys don't wait for each other."""
 
     def __init__(self) -> None:
         """Start with none."""
-        self._locks: dict[int, tuple[asyncio.Lock, int]] = {}
+        self._locks: dict[Hashable, tuple[asyncio.Lock, int]] = {}
 
     @contextlib.asynccontextmanager
-    async def hold(self, key: int) -> AsyncIterator[None]:
+    async def hold(self, key: Hashable) -> AsyncIterator[None]:
         """Hold the key's lock for the block."""
         lock, users = self._locks.get(key, (asyncio.Lock(), 0))
         self._locks[key] = (lock, users + 1)

@@ -1,29 +1,91 @@
-"""Assembly of the loader: what it finds, what it does, the server, in the order in which they start."""
+"""Assembly of the loader: what it needs, what it finds, what it does, the server, in the order in which they start."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
-from services.common import lifecycle, telemetry
-from services.common.config import Settings
+from services.common import lifecycle, sockets, telemetry
+from services.common.config import LoaderSettings, Settings
 from services.common.edge import Server
-from services.common.errors import FailedPrecondition
+from services.common.lifecycle import Hook, Shielded
+from services.loader import privileges
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.host import Host
 from services.loader.links import Links
+from services.loader.masquerade import Masquerade
+from services.loader.netlink_worker import NetlinkWorker
+from services.loader.node import Node
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.pins import Pins
 from services.loader.regenerate import Regenerator
 from services.loader.servicer import LoaderServicer, Parts
 from services.loader.statedir import StateDir
 from services.loader.steps import Kernel
+from services.loader.tc import TcFilters
 from services.loader.template import Templates
 
 NAME = loader_pb2.DESCRIPTOR.services_by_name["LoaderService"].full_name
+_QUIET = frozenset({"GetNode", "ListLinks", "ListEndpointDatapaths", "DumpMap"})
 
 _log = telemetry.logger("main")
+
+
+def build(settings: Settings) -> Sequence[lifecycle.Component]:
+    """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
+    loader = settings.loader
+    mode = check_mode(loader.attach_mode)
+    pins = Pins(settings.node.bpffs)
+    state = StateDir(loader.state_dir)
+    blocking, worker, shielded = Blocking(), NetlinkWorker("netlink"), Shielded()
+    templates = _templates(loader, state)
+    attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
+    datapath = Datapath(pins, state, attachers)
+    node = NodeConfigurer(state, Node(worker, Masquerade()), datapath, templates, loader)
+    kernel = Kernel(datapath, attachers, Host(worker, lambda: node.config.gateways), blocking)
+    links = Links(state.root / "links", worker, node.mtu)
+    regenerator = Regenerator(state, templates, kernel, lambda: node.config)
+    servicer = LoaderServicer(Parts(node, links, regenerator, datapath, blocking, shielded))
+    server = Server(
+        loader.socket,
+        (NAME,),
+        lambda grpc_server: loader_pb2_grpc.add_LoaderServiceServicer_to_server(servicer, grpc_server),
+        quiet=_QUIET,
+    )
+
+    async def before_anything_else() -> None:
+        privileges.require()
+        # A second loader must end here: taking over is for those who are alone.
+        sockets.prepare(loader.socket)
+        state.open()
+
+    async def take_over() -> None:
+        _log.info("adopted", endpoints=await adopt(state, kernel))
+
+    # The server is the last to come and the first to go: whoever is answered finds everything in place.
+    return (
+        Hook(before_anything_else),
+        blocking,
+        worker,
+        Hook(templates.open, templates.close),
+        datapath,
+        Hook(take_over),
+        node,
+        links,
+        shielded,
+        server,
+        Hook(lambda: server.serving(ready=True)),
+    )
+
+
+def _templates(loader: LoaderSettings, state: StateDir) -> Templates:
+    prebuilt = loader.objects_dir if loader.objects_dir != Path() else None
+    return Templates(state.templates, loader.bpf_dir, prebuilt=prebuilt, clang=loader.clang)
+
+
+def main() -> int:
+    """Run the service; return its exit code."""
+    return lifecycle.main("loader", build)

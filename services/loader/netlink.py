@@ -93,10 +93,10 @@ class AnswerLost(OSError):
 
 def explain(what: str, error: OSError) -> PodlaneError:
     """Return the domain error of a netlink failure while doing `what`."""
-    if error.errno in {errno.EPERM, errno.EACCES}:
-        return FailedPrecondition(
-            f"{what}: {error}: the loader needs CAP_NET_ADMIN and CAP_SYS_ADMIN", errno=error.errno
-        )
+    if error.errno == errno.EPERM:
+        return FailedPrecondition(f"{what}: {error}: the loader needs CAP_NET_ADMIN", errno=error.errno)
+    if error.errno == errno.EACCES:  # what IPv6 says to addresses and routes where it is switched off
+        return FailedPrecondition(f"{what}: {error}", errno=error.errno)
     return Unavailable(f"{what}: {error}", errno=error.errno)
 
 

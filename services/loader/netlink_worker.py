@@ -72,5 +72,5 @@ class NetlinkWorker:
             if self._executor is executor:
                 self._executor = self._thread()
             executor.shutdown(wait=False)
-            _log.error("gave up a thread", worker=self._name, reason=error.message)  # noqa: TRY400 - nothing to trace
+            _log.error("gave up a thread", worker=self._name, reason=error.message)
             raise

@@ -14,6 +14,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Self
 
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, PodlaneError, Unavailable
@@ -52,10 +53,7 @@ class Netns:
         netns = cls(path, fd)
         try:
             _check_kind(path, fd)
-            with _explained(_OWN):
-                own = os.stat(_OWN)
-            if os.path.samestat(os.fstat(fd), own):
-                raise InvalidArgument(f"netns_path: {path} is the node's own network namespace", field="netns_path")
+            _check_foreign(path, fd)
         except BaseException:
             netns.close()
             raise
@@ -108,6 +106,13 @@ def _check_kind(path: str, fd: int) -> None:
             kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     if kind != _CLONE_NEWNET:
         raise InvalidArgument(f"netns_path: {path} is not a network namespace", field="netns_path")
+
+
+def _check_foreign(path: str, fd: int) -> None:
+    with _explained(_OWN):
+        own = Path(_OWN).stat()
+    if os.path.samestat(os.fstat(fd), own):
+        raise InvalidArgument(f"netns_path: {path} is the node's own network namespace", field="netns_path")
 
 
 def _setns(fd: int) -> None:

@@ -9,27 +9,22 @@ either in force or was about to be.
 """
 
 import asyncio
+import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from services.common import telemetry
+from services.common.config import LoaderSettings
 from services.common.errors import FailedPrecondition
 from services.loader import headers
 from services.loader.datapath import Datapath
 from services.loader.model import NodeConfig
+from services.loader.node import Node
 from services.loader.statedir import StateDir
 from services.loader.template import Template, Templates
 
 _log = telemetry.logger("nodeconfig")
-
-
-class NodeSide(Protocol):
-    """What of the node itself depends on the configuration."""
-
-    async def configure(self, config: NodeConfig) -> int:
-        """Put it in force, idempotent; return the MTU that pod interfaces get, bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +44,16 @@ class NodeConfigurer:
     """Holds the configuration in force. A component: `start` puts the last one in force again."""
 
     def __init__(
-        self, state: StateDir, side: NodeSide, datapath: Datapath, templates: Templates, attach_mode: str
+        self, state: StateDir, node: Node, datapath: Datapath, templates: Templates, settings: LoaderSettings
     ) -> None:
-        """Wire; nothing is read yet."""
+        """Wire; nothing is read yet. The settings' MTU holds where the configuration has none, and what they don't
+        allow to be masqueraded isn't.
+        """
         self._state = state
-        self._side = side
+        self._node = node
         self._datapath = datapath
         self._templates = templates
-        self._attach_mode = attach_mode
+        self._settings = settings
         self._config: NodeConfig | None = None
         self._mtu = 0
         self._lock = asyncio.Lock()
@@ -74,15 +71,19 @@ class NodeConfigurer:
     @property
     def config(self) -> NodeConfig:
         """The configuration in force. Raises FailedPrecondition before the first."""
+        return self._require()
+
+    def _require(self) -> NodeConfig:
         if self._config is None:
             raise FailedPrecondition(
                 "the node is not configured yet: ConfigureNode comes first (podlane-endpoint does it when it starts)"
             )
         return self._config
 
-    def require(self) -> NodeConfig:
-        """Return `config`, as a function."""
-        return self.config
+    def mtu(self) -> int:
+        """Return the MTU that pod interfaces get, bytes. Raises FailedPrecondition before the first configuration."""
+        self._require()
+        return self._mtu
 
     async def configure(self, config: NodeConfig) -> tuple[bool, str]:
         """Put a configuration in force; return whether it is a new one, and the SHA-256 of node_config.h."""
@@ -103,7 +104,11 @@ class NodeConfigurer:
         return config != before, headers.digest(header)
 
     async def _apply(self, config: NodeConfig) -> None:
-        self._mtu = await self._side.configure(config)
+        settings = self._settings
+        effective = dataclasses.replace(
+            config, mtu=config.mtu or settings.mtu, masquerade=config.masquerade and settings.masquerade
+        )
+        self._mtu = await self._node.configure(effective)
         for gateway in config.gateways:
             self._datapath.endpoints.put_host(gateway)
         for entry in self._datapath.endpoints.dump():
@@ -116,7 +121,7 @@ class NodeConfigurer:
         return NodeView(
             self._config,
             headers.digest(headers.node_config()) if self._config is not None else "",
-            self._attach_mode,
+            self._settings.attach_mode,
             self._mtu,
             os.uname().release,
             self._templates.compiler,

@@ -1,4 +1,4 @@
-"""What the loader must be allowed, asked of the kernel before anything else (capabilities(7))."""
+"""What the loader must be allowed, asked before anything else (capabilities(7))."""
 
 from pathlib import Path
 
@@ -7,11 +7,17 @@ from services.common.errors import FailedPrecondition
 # linux/capability.h. setns and mounting a bpffs: SYS_ADMIN; links: NET_ADMIN; programs: BPF and PERFMON.
 _NEEDED = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
+_STATUS = Path("/proc/self/status")
 
-def check(status: str = "") -> None:
+
+def require() -> None:
+    """Raise FailedPrecondition when this process may not do a loader's work."""
+    check(_STATUS.read_text())
+
+
+def check(status: str) -> None:
     """Raise FailedPrecondition naming what is missing. `status` is the text of /proc/self/status."""
-    text = status or Path("/proc/self/status").read_text()
-    effective = int(next(line.split()[1] for line in text.splitlines() if line.startswith("CapEff:")), 16)
+    effective = int(next(line.split()[1] for line in status.splitlines() if line.startswith("CapEff:")), 16)
     missing = [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
     if missing:
         raise FailedPrecondition(

@@ -1,6 +1,6 @@
 """Regeneration: an endpoint's datapath becomes what its configuration says.
 
-    level 1, no-rebuild      maps only: policy, slot, endpoint map entries
+    level 1, no-rebuild      no program is touched: policy map, node's end and routes, endpoint map entries
     level 2, rewrite+load    headers → template → load → steps.py → commit of the state directory
 
 Level 1 is promoted when the programs don't fit the configuration, whatever the reason (model.reload_reason). Level 2
@@ -25,9 +25,9 @@ from services.common import telemetry
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.model import Phase
 from services.loader import headers, layout, libbpf, maps, model, objects
-from services.loader.attach import hook
+from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
-from services.loader.datapath import Status, explained, link_exists
+from services.loader.datapath import Status, explained
 from services.loader.locks import KeyedLocks
 from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
@@ -180,6 +180,8 @@ class Regenerator:
                 steps = Steps(self._kernel, job.spec, undo, held)
                 with job.watch.phase("policy"):
                     await steps.fill(steps.open_policy(), job.policy)
+                with job.watch.phase("host"):
+                    await steps.connect(live)
                 with job.watch.phase("maps"):
                     steps.publish()
                 if record != live:

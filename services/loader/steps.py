@@ -12,12 +12,12 @@ Undos run last first when a later step fails; then what ran before runs again, a
 
 import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from services.loader import libbpf, maps
-from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers
+from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_exists
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.libbpf import Fd
@@ -37,7 +37,7 @@ class HostSide(Protocol):
         """Bring it up, with routes and neighbours for the endpoint's addresses; idempotent."""
 
     async def disconnect(self, spec: EndpointSpec) -> None:
-        """Remove routes and neighbours; already gone is fine."""
+        """Take it down, which takes routes and neighbours with it; already gone is fine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +92,19 @@ class Steps:
         call_policy.set(id_, programs[POLICY_PROGRAM])
 
     async def attach(self, programs: Programs, live: EndpointRecord | None) -> None:
-        """Put the new programs on their hooks."""
+        """Put the new programs on their hooks. What a killed first build left there is replaced."""
         attacher, spec = self._kernel.attachers.current, self._spec
-        if live is None:
-            self._undo.push_async_callback(attacher.detach, spec)
-        else:
-            before = {name: self._hold(id_) for name, id_ in (await attacher.attached(spec)).items()}
-            there = {name: fd for name, fd in before.items() if fd is not None}
-            self._undo.push_async_callback(attacher.attach, spec, there)
+        attached = await attacher.attached(spec) if live is not None else {}
+        before = {name: self._hold(id_) for name, id_ in attached.items()}
+        self._undo.push_async_callback(self._reattach, {name: fd for name, fd in before.items() if fd is not None})
         await attacher.attach(spec, {name: programs[name] for name in DIRECTIONS})
+
+    async def _reattach(self, before: Mapping[str, Fd]) -> None:
+        attacher = self._kernel.attachers.current
+        if len(before) < len(DIRECTIONS):
+            await attacher.detach(self._spec)
+        if before:
+            await attacher.attach(self._spec, before)
 
     async def connect(self, live: EndpointRecord | None) -> None:
         """Bring the node's end up and let the node find the pod through it."""
@@ -145,8 +149,9 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
     """Take an endpoint out of the kernel and the state directory, last step first; return whether there was anything.
 
     Each step is tried whatever becomes of the others; the directory goes only when all have worked, so that a
-    repeated call finds what is left. Programs stay on a link that is about to be deleted anyway (detaching is an RCU
-    wait), but with an empty policy map: they drop whatever the pod still sends.
+    repeated call finds what is left. The node's end goes down before its programs go: without them the stack would
+    forward whatever the pod still sends. Measured: down and detached together 0.3 ms, lost in the 20 ms and more that
+    the deletion of the link takes afterwards.
     """
     datapath = kernel.datapath
     entries = [entry.address for entry in datapath.endpoints.dump() if entry.endpoint_id == id_ and not entry.host]
@@ -154,18 +159,11 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
     with Teardown(f"endpoint {id_}") as teardown:
         for address in entries:
             teardown.step(functools.partial(datapath.endpoints.delete, address))
-        if live is not None:
+        if live is not None and link_exists(live.spec):
             await teardown.wait(kernel.host.disconnect(live.spec))
         teardown.step(lambda: datapath.call_policy.clear(id_))
-        teardown.step(lambda: _empty_policy(datapath, id_))
         if live is not None:
-            await teardown.wait(kernel.attachers.by_mode[live.attach_mode].abandon(live.spec))
+            await teardown.wait(kernel.attachers.by_mode[live.attach_mode].detach(live.spec))
         teardown.step(lambda: datapath.unpin_policy(id_))
         teardown.step(lambda: datapath.metrics.forget(id_))
     return state.remove(id_) or found
-
-
-def _empty_policy(datapath: Datapath, id_: int) -> None:
-    if datapath.has_policy(id_):
-        with datapath.policy(id_) as policy:
-            policy.sync(())

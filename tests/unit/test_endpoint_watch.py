@@ -20,13 +20,9 @@ from services.endpoint.watch import Change, Watchers
 def endpoint(number: int, pod: Pod | None = None) -> Endpoint:
     """Return an endpoint with an address of its own."""
     attachment = Attachment("podnet", f"c{number}", "eth0")
-    address = AssignedAddress(
-        ip_interface(f"10.7.0.{number}/32"), ip_address("10.7.0.254"), ip_network("10.7.0.0/24")
-    )
+    address = AssignedAddress(ip_interface(f"10.7.0.{number}/32"), ip_address("10.7.0.254"), ip_network("10.7.0.0/24"))
     link = Link(attachment, f"lxc{number}", number, bytes(6), bytes(6))
-    return Endpoint(
-        number, number, EndpointSpec(attachment, pod or Pod(), link, (address,)), 0.0, EndpointState.READY
-    )
+    return Endpoint(number, number, EndpointSpec(attachment, pod or Pod(), link, (address,)), 0.0, EndpointState.READY)
 
 
 def managed(number: int, pod: Pod | None = None) -> ManagedEndpoint:

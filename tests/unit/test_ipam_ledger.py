@@ -113,6 +113,7 @@ def test_a_requested_address_may_be_cooling(ledger: Ledger):
 
     assert addresses(reservation.allocation)[0] == "10.0.0.4"
     assert [str(address) for address in reservation.reused] == ["10.0.0.4"]
+    assert reservation.too_early == ()
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ class AllocateAddressesRequest(_message.Message):
     POOL_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
-    """Empty: the pool named `default`."""
+    """Empty: the pool whose ranges hold the first of `requested`, else the one named `default`."""
     @_builtins.property
     def owner(self) -> _types_pb2.Attachment: ...
     @_builtins.property

@@ -1,0 +1,288 @@
+"""Making a veth pair, and comparing one that exists with its record. Blocking: runs on the netlink worker's thread.
+
+    visit      the pod's namespace: a netlink socket, and whether IPv6 is switched off for new interfaces there
+    record     what is about to be made is written down
+    link       one RTM_NEWLINK: both ends in place, MACs, MTU; the node's end stays down until programs are attached
+    pod        one batch inside the pod: up, addresses, routes in the order given
+    record     done
+
+The pod's end can't be brought up by the request that makes it: veth refuses (ENOTCONN) while the other end isn't
+there. Deleting the node's end is the undo of everything.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from services.common import telemetry
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PodlaneError
+from services.common.model import format_mac
+from services.loader import rtnl
+from services.loader.linkrecord import LinkRecords
+from services.loader.linkspec import (
+    LinkRecord,
+    LinkSpec,
+    PodEnd,
+    differences,
+    effective_routes,
+    pod_problems,
+    random_mac,
+)
+from services.loader.netlink import NetlinkError, Request, Rtnl, explain
+from services.loader.netns import Netns
+from services.loader.phases import Stopwatch
+from services.loader.rtnl import EndOfPair, LinkInfo
+
+_log = telemetry.logger("links")
+
+_IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+
+# Whatever the node's defaults are: the pod is reached by a /32 route that says which way, never asked for by ARP, and
+# programs answer for the gateway.
+_HOST_CONF = (
+    (rtnl.IPV4_FORWARDING, 1),
+    (rtnl.IPV4_PROXY_ARP, 0),
+    (rtnl.IPV4_ACCEPT_REDIRECTS, 0),
+    (rtnl.IPV4_SEND_REDIRECTS, 0),
+    (rtnl.IPV4_RP_FILTER, 0),
+)
+
+# What the kernel says to addresses, routes and sizes that make no sense, alone or together
+_NONSENSE = frozenset({errno.EINVAL, errno.ERANGE, errno.ENETUNREACH, errno.EHOSTUNREACH})
+
+
+@dataclass(slots=True)
+class PodSide:
+    """A pod's namespace as a visit found it."""
+
+    netns: Netns
+    rtnl: Rtnl
+    cookie: int
+    ipv6_disabled: bool
+
+
+@contextlib.contextmanager
+def visit(path: str) -> Iterator[PodSide]:
+    """Open a pod's namespace with a socket in it. Raises NotFound or InvalidArgument; see Netns.open."""
+    with Netns.open(path) as netns:
+        try:
+            with netns.visit():
+                inside = Rtnl()
+                disabled = _read(_IPV6_CONF / "default" / "disable_ipv6") == "1"
+        except OSError as error:
+            raise explain(f"{path}: a netlink socket in the pod's namespace", error) from error
+        with inside:
+            yield PodSide(netns, inside, inside.cookie(), disabled)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+class LinkMaker:
+    """Makes links and writes them down. One thread at a time."""
+
+    def __init__(self, records: LinkRecords) -> None:
+        """`records` is where each link is written down."""
+        self._records = records
+
+    def create(self, own: Rtnl, spec: LinkSpec, mtu: int, watch: Stopwatch) -> tuple[LinkRecord, LinkInfo, bool]:
+        """Make the link, or find it as asked for; return its record, its node's end, and whether it was made.
+
+        Raises AlreadyExists when the interface is somebody else's or differs from what is asked for, NotFound and
+        InvalidArgument about the namespace or the values, Unavailable when the kernel refuses.
+        """
+        ifname = spec.attachment.host_ifname()
+        with contextlib.ExitStack() as opened:
+            opened.enter_context(_explained(f"link {ifname} of {spec.attachment}"))
+            with watch.phase("netns"):
+                pod = opened.enter_context(visit(spec.netns_path))
+            record = self._records.get(ifname)
+            if record is not None:
+                with watch.phase("existing"):
+                    host = self._existing(own, pod, spec, record)
+                    if host is not None:
+                        return self._records.get(ifname) or record, host, False
+                    self._remove(own, ifname)
+            return *self._make(own, pod, spec, mtu, watch), True
+
+    def _existing(self, own: Rtnl, pod: PodSide, spec: LinkSpec, record: LinkRecord) -> LinkInfo | None:
+        """Return the node's end of a finished link that is as asked for, whole again; None: it must be replaced."""
+        host = find(own, ifname=record.host_ifname)
+        if not record.done or host is None or host.ifindex != record.host_ifindex:
+            return None
+        _refuse_difference(pod, spec, record)
+        end = look(pod.rtnl, spec.attachment.ifname)
+        if end is None or end.ifindex != record.pod_ifindex:
+            return None
+        if pod_problems(record, end):
+            self._configure(pod, record)
+        if record.spec.netns_path != spec.netns_path:  # another name of the same namespace; the old one may be gone
+            self._records.put(replace(record, spec=replace(record.spec, netns_path=spec.netns_path)))
+        return host
+
+    def _remove(self, own: Rtnl, ifname: str) -> None:
+        """Remove what an earlier attempt left, whatever it is."""
+        _log.info("replacing what is left of a link", ifname=ifname)
+        own.batch([rtnl.delete_link(ifname)])
+        self._records.remove(ifname)
+
+    def _make(self, own: Rtnl, pod: PodSide, spec: LinkSpec, mtu: int, watch: Stopwatch) -> tuple[LinkRecord, LinkInfo]:
+        record = LinkRecord(
+            spec=spec,
+            mtu=mtu,
+            host_mac=random_mac(),
+            pod_mac=spec.pod_mac or random_mac(),
+            netns_inode=pod.netns.inode,
+            netns_cookie=pod.cookie,
+        )
+        with contextlib.ExitStack() as undo:
+            with watch.phase("record"):
+                self._records.put(record)
+                undo.callback(self._undo, own, record)
+            with watch.phase("link"):
+                host = self._pair(own, pod, record)
+            record = replace(record, done=True, host_ifindex=host.ifindex, pod_ifindex=host.peer_ifindex)
+            with watch.phase("pod"):
+                self._configure(pod, record)
+            with watch.phase("done"):
+                self._records.put(record)
+            undo.pop_all()
+        return record, host
+
+    def _undo(self, own: Rtnl, record: LinkRecord) -> None:
+        """Take the link away again. If that fails the record stays, and says that the link is a remainder."""
+        try:
+            own.batch([rtnl.delete_link(record.host_ifname)])
+            self._records.remove(record.host_ifname)
+        except (OSError, PodlaneError) as error:
+            _log.warning("a failed link could not be undone", ifname=record.host_ifname, reason=str(error))
+
+    def _pair(self, own: Rtnl, pod: PodSide, record: LinkRecord) -> LinkInfo:
+        """Make both ends; what carries the node's end's name is a remainder nobody has a record of."""
+        requests = _pair_requests(pod, record)
+        try:
+            return _made(own, requests)
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise _refusal(record, error) from error
+        if find(own, ifname=record.host_ifname) is None:
+            raise _taken(pod, record)
+        _log.info("replacing a link without a record", ifname=record.host_ifname)
+        own.batch([rtnl.delete_link(record.host_ifname)])
+        try:
+            return _made(own, requests)
+        except NetlinkError as error:
+            raise _taken(pod, record) if error.errno == errno.EEXIST else _refusal(record, error) from error
+
+    def _configure(self, pod: PodSide, record: LinkRecord) -> None:
+        """Bring the pod's end up with its addresses and routes; what is there stays."""
+        spec = record.spec
+        if pod.ipv6_disabled and any(one.address.version == 6 for one in spec.addresses):
+            self._enable_ipv6(pod, spec.attachment.ifname)
+        index = record.pod_ifindex
+        requests = [
+            rtnl.set_link(ifindex=index, up=True, mac=record.pod_mac, mtu=record.mtu),
+            *(rtnl.new_address(index, one.address) for one in spec.addresses),
+            *(rtnl.new_route(index, route) for route in effective_routes(spec)),
+        ]
+        try:
+            pod.rtnl.batch(requests)
+        except NetlinkError as error:
+            raise _refusal(record, error) from error
+
+    def _enable_ipv6(self, pod: PodSide, ifname: str) -> None:
+        """Container runtimes switch IPv6 off for all interfaces of a sandbox; this one is to have it."""
+        path = _IPV6_CONF / ifname / "disable_ipv6"
+        with pod.netns.visit():
+            try:
+                path.write_text("0")
+            except OSError as error:
+                raise FailedPrecondition(
+                    f"{ifname} can't have an IPv6 address: {path}: {error.strerror}", path=path
+                ) from error
+
+
+def _pair_requests(pod: PodSide, record: LinkRecord) -> list[Request]:
+    offload = record.spec.offload
+    host = EndOfPair(record.host_ifname, record.host_mac, record.mtu, offload=offload)
+    ifname = record.spec.attachment.ifname
+    peer = EndOfPair(ifname, record.pod_mac, record.mtu, netns_fd=pod.netns.fileno(), offload=offload)
+    return [
+        rtnl.new_veth(host, peer),
+        rtnl.set_link(ifname=record.host_ifname, inet_conf=_HOST_CONF, no_link_local=True),
+        rtnl.get_link(ifname=record.host_ifname),
+    ]
+
+
+def _made(own: Rtnl, requests: list[Request]) -> LinkInfo:
+    return rtnl.read_link(own.batch(requests)[-1].bodies[0])
+
+
+def find(own: Rtnl, *, ifname: str) -> LinkInfo | None:
+    """Return a device by its name, None when there is none."""
+    bodies = own.batch([rtnl.get_link(ifname=ifname)])[0].bodies
+    return rtnl.read_link(bodies[0]) if bodies else None
+
+
+def look(inside: Rtnl, ifname: str) -> PodEnd | None:
+    """Return an interface of a pod with its addresses and routes, None when there is none."""
+    link = find(inside, ifname=ifname)
+    if link is None:
+        return None
+    addresses = map(rtnl.read_address, inside.dump(rtnl.dump_addresses()))
+    routes = [rtnl.read_route(body) for version in (4, 6) for body in inside.dump(rtnl.dump_routes(version))]
+    return PodEnd(
+        ifindex=link.ifindex,
+        mac=link.mac,
+        mtu=link.mtu,
+        up=link.up,
+        addresses=frozenset(address for ifindex, address in addresses if ifindex == link.ifindex),
+        routes=frozenset(one.route for one in routes if one.unicast and one.ifindex == link.ifindex),
+    )
+
+
+def _refuse_difference(pod: PodSide, spec: LinkSpec, record: LinkRecord) -> None:
+    found = differences(spec, record)
+    if pod.cookie != record.netns_cookie:
+        found.insert(0, f"it leads into another namespace ({record.spec.netns_path}, inode {record.netns_inode})")
+    if found:
+        raise AlreadyExists(
+            f"{spec.attachment} has link {record.host_ifname}, and {'; '.join(found)}: delete it first",
+            host_ifname=record.host_ifname,
+        )
+
+
+def _taken(pod: PodSide, record: LinkRecord) -> PodlaneError:
+    ifname = record.spec.attachment.ifname
+    other = find(pod.rtnl, ifname=ifname)
+    what = (
+        f"a {other.kind or 'plain'} interface with MAC {format_mac(other.mac)}" if other is not None else "another one"
+    )
+    return AlreadyExists(
+        f"ifname: {ifname} exists in {pod.netns.path} already and is not podlane's: {what}",
+        field="ifname",
+        ifname=ifname,
+    )
+
+
+def _refusal(record: LinkRecord, error: NetlinkError) -> PodlaneError:
+    what = f"link {record.host_ifname} of {record.spec.attachment}"
+    if error.errno in _NONSENSE:
+        return InvalidArgument(f"{what}: {error}", errno=error.errno)
+    if error.errno in {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}:
+        return FailedPrecondition(f"{what}: {error}: this kernel lacks what it needs", errno=error.errno)
+    return explain(what, error)
+
+
+@contextlib.contextmanager
+def _explained(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise explain(what, error) from error

@@ -1,0 +1,158 @@
+"""The real programs on maps of their own, run over packets by BPF_PROG_TEST_RUN: no interface, no pin, no process.
+
+    with Datapath() as datapath:
+        datapath.allow_all()
+        result = datapath.send(ETHER / IP(src=POD_V4, dst=PEER_V4) / TCP())
+        assert (result.verdict, datapath.drops()) == (REDIRECT, {})
+
+The endpoint under test is POD; PEER is another one on the node whose policy program is the same. Everything lives in
+descriptors, which `close` closes.
+"""
+
+import struct
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, Self
+
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from services.loader import headers, layout, libbpf, maps, objects
+from services.loader.compile import Compiler, arguments
+from services.loader.layout import EndpointEntry
+from services.loader.model import Direction, PolicyEntry
+from services.loader.objects import ObjectCode
+
+BPF = Path(__file__).resolve().parents[1] / "bpf"
+
+OK, SHOT, REDIRECT = 0, 2, 7
+
+POD_ID, POD_IDENTITY = 7, 300
+PEER_ID, PEER_IDENTITY = 8, 301
+POD_MAC, HOST_MAC = "02:00:00:00:00:07", "02:00:00:00:01:07"
+PEER_MAC, PEER_HOST_MAC = "02:00:00:00:00:08", "02:00:00:00:01:08"
+POD_V4, POD_V6 = "10.0.0.7", "fd00::7"
+PEER_V4, PEER_V6 = "10.0.0.8", "fd00::8"
+GATEWAY_V4, GATEWAY_V6 = "10.0.0.1", "fd00::1"
+WORLD_V4, WORLD_V6 = "192.0.2.1", "2001:db8::1"
+LOOPBACK, PEER_IFINDEX = 1, 99
+
+ETHER = Ether(src=POD_MAC, dst=HOST_MAC)
+ALLOW_ALL = (PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS))
+
+# struct __sk_buff as far as it is used: eight words, priority, ingress_ifindex, ifindex, tc_index, cb[5].
+_CONTEXT = struct.Struct("=17I")
+
+
+@cache
+def compiled(*turned: str, **sizes: int) -> ObjectCode:
+    """Return the programs compiled with these switches turned from their defaults and these map sizes."""
+    options = {name: not headers.OPTIONS[name].default for name in turned}
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch, "ep_config.h").write_text(headers.ep_config(options))
+        Path(scratch, "node_config.h").write_text(headers.node_config({**headers.SIZES, **sizes}))
+        argv = arguments(Compiler("clang", ""), BPF, Path(scratch))
+        content = subprocess.run(argv, check=True, capture_output=True).stdout
+    code, btf = objects.read(content, "bpf_lxc")
+    layout.check(btf, "bpf_lxc")
+    return code
+
+
+def octets(mac: str) -> bytes:
+    """Return a MAC address's bytes."""
+    return bytes.fromhex(mac.replace(":", ""))
+
+
+def constants(**changes: Any) -> dict[str, int | bytes]:
+    """Return POD's constants, some changed."""
+    ours: dict[str, Any] = {
+        "endpoint_id": POD_ID,
+        "identity": POD_IDENTITY,
+        "addresses": [ip_address(POD_V4), ip_address(POD_V6)],
+        "gateways": [ip_address(GATEWAY_V4), ip_address(GATEWAY_V6)],
+        "pod_mac": octets(POD_MAC),
+        "host_mac": octets(HOST_MAC),
+        "host_ifindex": LOOPBACK,
+    }
+    return layout.endpoint_constants(**{**ours, **changes})
+
+
+def peer(address: str, **changes: Any) -> EndpointEntry:
+    """Return the endpoint map's entry of PEER for one of its addresses."""
+    ours: dict[str, Any] = {
+        "address": ip_address(address),
+        "ifindex": PEER_IFINDEX,
+        "endpoint_id": PEER_ID,
+        "identity": PEER_IDENTITY,
+        "pod_mac": octets(PEER_MAC),
+        "host_mac": octets(PEER_HOST_MAC),
+    }
+    return EndpointEntry(**{**ours, **changes})
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a program did with a packet: TC action, the packet as it left, the words of skb->cb."""
+
+    verdict: int
+    packet: Packet
+    raw: bytes
+    cb: tuple[int, ...]
+
+
+class Datapath:
+    """One loaded set of programs, its maps, and PEER as a neighbour whose policy program is in its slot."""
+
+    def __init__(self, code: ObjectCode | None = None, **changes: Any) -> None:
+        """Load the programs with POD's constants but for `changes`."""
+        self.fds = {name: one.create(headers.SIZES) for name, one in maps.DEFINITIONS.items()}
+        self.endpoints = maps.Endpoints(self.fds[maps.ENDPOINTS])
+        self.call_policy = maps.CallPolicy(self.fds[maps.CALL_POLICY])
+        self.policy = maps.Policy(self.fds[maps.POLICY])
+        self.metrics = maps.Metrics(self.fds[maps.METRICS])
+        self.programs = objects.load(code or compiled(), constants(**changes), self.fds)
+        self.call_policy.set(PEER_ID, self.programs["policy"])
+        for address in (PEER_V4, PEER_V6):
+            self.endpoints.put(peer(address))
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close every descriptor."""
+        self.programs.close()
+        for fd in self.fds.values():
+            fd.close()
+
+    def allow_all(self) -> Self:
+        """Put the allow-all policy in force."""
+        self.policy.sync(ALLOW_ALL)
+        return self
+
+    def run(self, program: str, packet: Packet | bytes, *, came_in_at: int = 0, cb: tuple[int, ...] = ()) -> Sent:
+        """Run one program over a packet. `came_in_at` is the interface by which the node received it."""
+        words = cb + (0,) * (5 - len(cb))
+        context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK, 0, *words)
+        done = libbpf.prog_test_run(self.programs[program], bytes(packet), context=context, room=64)
+        return Sent(done.retval, Ether(done.data), done.data, _CONTEXT.unpack_from(done.context)[12:])
+
+    def send(self, packet: Packet | bytes) -> Sent:
+        """Let the pod send a packet."""
+        return self.run("from_container", packet)
+
+    def receive(self, packet: Packet | bytes, **how: Any) -> Sent:
+        """Let the node's stack send a packet to the pod."""
+        return self.run("to_container", packet, **how)
+
+    def drops(self) -> Mapping[str, int]:
+        """Return how many packets were dropped, by reason."""
+        counts: dict[str, int] = {}
+        for metric in self.metrics.dump():
+            counts[metric.reason] = counts.get(metric.reason, 0) + metric.packets
+        return counts
