@@ -104,11 +104,18 @@ class LoaderNode:
         return file
 
     async def start(self) -> None:
-        """Start the loader and wait until its health says SERVING."""
-        await self.launch()
+        """Start the loader and wait until it answers; one that ends instead shows its log."""
+        process = await self.launch()
         await self.peer.start()
         self.stub: Any = loader_pb2_grpc.LoaderServiceStub(self.peer.channel)
-        await self.call("GetNode", pb.GetNodeRequest())
+        answer = asyncio.ensure_future(self.call("GetNode", pb.GetNodeRequest()))
+        end = asyncio.ensure_future(process.wait())
+        await asyncio.wait([answer, end], return_when=asyncio.FIRST_COMPLETED)
+        if end.done():
+            answer.cancel()
+            raise AssertionError(f"the loader ended with {process.returncode}: {self.log[-2000:]}")
+        end.cancel()
+        await answer
 
     def argv(self) -> list[str]:
         """Return the command line of the loader, run from the repository."""

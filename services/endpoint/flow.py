@@ -10,6 +10,9 @@ and the endpoint stays as a remainder that is taken down later. Deleting has no 
 
 The confirmation of the reservation runs beside the building of the datapath, because neither needs the other and a
 pod waits for both. Its undo makes the addresses a reservation again, so that the caller finds them as it left them.
+
+A pod waits for one commit, the intent. That the creation finished is written behind the answer: it is true because the
+datapath is in the kernel and the confirmation on ipam's disk, and a restart that finds both believes them (`plan.py`).
 """
 
 import asyncio
@@ -19,12 +22,12 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from services.common import telemetry
-from services.common.errors import FailedPrecondition, Internal, PodlaneError
+from services.common.errors import FailedPrecondition, PodlaneError
 from services.common.model import Attachment, Phase
 from services.endpoint import plan
-from services.endpoint.events import RegenerationEvent
+from services.endpoint.events import Event, RegenerationEvent
 from services.endpoint.managed import ManagedEndpoint
-from services.endpoint.model import Endpoint, EndpointState, LogCode, LogType
+from services.endpoint.model import Endpoint, EndpointState, LogCode, LogType, Regeneration
 from services.endpoint.observed import Allocation
 from services.endpoint.peers import Ipam, Loader
 from services.endpoint.regeneration import Regenerator
@@ -80,8 +83,8 @@ class Creation:
         self._regenerator = regenerator
         self._begin = time.perf_counter()
         self._phases: list[Phase] = []
-        self._confirmation: asyncio.Task[Allocation] | None = None
-        self._built: tuple[Phase, ...] = ()
+        self._confirmation: asyncio.Task[Allocation]
+        self._built: Regeneration
         self.undone = True
         """After a failure: whether nothing of it is left."""
 
@@ -94,10 +97,11 @@ class Creation:
                 Step("confirmation", self._begin_confirmation, self._give_back),
                 Step("datapath", lambda: self._build(event), self._take_down),
                 Step("agreement", self._agree),
-                Step("ready", self._ready, self._not_ready),
+                Step("ready", self._ready),
             ),
             self._stuck,
         )
+        self._managed.queue.enqueue(Event("the end of its record", self._complete))
 
     async def _record(self) -> None:
         begin = time.perf_counter()
@@ -118,14 +122,13 @@ class Creation:
         return allocation
 
     async def _give_back(self) -> None:
-        if self._confirmation is not None:
-            # Its own error was reported, or is not the first; only whether it still runs matters here.
-            await asyncio.wait((self._confirmation,))
-            self._confirmation.exception()
+        # Its own error was reported, or is not the first; only whether it still runs matters here.
+        await asyncio.wait((self._confirmation,))
+        self._confirmation.exception()
         await give_back(self._ipam, self._managed.endpoint)
 
     async def _build(self, event: RegenerationEvent) -> None:
-        self._built = (await self._regenerator.build(self._managed, event.begin())).phases
+        self._built = await self._regenerator.build(self._managed, event.begin())
 
     async def _take_down(self) -> None:
         endpoint = self._managed.endpoint
@@ -133,8 +136,6 @@ class Creation:
         await self._loader.remove(endpoint.id, endpoint.generation)
 
     async def _agree(self) -> None:
-        if self._confirmation is None:
-            raise Internal("the agreement comes after the confirmation")
         allocation = await self._confirmation
         spec = self._managed.endpoint.spec
         if not plan.agrees(spec, allocation):
@@ -146,21 +147,17 @@ class Creation:
             )
 
     async def _ready(self) -> None:
-        self._managed.update(built=True)
-        self._time()
-        await self._managed.save(self._store.update)
-        self._time()
+        phases = (Phase("total", _since(self._begin)), *self._phases, *self._built.phases)
+        self._managed.update(built=True, last_regeneration=replace(self._built, phases=phases))
         self._managed.move(EndpointState.READY, "", builder=True)
 
-    async def _not_ready(self) -> None:
-        self._managed.update(built=False)
-
-    def _time(self) -> None:
-        """Put all phases into the regeneration; once more after the last commit, which can't hold its own time."""
-        last = self._managed.endpoint.last_regeneration
-        if last is not None:
-            phases = (Phase("total", _since(self._begin)), *self._phases, *self._built)
-            self._managed.update(last_regeneration=replace(last, phases=phases))
+    async def _complete(self, _event: Event) -> None:
+        try:
+            await self._managed.save(self._store.update)
+        except PodlaneError as error:
+            message = f"the record could not be completed, a restart will compare instead: {error.message}"
+            self._managed.note(LogType.OTHER, LogCode.WARNING, message)
+            _log.error("record", endpoint=self._managed.endpoint.id, error=message)
 
     def _stuck(self, step: str, error: PodlaneError) -> None:
         self.undone = False

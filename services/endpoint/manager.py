@@ -150,6 +150,15 @@ class Manager:
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
+    async def restored(self, managed: ManagedEndpoint) -> None:
+        """Say that a restored endpoint is as it should be; complete its record if the last run could not."""
+        complete = managed.endpoint.built
+        managed.update(built=True)
+        managed.move(EndpointState.READY, "", builder=True)
+        managed.note(LogType.BPF, LogCode.OK, "restored: the datapath is as it was put in force")
+        if not complete:
+            await managed.save(self._store.update)
+
     def busy(self, attachment: Attachment) -> bool:
         """Return whether something happens to an attachment right now."""
         return self._locks.busy(attachment)

@@ -24,7 +24,7 @@ class Action(Enum):
     REMOVE = auto()
     """The link has gone: take the endpoint down and release its addresses."""
     UNDO = auto()
-    """Its creation never finished: take it down, its addresses become a reservation again."""
+    """Its creation did not finish: take it down, its addresses become a reservation again."""
     FINISH = auto()
     """Its deletion never finished: take it down; addresses and link are the CNI shim's to free."""
 
@@ -59,7 +59,7 @@ class Repeat(Enum):
 def verdict(endpoint: Endpoint, observed: Observed) -> Verdict:
     """Decide what to do with a recorded endpoint."""
     if not endpoint.built:
-        return Verdict(Action.UNDO, ("its creation had not finished",))
+        return _half_made(endpoint, observed)
     if endpoint.state is EndpointState.DISCONNECTING:
         # Without a link there is no pod, and perhaps nobody who comes back to free the addresses.
         action = Action.FINISH if observed.link is not None else Action.REMOVE
@@ -69,6 +69,18 @@ def verdict(endpoint: Endpoint, observed: Observed) -> Verdict:
         return Verdict(Action.REMOVE, (f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone",))
     wrong = datapath_problems(endpoint, observed.datapath)
     return Verdict(Action.REGENERATE, wrong) if wrong else Verdict(Action.KEEP)
+
+
+def _half_made(endpoint: Endpoint, observed: Observed) -> Verdict:
+    """Decide about a record of a creation that may have finished: its last write comes behind the answer."""
+    whole = (
+        endpoint.state is not EndpointState.DISCONNECTING
+        and observed.link is not None
+        and observed.link.is_same(endpoint.spec.link)
+        and not datapath_problems(endpoint, observed.datapath)
+        and claim(endpoint, observed.allocation) is Claim.HELD
+    )
+    return Verdict(Action.KEEP) if whole else Verdict(Action.UNDO, ("its creation had not finished",))
 
 
 def datapath_problems(endpoint: Endpoint, datapath: Datapath | None) -> tuple[str, ...]:

@@ -60,15 +60,14 @@ class Restorer:
             counts[verdict.action] += 1
             if verdict.action in {Action.KEEP, Action.REGENERATE}:
                 await self._claim(managed, observed.allocation)
-            self._act(managed, verdict)
+            await self._act(managed, verdict)
         _log.info("compared", **{action.name.lower(): count for action, count in counts.items()})
 
-    def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:
+    async def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:
         why = "; ".join(verdict.reasons)
         if verdict.action is Action.KEEP:
             if managed.endpoint.state is EndpointState.RESTORING:
-                managed.move(EndpointState.READY, "", builder=True)
-                managed.note(LogType.BPF, LogCode.OK, "restored: the datapath is as it was put in force")
+                await self._manager.restored(managed)
         elif verdict.action is Action.REGENERATE:
             managed.note(LogType.BPF, LogCode.WARNING, f"not as it was put in force: {why}")
             self._manager.regenerator.trigger(managed, Request(Level.REWRITE_LOAD, (f"syncing state to host: {why}",)))

@@ -2,6 +2,11 @@
 
 import sys
 
-from services.loader.main import main
+from services.common.lean import shed
 
-sys.exit(main())
+shed()
+
+from services.loader.main import main  # noqa: E402 # after shed(), or it would come too late
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -124,10 +124,14 @@ def _mac(octets: bytes) -> bytes:
 
 def policy_key(entry: PolicyEntry) -> bytes:
     """Return the policy map's key. Raises InvalidArgument for what an LPM key can't say."""
-    if not 0 <= entry.port_prefix_length <= 16:
-        raise InvalidArgument(
-            f"port_prefix_length: {entry.port_prefix_length} is not in 0–16", field="port_prefix_length"
-        )
+    for field, value, largest in (
+        ("identity", entry.identity, 0xFFFFFFFF),
+        ("protocol", entry.protocol, 0xFF),
+        ("port", entry.port, 0xFFFF),
+        ("port_prefix_length", entry.port_prefix_length, 16),
+    ):
+        if not 0 <= value <= largest:
+            raise InvalidArgument(f"{field}: {value} is not in 0–{largest}", field=field)
     if entry.port_prefix_length and not entry.protocol:
         raise InvalidArgument(f"protocol: port {entry.port} needs a protocol", field="protocol")
     if entry.port & (0xFFFF >> entry.port_prefix_length):

@@ -21,7 +21,7 @@ seven messages; a creation is not held up by deletions, which wait for RCU witho
 """
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from services.common import telemetry
@@ -131,11 +131,11 @@ class Links:
             inode = record.netns_inode
         return LinkStatus(_link(record, host, inode), tuple(problems))
 
-    async def watch(self) -> AsyncIterator[LinkRemoval]:
+    async def watch(self) -> AsyncGenerator[LinkRemoval, None]:
         """Yield each removal of an `lxc` link from now on, until the caller ends the iteration."""
-        async for ifname, ifindex in removals(self._monitor):
-            record = self._records.get(ifname)
-            yield LinkRemoval(ifname, ifindex, record.spec.attachment if record is not None else None)
+        async with contextlib.aclosing(removals(self._monitor)) as gone:
+            async for ifname, ifindex, attachment in gone:
+                yield LinkRemoval(ifname, ifindex, attachment)
 
 
 def _our_links(own: Rtnl) -> list[LinkInfo]:

@@ -16,9 +16,8 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.host import Host
 from services.loader.links import Links
-from services.loader.masquerade import Masquerade
 from services.loader.netlink_worker import NetlinkWorker
-from services.loader.node import Node
+from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.pins import Pins
 from services.loader.regenerate import Regenerator
@@ -44,7 +43,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     templates = _templates(loader, state)
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     datapath = Datapath(pins, state, attachers)
-    node = NodeConfigurer(state, Node(worker, Masquerade()), datapath, templates, loader)
+    node = NodeConfigurer(state, NodeSide(worker), datapath, templates, loader)
     kernel = Kernel(datapath, attachers, Host(worker, lambda: node.config.gateways), blocking)
     links = Links(state.root / "links", worker, node.mtu)
     regenerator = Regenerator(state, templates, kernel, lambda: node.config)

@@ -20,7 +20,7 @@ from services.common.errors import FailedPrecondition
 from services.loader import headers
 from services.loader.datapath import Datapath
 from services.loader.model import NodeConfig
-from services.loader.node import Node
+from services.loader.node import NodeSide
 from services.loader.statedir import StateDir
 from services.loader.template import Template, Templates
 
@@ -44,13 +44,13 @@ class NodeConfigurer:
     """Holds the configuration in force. A component: `start` puts the last one in force again."""
 
     def __init__(
-        self, state: StateDir, node: Node, datapath: Datapath, templates: Templates, settings: LoaderSettings
+        self, state: StateDir, side: NodeSide, datapath: Datapath, templates: Templates, settings: LoaderSettings
     ) -> None:
         """Wire; nothing is read yet. The settings' MTU holds where the configuration has none, and what they don't
         allow to be masqueraded isn't.
         """
         self._state = state
-        self._node = node
+        self._side = side
         self._datapath = datapath
         self._templates = templates
         self._settings = settings
@@ -108,7 +108,7 @@ class NodeConfigurer:
         effective = dataclasses.replace(
             config, mtu=config.mtu or settings.mtu, masquerade=config.masquerade and settings.masquerade
         )
-        self._mtu = await self._node.configure(effective)
+        self._mtu = await self._side.configure(effective)
         for gateway in config.gateways:
             self._datapath.endpoints.put_host(gateway)
         for entry in self._datapath.endpoints.dump():

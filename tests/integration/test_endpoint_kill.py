@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from podlane.ipam.v1 import ipam_pb2
 
 from services.common.errors import PodlaneError
 from tests.endpoint_support import READY, FakePod, Surroundings, kill
@@ -19,30 +20,38 @@ async def around() -> AsyncIterator[Surroundings]:
         yield around
 
 
-async def killed_during(
-    around: Surroundings, call: str, pod: FakePod, service: str, method: str, *, after: bool
-) -> None:
-    """Start the service, begin a create or delete, kill it when a peer's method is reached."""
+CREATING = (("loader", "RegenerateEndpoint"), ("ipam", "ConfirmAllocation"))
+
+
+async def killed_creating(around: Surroundings, pod: FakePod, *, built: bool, confirmed: bool) -> None:
+    """Start the service, begin a create, and kill it when each of the two calls has or has not done its work."""
     async with around.process() as (process, client):
-        if call == "delete":
-            await client.create(pod)
-        script = getattr(around, service).script
-        with script.hold(method, after=after):
-            running = asyncio.create_task(getattr(client, call)(pod))
-            await script.reached(method, after=after)
+        with contextlib.ExitStack() as held:
+            for (service, method), after in zip(CREATING, (built, confirmed), strict=True):
+                held.enter_context(getattr(around, service).script.hold(method, after=after))
+            creating = asyncio.create_task(client.create(pod))
+            for (service, method), after in zip(CREATING, (built, confirmed), strict=True):
+                await getattr(around, service).script.reached(method, after=after)
             await kill(process)
             with pytest.raises(PodlaneError):
-                await running
+                await creating
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize(("service", "method"), [("loader", "RegenerateEndpoint"), ("ipam", "ConfirmAllocation")])
-async def test_a_create_that_was_killed_is_undone_and_can_be_repeated(
-    around: Surroundings, service: str, method: str, after: bool
+@pytest.mark.parametrize(("built", "confirmed"), [(False, False), (True, False), (False, True)])
+async def test_a_create_that_was_killed_half_way_is_undone_and_can_be_repeated(
+    around: Surroundings, built: bool, confirmed: bool
 ) -> None:
     """No datapath, no endpoint, and the addresses are the reservation that they were."""
     pod = around.pod()
-    await killed_during(around, "create", pod, service, method, after=after)
+    await killed_creating(around, pod, built=built, confirmed=confirmed)
+    # The held calls end once they are let go, as those of a peer whose caller died do.
+    await around.loader.script.reached("RegenerateEndpoint", after=True)
+    await around.ipam.script.reached("ConfirmAllocation", after=True)
+    if not built:
+        around.kernel.datapaths.clear()
+    if not confirmed:
+        around.ipam.held[pod.key].endpoint_id = 0
+        around.ipam.held[pod.key].state = ipam_pb2.ALLOCATION_STATE_RESERVED
 
     async with around.process() as (_, client):
         await client.until_gone(pod)
@@ -55,11 +64,33 @@ async def test_a_create_that_was_killed_is_undone_and_can_be_repeated(
         assert await client.check(pod) == []
 
 
+async def test_a_create_that_was_killed_when_all_was_done_is_kept(around: Surroundings) -> None:
+    """Its answer may have been the last thing that was lost: the repeat gets it."""
+    pod = around.pod()
+    await killed_creating(around, pod, built=True, confirmed=True)
+
+    async with around.process() as (process, client):
+        again = await client.create(pod)
+        assert (again.created, again.endpoint.state) == (False, READY)
+        await kill(process)
+    async with around.process() as (_, client):
+        assert (await client.get(pod)).state == READY
+        assert await client.check(pod) == []
+    assert around.loader.script.count("RegenerateEndpoint") == 1
+
+
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 async def test_a_delete_that_was_killed_is_finished(around: Surroundings, after: bool) -> None:
     """The link and the addresses stay the shim's."""
     pod = around.pod()
-    await killed_during(around, "delete", pod, "loader", "RemoveEndpoint", after=after)
+    async with around.process() as (process, client):
+        await client.create(pod)
+        with around.loader.script.hold("RemoveEndpoint", after=after):
+            deleting = asyncio.create_task(client.delete(pod))
+            await around.loader.script.reached("RemoveEndpoint", after=after)
+            await kill(process)
+            with pytest.raises(PodlaneError):
+                await deleting
 
     async with around.process() as (_, client):
         await client.until_gone(pod)

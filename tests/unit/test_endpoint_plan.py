@@ -72,9 +72,32 @@ def test_an_endpoint_whose_link_is_gone_or_another_one_is_removed(link: Link | N
     assert plan.verdict(ENDPOINT, replace(SEEN, link=link)).action is Action.REMOVE
 
 
-def test_a_creation_that_never_finished_is_undone_however_far_it_came() -> None:
-    """Even when its datapath happens to be whole: nobody was told that it is there."""
-    assert plan.verdict(replace(ENDPOINT, built=False), SEEN).action is Action.UNDO
+def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_has_finished() -> None:
+    """Its last write comes behind the answer: a pod may be using it."""
+    assert plan.verdict(replace(ENDPOINT, built=False, last_regeneration=None), SEEN).action is Action.KEEP
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(SEEN, datapath=None),
+        replace(SEEN, datapath=replace(DATAPATH, reachable=False)),
+        replace(SEEN, link=None),
+        replace(SEEN, allocation=None),
+        replace(SEEN, allocation=replace(HELD, endpoint_id=0)),
+        replace(SEEN, allocation=replace(HELD, addresses=(V4,))),
+    ],
+)
+def test_a_creation_that_lacks_anything_is_undone(seen: Observed) -> None:
+    """Nobody was told that it is there."""
+    assert plan.verdict(replace(ENDPOINT, built=False), seen).action is Action.UNDO
+
+
+def test_a_creation_whose_undoing_had_begun_is_undone() -> None:
+    """Its caller was told that it failed."""
+    failed = replace(ENDPOINT, built=False, state=EndpointState.DISCONNECTING)
+
+    assert plan.verdict(failed, SEEN).action is Action.UNDO
 
 
 def test_a_deletion_that_never_finished_is_finished_and_frees_addresses_only_without_a_link() -> None:

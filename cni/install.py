@@ -1,0 +1,169 @@
+"""Puts the plugin and its network configuration in place, and takes them away.
+
+    <bin_dir>/podlane              the plugin: a script of a few lines, run by `python -IBS`
+    <lib_dir>/podlane.bundle       its code (bundle.py)
+    <lib_dir>/cni/*.py             the sources, for an interpreter that the bundle isn't made for
+    <conf_dir>/10-podlane.conflist the network configuration
+
+Each file is written beside its place, synced and renamed over it, so that a runtime that starts the plugin at that very
+moment finds the old one or the new one. The configuration comes last and goes first: a runtime that sees it finds
+all the rest. Removing what isn't there is success.
+"""
+
+import json
+import os
+import shutil
+import subprocess  # noqa: TID251 - installing may wait; the bundle must be made by the interpreter that will load it
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib import util
+from pathlib import Path
+
+PLUGIN = "podlane"
+CONFLIST = "10-podlane.conflist"
+BUNDLE = "podlane.bundle"
+NETWORK = "podlane"
+CNI_VERSION = "1.1.0"
+DEFAULT_PYTHON = Path("/usr/bin/python3")
+# linux/binfmts.h: BINPRM_BUF_SIZE; what is longer is cut off.
+LONGEST_SHEBANG = 255
+
+SCRIPT = """\
+#!{python} -IBS
+# podlane's CNI plugin, written by `podlane cni install`. Its code is in {bundle}.
+import sys
+try:
+    from _frozen_importlib_external import MAGIC_NUMBER
+    from marshal import loads
+    with open({bundle!r}, "rb") as file:
+        code = file.read()
+    if code.startswith(MAGIC_NUMBER):
+        boot, modules, library = loads(memoryview(code)[4:])
+        exec(boot, {{"__name__": "boot", "modules": modules, "library": library}})
+    else:
+        sys.path.insert(0, {lib_dir!r})
+        from cni.shim import run
+        sys.exit(run([]))
+except Exception as error:
+    text = repr(error).replace("\\\\", "/").replace('"', "'")
+    print('{{"cniVersion": "{version}", "code": 100, "msg": "the plugin is damaged, repeat its installation: %s"}}'
+          % ascii(text)[1:-1].replace("\\\\", "/"))
+    sys.exit(1)
+"""
+
+
+class InstallError(Exception):
+    """The plugin can't be installed like this; the message says why and what to do."""
+
+
+def install(
+    bin_dir: Path,
+    conf_dir: Path,
+    *,
+    lib_dir: Path | None = None,
+    python: Path | None = None,
+    sockets: Mapping[str, Path] | None = None,
+    settings: Mapping[str, object] | None = None,
+) -> list[Path]:
+    """Write everything and return the plugin's and the configuration's paths.
+
+    `lib_dir`: default `<bin_dir>/.podlane`. `python`: the interpreter of the shebang, default /usr/bin/python3 if it is
+    there. `sockets`: service → path, where it isn't the default. `settings`: further keys of the plugin's configuration.
+    Raises InstallError or OSError.
+    """
+    bin_dir = bin_dir.absolute()
+    lib_dir = (lib_dir or bin_dir / f".{PLUGIN}").absolute()
+    python = python or _default_python()
+    script = _script(python, lib_dir)
+    for directory in (bin_dir, conf_dir, lib_dir / "cni"):
+        directory.mkdir(parents=True, exist_ok=True)
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        write_atomically(lib_dir / "cni" / source.name, source.read_bytes())
+    write_atomically(lib_dir / BUNDLE, _bundle(python, lib_dir / "cni" / "bundle.py"))
+    write_atomically(bin_dir / PLUGIN, script.encode(), mode=0o755)
+    write_atomically(conf_dir / CONFLIST, conflist(sockets or {}, settings or {}).encode())
+    return [bin_dir / PLUGIN, conf_dir / CONFLIST]
+
+
+def uninstall(bin_dir: Path, conf_dir: Path, *, lib_dir: Path | None = None) -> list[Path]:
+    """Remove what `install` wrote and return what was there."""
+    lib_dir = (lib_dir or bin_dir / f".{PLUGIN}").absolute()
+    removed = []
+    for path in (conf_dir / CONFLIST, bin_dir / PLUGIN, lib_dir / BUNDLE):
+        if path.exists():
+            path.unlink()
+            removed.append(path)
+    if (lib_dir / "cni").is_dir():
+        shutil.rmtree(lib_dir / "cni")
+        removed.append(lib_dir / "cni")
+    if lib_dir.is_dir() and not any(lib_dir.iterdir()):
+        lib_dir.rmdir()
+    return removed
+
+
+def conflist(sockets: Mapping[str, Path], settings: Mapping[str, object]) -> str:
+    """Return the network configuration list (SPEC.md, section 1)."""
+    plugin: dict[str, object] = {"type": PLUGIN}
+    plugin |= {f"{service}Socket": str(path) for service, path in sorted(sockets.items())}
+    plugin["capabilities"] = {"mac": True, "ips": True}
+    plugin |= settings
+    return json.dumps({"cniVersion": CNI_VERSION, "name": NETWORK, "plugins": [plugin]}, indent=2) + "\n"
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _default_python() -> Path:
+    # In a virtual environment sys.executable goes when the environment goes.
+    return DEFAULT_PYTHON if DEFAULT_PYTHON.exists() else Path(sys.executable).resolve()
+
+
+def _script(python: Path, lib_dir: Path) -> str:
+    shebang = f"#!{python} -IBS"
+    if not python.is_absolute() or any(blank in str(python) for blank in " \t\n") or len(shebang) > LONGEST_SHEBANG:
+        raise InstallError(f"{python}: the kernel wants an absolute path without blanks, of less than 250 bytes")
+    return SCRIPT.format(python=python, bundle=str(lib_dir / BUNDLE), lib_dir=str(lib_dir), version=CNI_VERSION)
+
+
+def _bundle(python: Path, maker: Path) -> bytes:
+    """Return the bundle as the plugin's interpreter makes it."""
+    with tempfile.TemporaryDirectory() as directory:
+        output = Path(directory) / BUNDLE
+        try:
+            done = subprocess.run(
+                [python, "-IB", maker, output, *_library()], capture_output=True, text=True, timeout=60, check=False
+            )
+        except OSError as error:
+            raise InstallError(f"{python} can't be started ({error.strerror}): name another interpreter") from None
+        if done.returncode:
+            last = done.stderr.strip().splitlines()[-1:]
+            raise InstallError(f"{python} can't make the plugin's code, Python 3.11 or newer is needed: {last}")
+        return output.read_bytes()
+
+
+def _library() -> Sequence[str]:
+    """Return the directories from which grpcio and what it needs are imported here."""
+    directories = []
+    for name in ("grpc", "typing_extensions"):
+        found = util.find_spec(name)
+        if found is not None and found.origin is not None:
+            directory = Path(found.origin).parent
+            directories.append(str(directory.parent if found.submodule_search_locations else directory))
+    return list(dict.fromkeys(directories))

@@ -1,0 +1,174 @@
+"""One call of the plugin, from environment and stdin to the JSON on stdout and the exit code.
+
+    environment → stdin → configuration → verb → result or error
+
+Whatever happens ends in what the specification wants: a result and 0, or one error object on stdout and 1. A
+traceback is never shown; a bug of the plugin is code 100 with the exception's text. Nothing goes to stderr.
+"""
+
+import posix
+import time
+
+from cni import jsontext, spec
+from cni.config import Config, parse
+from cni.session import Session
+from cni.spec import CniError, Environment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+STDIN, STDOUT = 0, 1
+# A node's worth of valid attachments is some 20 KiB.
+LONGEST_STDIN = 8 << 20
+
+
+def run(library: list[str]) -> int:
+    """Do what the environment asks for and return the exit code. `library`: where grpcio is found if it is needed."""
+    call = Call(library)
+    try:
+        call.run()
+    except CniError as error:
+        return call.fail(error)
+    except BaseException as error:  # noqa: BLE001 - the last resort: a runtime can't read a traceback
+        text = f"{type(error).__name__}: {error}"
+        return call.fail(CniError(spec.INTERNAL, f"the plugin failed, please report it: {text}", _where(error)))
+    return 0
+
+
+class Call:
+    """What is known of the call so far: `version` for whatever has to be answered, the session once there is one."""
+
+    __slots__ = ("_begin", "_library", "_session", "_version")
+
+    def __init__(self, library: list[str]) -> None:
+        """Start the clock."""
+        self._library = library
+        self._begin = time.monotonic()
+        self._version = spec.NEWEST
+        self._session: Session | None = None
+
+    def run(self) -> None:
+        """Read, check, do, answer. Raises CniError."""
+        environment = Environment(posix.environ)
+        if environment.verb == "VERSION":
+            self._tell_versions()
+            return
+        document = parse(_read_stdin())
+        if document.get("cniVersion") in spec.VERSIONS:
+            self._version = document["cniVersion"]
+        self._session = session = Session(environment, Config(document, environment.verb), self._library)
+        VERBS[environment.verb](session)
+        self._log(None)
+
+    def fail(self, error: CniError) -> int:
+        """Print an error and return the exit code."""
+        told = {"cniVersion": self._version, "code": error.code, "msg": error.message}
+        if error.details:
+            told["details"] = error.details
+        try:
+            _write(told)
+        except OSError:
+            # Nobody reads it any more; the exit code still tells.
+            pass
+        self._log(error)
+        return 1
+
+    def _log(self, error: CniError | None) -> None:
+        if self._session is not None and self._session.config.log_file:
+            from cni import log
+
+            log.write(self._session, self._begin, error)
+
+    def _tell_versions(self) -> None:
+        # A runtime puts the version it speaks on stdin; a person asks without, and must not be left waiting.
+        asked: Any = None
+        if not posix.isatty(STDIN):
+            try:
+                asked = parse(_read_stdin()).get("cniVersion")
+            except CniError:
+                pass
+        version = asked if asked in spec.VERSIONS else spec.NEWEST
+        _write({"cniVersion": version, "supportedVersions": list(spec.VERSIONS)})
+
+
+def _add(session: Session) -> None:
+    from cni.add import Addition
+    from cni.config import LinkConfig
+
+    addition = Addition(session, LinkConfig(session.config.document, session.environment))
+    try:
+        _answer(addition.run())
+    except BaseException as error:
+        undone = addition.undo()
+        if isinstance(error, CniError) and undone:
+            from cni.teardown import told
+
+            error.details = f"{error.details}; undoing it failed too: {told(undone)}".removeprefix("; ")
+        raise
+
+
+def _delete(session: Session) -> None:
+    from cni import teardown
+
+    failed = teardown.tear_down(session, session.attachment)
+    if failed:
+        first = failed[0]
+        raise CniError(first.code, first.message, f"{teardown.told(failed)}; {teardown.KEPT}")
+
+
+def _check(session: Session) -> None:
+    from cni.check import check
+
+    check(session)
+
+
+def _status(session: Session) -> None:
+    from cni.status import status
+
+    status(session)
+
+
+def _collect(session: Session) -> None:
+    from cni.gc import collect
+
+    collect(session)
+
+
+VERBS = {"ADD": _add, "DEL": _delete, "CHECK": _check, "STATUS": _status, "GC": _collect}
+
+
+def _read_stdin() -> bytes:
+    chunks = []
+    size = 0
+    try:
+        while chunk := posix.read(STDIN, 65536):
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > LONGEST_STDIN:
+                raise CniError(spec.DECODE_FAILURE, f"stdin: more than {LONGEST_STDIN} bytes of configuration")
+    except OSError as error:
+        raise CniError(spec.IO_FAILURE, f"stdin can't be read: {error.strerror}") from None
+    return b"".join(chunks)
+
+
+def _answer(result: "dict[str, Any]") -> None:
+    try:
+        _write(result)
+    except OSError as error:
+        raise CniError(spec.IO_FAILURE, f"stdout: the result can't be written: {error.strerror}") from None
+
+
+def _write(value: "dict[str, Any]") -> None:
+    """Print one JSON object. Raises OSError."""
+    rest = jsontext.dumps(value).encode() + b"\n"
+    while rest:
+        rest = rest[posix.write(STDOUT, rest) :]
+
+
+def _where(error: BaseException) -> str:
+    """Return file and line where an unforeseen exception was raised."""
+    step = error.__traceback__
+    while step is not None and step.tb_next is not None:
+        step = step.tb_next
+    return f"{step.tb_frame.f_code.co_filename}:{step.tb_lineno}" if step is not None else ""

@@ -1,0 +1,42 @@
+"""DeleteEndpoint → DeleteLink → ReleaseAddresses: how DEL, GC and the undoing of an ADD take an attachment away.
+
+Errors are collected and the rest goes on, with one exception: addresses are released only when everything before
+went well. An address that is released while its link or its endpoint may still stand would be given to another pod
+and be in use twice; one that is kept too long is merely missing from the pool until the next DEL, GC or expiry.
+"""
+
+from cni import messages
+from cni.rpc import StepFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.session import Session
+    from cni.spec import CniError
+    from cni.wire import Values
+
+KEPT = "the addresses are kept until the rest is gone: repeat DEL"
+
+
+def tear_down(
+    session: "Session", attachment: "Values", *, endpoint: bool = True, link: bool = True, addresses: bool = True
+) -> "list[CniError]":
+    """Take away the named parts and return what failed, in order. What is gone already is no failure."""
+    failed: list[CniError] = []
+    steps = (
+        (endpoint, messages.DELETE_ENDPOINT, messages.selector(attachment)),
+        (link, messages.DELETE_LINK, {"attachment": attachment}),
+        (addresses, messages.RELEASE_ADDRESSES, {"owner": attachment}),
+    )
+    for wanted, method, request in steps:
+        if not wanted or (method is messages.RELEASE_ADDRESSES and failed):
+            continue
+        try:
+            session.call(method, request)
+        except StepFailed as error:
+            failed.append(error)
+    return failed
+
+
+def told(failed: "list[CniError]") -> str:
+    """Return failures as one text, for `details`."""
+    return "; ".join(f"{error.message} ({error.details})" if error.details else error.message for error in failed)

@@ -1,0 +1,58 @@
+"""layout.py against the C declarations, through the BTF that clang writes. Needs clang, no privileges."""
+
+import io
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from services.common.errors import Internal
+from services.loader import layout
+from services.loader.btf import Btf
+from services.loader.compile import Compiler, arguments
+
+BPF = Path(__file__).resolve().parents[2] / "bpf"
+
+
+def btf_of(sources: Path, source: str) -> Btf:
+    argv = arguments(Compiler("clang", ""), sources, sources)
+    argv[argv.index(str(sources / "bpf_lxc.c"))] = str(sources / source)
+    content = subprocess.run(argv, check=True, capture_output=True).stdout
+    return Btf(ELFFile(io.BytesIO(content)).get_section_by_name(".BTF").data())
+
+
+@pytest.mark.parametrize("source", ["bpf_alignchecker.c", "bpf_lxc.c"])
+def test_python_and_c_agree_about_every_struct_and_enum(source: str) -> None:
+    assert layout.differences(btf_of(BPF, source)) == []
+
+
+@pytest.mark.parametrize(
+    ("header", "old", "new", "words"),
+    [
+        ("policy.h", "__u8 protocol;", "__u16 protocol;", "struct policy_key is 16 bytes"),
+        ("policy.h", "__u32 flags;\n\t__u32 reserved;", "__u32 reserved;\n\t__u32 flags;", "struct policy_value"),
+        ("endpoints.h", "__u16 lxc_id;", "__u32 lxc_id;", "struct endpoint_value is 32 bytes"),
+        ("endpoints.h", "__u32 family;", "__u64 family;", "struct endpoint_key is 24 bytes"),
+        ("drop.h", "__u16 endpoint_id;", "__u32 endpoint_id;", "struct metrics_key is 8 bytes"),
+        ("drop.h", "DROP_POLICY = 133", "DROP_POLICY = 131", "DROP_POLICY=131"),
+        ("drop.h", "DROP_ARP_TARGET = 2,", "DROP_ARP_TARGET = 2, DROP_NEW = 99,", "DROP_NEW=99"),
+    ],
+)
+def test_a_change_in_c_alone_is_found(tmp_path: Path, header: str, old: str, new: str, words: str) -> None:
+    sources = tmp_path / "bpf"
+    shutil.copytree(BPF, sources)
+    text = (sources / "lib" / header).read_text()
+    assert text.count(old) == 1
+    (sources / "lib" / header).write_text(text.replace(old, new))
+
+    with pytest.raises(Internal, match="doesn't fit this loader") as caught:
+        layout.check(btf_of(sources, "bpf_alignchecker.c"), "bpf_alignchecker")
+
+    assert words in str(caught.value)
+
+
+def test_what_is_no_btf_is_refused() -> None:
+    with pytest.raises(Internal, match="4 bytes are not BTF"):
+        Btf(b"what")
