@@ -39,7 +39,9 @@ async def serve(directory: Path) -> None:
     server = grpc.aio.server()
     answers = {name: answer.SerializeToString() for name, answer in shim_support.healthy().items()}
     for service, (full_name, methods) in METHODS.items():
-        handlers = {method: grpc.unary_unary_rpc_method_handler(_answering(answers[method])) for method in methods}
+        handlers: dict[str, Any] = {
+            method: grpc.unary_unary_rpc_method_handler(_answering(answers[method])) for method in methods
+        }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(full_name, handlers),))
         server.add_insecure_port(f"unix:{directory / service}.sock")
     await server.start()
@@ -69,10 +71,10 @@ def serving(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 def run(n: int) -> dict[str, Any]:
-    """Return, for widths 1 and 8, the wall and CPU milliseconds of bare interpreter, ADD and DEL, and what each adds."""
+    """Return, for widths 1 and 8, wall and CPU milliseconds of bare interpreter, ADD and DEL, and what each adds."""
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as conf:
         plugin, _ = install.install(Path(name) / "bin", Path(name) / "net.d", python=Path(PYTHON))
-        contestants = {
+        contestants: dict[str, Callable[[], Ran]] = {
             "bare": lambda: spawn([PYTHON, "-I", "-S", "-c", "pass"], {}, b""),
             "ADD": lambda: _call(plugin, "ADD", conf),
             "DEL": lambda: _call(plugin, "DEL", conf),

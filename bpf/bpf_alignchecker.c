@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Never loaded. One variable of each type that crosses between C and Python, so that all of them are in this object's
- * BTF, where a test compares them with services/loader/layout.py.
+ * Never loaded. One variable of each type that crosses between C and Python, so that all of them
+ * are in this object's BTF, where a test compares them with services/loader/layout.py.
  */
 
 #include "lib/common.h"

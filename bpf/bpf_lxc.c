@@ -2,14 +2,14 @@
 /*
  * The programs of one endpoint.
  *
- *   from_container   ingress of the node's end of the veth pair: everything that the pod sends
- *   policy           in podlane_call_policy[endpoint_id]: tail-called by the source's from_container
- *   to_container     egress of the node's end: what the node's stack sends to the pod
+ * from_container: ingress of the node's end of the veth pair, everything that the pod sends.
+ * policy: in podlane_call_policy[endpoint_id], tail-called by the source's from_container.
+ * to_container: egress of the node's end, what the node's stack sends to the pod.
  *
- * A packet between two pods of this node runs from_container of the source and policy of the destination, both in
- * one go at the source's interface, and continues as received by the destination's pod; the stack never sees it.
- * Everything else that may leave the pod goes up the node's stack. A TTL that ends here is the stack's too: it knows how to
- * say "time exceeded".
+ * A packet between two pods of this node runs from_container of the source and policy of the
+ * destination, both in one go at the source's interface, and continues as received by the
+ * destination's pod; the stack never sees it. Everything else that may leave the pod goes up the
+ * node's stack. A TTL that ends here is the stack's too: it knows how to say "time exceeded".
  */
 
 #include "lib/common.h"
@@ -22,7 +22,7 @@
 #include "lib/arp.h"
 #include "lib/nd.h"
 
-/* Looks at an IPv4 packet of the pod: 0 with `to` and the L4 words set, or a negated drop_reason. */
+/* Looks at an IPv4 packet of the pod. Returns 0 with `to` and the L4 words set, or a reason. */
 static __always_inline int from_container_ipv4(struct __sk_buff *skb, struct endpoint_key *to)
 {
 	struct ethhdr *eth = packet_data(skb);
@@ -63,7 +63,8 @@ static __always_inline int from_container_ipv6(struct __sk_buff *skb, struct end
 }
 
 /* The packet may leave the pod if policy says so: to whom? */
-static __always_inline int from_container_forward(struct __sk_buff *skb, const struct endpoint_key *key)
+static __always_inline int from_container_forward(struct __sk_buff *skb,
+						  const struct endpoint_key *key)
 {
 	struct endpoint_value *to = endpoint_lookup(key);
 	int verdict = policy_check(skb, to ? to->identity : IDENTITY_WORLD, DIRECTION_EGRESS);
@@ -120,7 +121,7 @@ int from_container(struct __sk_buff *skb)
 	return verdict < 0 ? drop(skb, verdict, DIRECTION_EGRESS) : verdict;
 }
 
-/* The packet has the pod's hardware addresses already. It enters the pod without another queue in between. */
+/* The packet has the pod's hardware addresses already; it enters the pod past any other queue. */
 SEC("tc")
 int policy(struct __sk_buff *skb)
 {
@@ -130,11 +131,12 @@ int policy(struct __sk_buff *skb)
 }
 
 /*
- * Who sent what comes from the stack: the node itself, a pod of this node whose packet the stack has routed (a
- * translated service address), or the world. A source address alone proves nothing: the packet must have entered
- * the node at that endpoint's interface.
+ * Who sent what comes from the stack: the node itself, a pod of this node whose packet the stack
+ * has routed (a translated service address), or the world. A source address alone proves nothing:
+ * the packet must have entered the node at that endpoint's interface.
  */
-static __always_inline __u32 stack_identity(const struct __sk_buff *skb, const struct endpoint_key *source)
+static __always_inline __u32 stack_identity(const struct __sk_buff *skb,
+					    const struct endpoint_key *source)
 {
 	struct endpoint_value *from;
 

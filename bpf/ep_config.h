@@ -1,24 +1,26 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Sample of an endpoint's switches, at their defaults. The loader writes one for each endpoint into <state>/<id>/,
- * which is found first. Endpoints with the same switches share one compiled object: what differs from pod to pod
- * (addresses, identity, interface) is not here but in .rodata (lib/endpoint_config.h).
+ * Sample of an endpoint's switches, at their defaults. The loader writes one for each endpoint into
+ * <state>/<id>/, which is found first. Endpoints with the same switches share one compiled object:
+ * what differs from pod to pod (addresses, identity, interface) is not here but in .rodata
+ * (lib/endpoint_config.h).
  *
  * The name in brackets is the option's name in the loader's API and on the command line.
  */
 #pragma once
 
-/* [debug] Print each drop and each local delivery to the kernel's trace pipe (/sys/kernel/tracing/trace_pipe). */
+/* [debug] Print what becomes of each packet of the pod, and each drop, to the kernel's trace pipe
+ * (/sys/kernel/tracing/trace_pipe). */
 /* #define ENABLE_DEBUG */
 
-/* [source-ip-verification] Drop packets whose source address is not the endpoint's. Off for pods that forward for
- * others. The source's hardware address is checked in any case. */
+/* [source-ip-verification] Drop packets whose source address is not the endpoint's. Off for pods
+ * that forward for others. The source's hardware address is checked in any case. */
 #define ENABLE_SOURCE_IP_VERIFICATION
 
-/* [arp-responder] Answer ARP and neighbour solicitations for the gateway in the program. Off: they go to the node's
- * stack, which answers if the gateway's address is its own. */
+/* [arp-responder] Answer ARP and neighbour solicitations for the gateway in the program. Off: they
+ * go to the node's stack, which answers if the gateway's address is its own. */
 #define ENABLE_ARP_RESPONDER
 
-/* [policy-accounting] Count packets and bytes in each policy entry: an atomic write to shared memory for each
- * packet and direction. */
+/* [policy-accounting] Count packets and bytes in each policy entry: an atomic write to shared
+ * memory for each packet and direction. */
 /* #define ENABLE_POLICY_ACCOUNTING */

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Sample of what all endpoints of a node share. The loader writes its own into <state>/globals/, which is found first;
- * this one makes the sources compile by themselves and documents every line.
+ * Sample of what all endpoints of a node share. The loader writes its own into <state>/globals/,
+ * which is found first; this one makes the sources compile by themselves and documents every line.
  *
- * Only what changes the code or the maps is here. The gateways' addresses are not: they are constants of .rodata
- * (lib/endpoint_config.h), so that one prebuilt object fits every node.
+ * Only what changes the code or the maps is here. The gateways' addresses are not: they are
+ * constants of .rodata (lib/endpoint_config.h), so that one prebuilt object fits every node.
  */
 #pragma once
 
-/* Addresses of local endpoints, both families. Entries take memory when they are made, not before. */
+/* Addresses of local endpoints, both families. Entries take memory when they are made, not before.
+ */
 #define ENDPOINTS_MAP_SIZE 65535
 /* One slot for each endpoint id and the unused 0; 8 bytes each, at once. */
 #define CALL_POLICY_MAP_SIZE 65536

@@ -46,7 +46,7 @@ async def _wait_until_serving(settings: Settings, started: list[processes.Proces
 
 async def _serving(settings: Settings, process: processes.Process) -> None:
     while await health(process.socket) != "serving":
-        if not processes.find(settings, process.service).pid:
+        if processes.has_ended(settings, process):
             raise Unavailable(f"podlane-{process.service} ended at once: {processes.last_words(process)}")
         await asyncio.sleep(0.02)
 

@@ -77,7 +77,16 @@ def start(settings: Settings, service: str, config: Path | None) -> Process:
             argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
         )
     (run / f"{service}.pid").write_text(f"{child.pid}\n")
-    return find(settings, service)
+    # Not by `find`: until its exec the child still has our command line.
+    return Process(service, child.pid, current.log, current.socket)
+
+
+def has_ended(settings: Settings, process: Process) -> bool:
+    """Return whether a process that was started is gone; without reaping it if it is a child of this one."""
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return find(settings, process.service).pid != process.pid
 
 
 def last_words(process: Process, lines: int = 5) -> str:

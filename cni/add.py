@@ -56,12 +56,12 @@ class Addition:
         self._create_endpoint(given, link)
         made = result.build(
             session.config.version,
-            session.environment.netns,
-            session.environment.ifname,
             link,
             given["allocation"]["addresses"],
             given["routes"],
-            asked.route_mtu,
+            netns=session.environment.netns,
+            ifname=session.environment.ifname,
+            route_mtu=asked.route_mtu,
         )
         made["dns"] = asked.dns
         return made

@@ -1,7 +1,7 @@
-"""What the bundle runs first: `modules` become importable, then the shim runs and the process ends.
+"""What the bundle runs first: its modules become importable, then the shim runs and the process ends.
 
-Executed, not imported, with `modules` and `library` as its globals (bundle.py). The process ends by `_exit`: taking the
-interpreter apart costs 2 ms, and nothing that matters is left in a buffer.
+Compiled into the bundle and executed by the installed script, which calls `start` (bundle.py says what with). The
+process ends by `_exit`: taking the interpreter apart costs 2 ms, and nothing that matters is left in a buffer.
 """
 
 import gc
@@ -13,37 +13,39 @@ from _frozen_importlib import ModuleSpec
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
-
-    modules: dict[str, tuple[str, bytes]]
-    library: list[str]
+    from typing import Any
 
 
 class Bundle:
     """Finder and loader (PEP 451) of the modules in the bundle."""
 
-    @staticmethod
-    def find_spec(name: str, _path: object = None, _target: object = None) -> "ModuleSpec | None":
-        """Return the spec of a module of ours, None for all others."""
-        if name in modules:
-            return ModuleSpec(name, Bundle, is_package=name == "cni")
-        return None
+    def __init__(self, modules: "dict[str, tuple[str, bytes]]") -> None:
+        """Keep them marshalled: most verbs need only some of them."""
+        self._modules = modules
 
-    @staticmethod
-    def create_module(_spec: "ModuleSpec") -> "ModuleType | None":
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> "ModuleSpec | None":
+        """Return the spec of a module of ours, None for all others."""
+        if name not in self._modules:
+            return None
+        loader: Any = self
+        return ModuleSpec(name, loader, origin=self._modules[name][0], is_package=name == "cni")
+
+    def create_module(self, _spec: "ModuleSpec") -> "ModuleType | None":
         """Let Python make the module."""
         return None
 
-    @staticmethod
-    def exec_module(module: "ModuleType") -> None:
+    def exec_module(self, module: "ModuleType") -> None:
         """Run the module's code."""
-        code: CodeType = marshal.loads(modules[module.__name__][1])
-        exec(code, module.__dict__)
+        code: CodeType = marshal.loads(self._modules[module.__name__][1])  # noqa: S302 - our own file, as a .pyc is
+        exec(code, module.__dict__)  # noqa: S102 - it is what importing means
 
 
-# A call allocates a few hundred kilobytes and ends: looking for cycles is wasted.
-gc.disable()
-sys.meta_path.insert(0, Bundle)
+def start(modules: "dict[str, tuple[str, bytes]]", library: list[str]) -> None:
+    """Run the call and end the process."""
+    # A call allocates a few hundred kilobytes and ends: looking for cycles is wasted.
+    gc.disable()
+    finder: Any = Bundle(modules)
+    sys.meta_path.insert(0, finder)
+    from cni.shim import run
 
-from cni.shim import run  # noqa: E402 - it is in the bundle
-
-posix._exit(run(library))
+    posix._exit(run(library))  # noqa: SLF001 - os has the same function, and importing os costs a millisecond

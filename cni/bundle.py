@@ -3,7 +3,7 @@
     4 bytes   the interpreter's magic number: code objects are of one version of Python only
     then      marshal of (boot, modules, library)
 
-    boot      the code object of `start` below
+    boot      the code object of boot.py
     modules   name → (file name, marshalled code); a module is unmarshalled when it is imported
     library   the directories where grpcio is found
 
@@ -16,6 +16,7 @@ import marshal
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER
 from pathlib import Path
+from types import CodeType
 
 # The work of installing, which a call never does.
 LEFT_OUT = ("install", "bundle", "boot")
@@ -31,12 +32,13 @@ def build(source: Path, library: list[str]) -> bytes:
     return MAGIC_NUMBER + marshal.dumps((_compile(source / "boot.py"), modules, library))
 
 
-def _compile(file: Path) -> object:
+def _compile(file: Path) -> CodeType:
     # PEP 563's flag: annotations stay text, as nobody reads them and evaluating them costs time.
     import __future__
 
     flags = __future__.annotations.compiler_flag
-    return compile(file.read_text(), str(file), "exec", flags=flags, dont_inherit=True, optimize=2)
+    code: CodeType = compile(file.read_text(), str(file), "exec", flags=flags, dont_inherit=True, optimize=2)
+    return code
 
 
 if __name__ == "__main__":

@@ -63,9 +63,11 @@ def _compare_interfaces(previous: "list[dict[str, Any]]", link: "Values", sessio
         named = [one for one in previous if one.get("name") == name and (one.get("sandbox") or "") == sandbox]
         if not named:
             problems.append(f"prevResult has no interface {name} {where}, which is there")
-        for one in named:
-            if str(one.get("mac") or mac).lower() != mac:
-                problems.append(f"{name} {where} has the address {mac}, prevResult says {quoted(one['mac'])}")
+        problems += [
+            f"{name} {where} has the address {mac}, prevResult says {quoted(one['mac'])}"
+            for one in named
+            if str(one.get("mac") or mac).lower() != mac
+        ]
     return problems
 
 

@@ -16,7 +16,16 @@ What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, wh
 import _socket
 
 from cni import jsontext
-from cni.spec import BAD_CONFIG, BAD_ENVIRONMENT, DECODE_FAILURE, CniError, Environment, check_name, check_version, quoted
+from cni.spec import (
+    BAD_CONFIG,
+    BAD_ENVIRONMENT,
+    DECODE_FAILURE,
+    CniError,
+    Environment,
+    check_name,
+    check_version,
+    quoted,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,7 +93,8 @@ class LinkConfig:
         """Check; raises CniError with code 7, or 4 for CNI_ARGS."""
         if "prevResult" in document:
             raise CniError(
-                BAD_CONFIG, "prevResult: podlane can't be chained behind another plugin yet; make it the first in the list"
+                BAD_CONFIG,
+                "prevResult: podlane can't be chained behind another plugin yet; make it the first in the list",
             )
         self.mtu = number(document, "mtu")
         self.route_mtu = number(document, "routeMtu")
@@ -105,11 +115,13 @@ class LinkConfig:
         self.requested = (
             parse_addresses("runtimeConfig.ips", ips, BAD_CONFIG)
             if ips
-            else parse_addresses("CNI_ARGS IP", [ip for ip in arguments.get("IP", "").split(",") if ip], BAD_ENVIRONMENT)
+            else parse_addresses(
+                "CNI_ARGS IP", [ip for ip in arguments.get("IP", "").split(",") if ip], BAD_ENVIRONMENT
+            )
         )
 
 
-def typed(table: "dict[str, Any]", key: str, kind: type, words: str, default: "Any", prefix: str = "") -> "Any":
+def typed(table: "dict[str, Any]", key: str, kind: type, words: str, default: "Any", *, prefix: str = "") -> "Any":
     """Return a key's value of the type, the default if it is absent. Raises CniError with code 7."""
     value = table.get(key, default)
     # JSON's true is Python's bool, which is an int.
@@ -120,7 +132,7 @@ def typed(table: "dict[str, Any]", key: str, kind: type, words: str, default: "A
 
 def text(table: "dict[str, Any]", key: str, default: str = "", prefix: str = "") -> str:
     """Return a string."""
-    value: str = typed(table, key, str, "a string", default, prefix)
+    value: str = typed(table, key, str, "a string", default, prefix=prefix)
     return _whole(f"{prefix}{key}", value)
 
 
@@ -135,7 +147,7 @@ def _whole(name: str, value: str) -> str:
 
 def texts(table: "dict[str, Any]", key: str, prefix: str = "") -> list[str]:
     """Return a list of strings."""
-    values: list[str] = typed(table, key, list, "a list of strings", [], prefix)
+    values: list[str] = typed(table, key, list, "a list of strings", [], prefix=prefix)
     if not all(isinstance(value, str) for value in values):
         raise CniError(BAD_CONFIG, f"{prefix}{key} must be a list of strings, not {quoted(values)}")
     return values

@@ -29,7 +29,7 @@ LOCAL_CODES = (
 
 
 def call(
-    socket_path: str, method: str, request: bytes, deadline: float, request_id: str, library: list[str]
+    socket_path: str, method: str, request: bytes, deadline: float, request_id: str, *, library: list[str]
 ) -> bytes:
     """Call `method` and return the response message, as http2.call does. Raises CallFailed."""
     grpc = _load(library)

@@ -14,7 +14,7 @@ STATIC_STATUS = {8: b"200", 9: b"204", 10: b"206", 11: b"304", 12: b"400", 13: b
 STATIC_SIZE = 61
 
 
-class Unsupported(Exception):  # noqa: N818 - not an error: it says that another way must be taken
+class Unsupported(Exception):
     """The peer speaks more HTTP/2 than the shim; `reached`: the request had been sent when that showed."""
 
     reached = False

@@ -13,9 +13,8 @@ Two ways to fail, and the caller must tell them apart:
 Not here: requests that don't fit one frame and the default window, compression, streaming, Huffman's code.
 """
 
-import time
-
 import _socket
+import time
 
 from cni import hpack
 from cni.hpack import Unsupported
@@ -42,7 +41,7 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 # HEADER_TABLE_SIZE 0, ENABLE_PUSH 0, INITIAL_WINDOW_SIZE; then the connection's own window, raised from 65535.
-_SETTINGS = b"\x00\x01\x00\x00\x00\x00" b"\x00\x02\x00\x00\x00\x00" b"\x00\x04" + WINDOW.to_bytes(4, "big")
+_SETTINGS = b"\x00\x01\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x00\x04" + WINDOW.to_bytes(4, "big")
 PREFACE = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
     + _frame(SETTINGS, 0, 0, _SETTINGS)
@@ -50,12 +49,10 @@ PREFACE = (
 )
 SETTINGS_ACK = _frame(SETTINGS, ACK, 0, b"")
 # :method POST, :scheme http, :authority and content-type by their names' places in the static table.
-_COMMON_HEADERS = (
-    b"\x83\x86\x01\x09localhost" b"\x0f\x10\x10application/grpc" + hpack.literal(b"te", b"trailers")
-)
+_COMMON_HEADERS = b"\x83\x86\x01\x09localhost\x0f\x10\x10application/grpc" + hpack.literal(b"te", b"trailers")
 
 
-class CallFailed(Exception):  # noqa: N818 - named after what it tells
+class CallFailed(Exception):
     """The call failed: gRPC's code and message, the bytes of google.rpc.Status if there were any.
 
     `errno` is the system call's when no connection came about.
@@ -285,4 +282,3 @@ def percent_decode(text: bytes) -> str:
         except ValueError:
             parts += (b"%", part)
     return b"".join(parts).decode("utf-8", "replace")
-

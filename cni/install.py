@@ -31,7 +31,7 @@ LONGEST_SHEBANG = 255
 
 SCRIPT = """\
 #!{python} -IBS
-# podlane's CNI plugin, written by `podlane cni install`. Its code is in {bundle}.
+# podlane's CNI plugin, written by `podlane cni install`.
 import sys
 try:
     from _frozen_importlib_external import MAGIC_NUMBER
@@ -40,7 +40,9 @@ try:
         code = file.read()
     if code.startswith(MAGIC_NUMBER):
         boot, modules, library = loads(memoryview(code)[4:])
-        exec(boot, {{"__name__": "boot", "modules": modules, "library": library}})
+        space = {{"__name__": "boot"}}
+        exec(boot, space)
+        space["start"](modules, library)
     else:
         sys.path.insert(0, {lib_dir!r})
         from cni.shim import run
@@ -69,7 +71,7 @@ def install(
     """Write everything and return the plugin's and the configuration's paths.
 
     `lib_dir`: default `<bin_dir>/.podlane`. `python`: the interpreter of the shebang, default /usr/bin/python3 if it is
-    there. `sockets`: service → path, where it isn't the default. `settings`: further keys of the plugin's configuration.
+    there. `sockets`: service → path, where it isn't the default. `settings`: further keys of the configuration.
     Raises InstallError or OSError.
     """
     bin_dir = bin_dir.absolute()

@@ -1,6 +1,6 @@
 """One line of JSON per call, appended to `logFile`. Without that key nothing is written anywhere.
 
-    {"time": …, "verb": "ADD", "attachment": {…}, "ms": 5.1, "steps": [["CreateLink", 1.2, "ok"], …], "code": 0, "msg": ""}
+    {"time": …, "verb": "ADD", "attachment": {…}, "ms": 5.1, "steps": [["CreateLink", 1.2, "ok"], …], "code": 0, …}
 
 `logLevel` error writes only the calls that failed, debug adds environment and configuration. A log that can't be
 written never fails a call: a pod's network is worth more.

@@ -111,9 +111,7 @@ ENDPOINT_SELECTOR = Message("EndpointSelector", (2, "attachment", MESSAGE, ATTAC
 DELETE_ENDPOINT_REQUEST = Message("DeleteEndpointRequest", (1, "selector", MESSAGE, ENDPOINT_SELECTOR))
 DELETE_ENDPOINT_RESPONSE = Message("DeleteEndpointResponse", (1, "deleted", FLAG))
 CHECK_ENDPOINT_REQUEST = Message("CheckEndpointRequest", (1, "selector", MESSAGE, ENDPOINT_SELECTOR))
-CHECK_ENDPOINT_RESPONSE = Message(
-    "CheckEndpointResponse", (1, "endpoint", MESSAGE, ENDPOINT), (2, "problems", TEXTS)
-)
+CHECK_ENDPOINT_RESPONSE = Message("CheckEndpointResponse", (1, "endpoint", MESSAGE, ENDPOINT), (2, "problems", TEXTS))
 LIST_ENDPOINTS_REQUEST = Message("ListEndpointsRequest", (1, "page_size", NUMBER), (2, "page_token", TEXT))
 LIST_ENDPOINTS_RESPONSE = Message(
     "ListEndpointsResponse", (1, "endpoints", MESSAGES, ENDPOINT), (2, "next_page_token", TEXT)

@@ -1,9 +1,9 @@
 """The result of an ADD (SPEC.md, section 5, "ADD Success") in the version that was asked for.
 
-    interfaces  the node's end of the link, then the pod's; `mtu` since 1.1.0
-    ips         of the pod's interface; `version` until 0.4.0
-    routes      as installed, most specific first; `mtu` since 1.1.0
-    dns         as the network configuration has it
+interfaces  the node's end of the link, then the pod's; `mtu` since 1.1.0
+ips         of the pod's interface; `version` until 0.4.0
+routes      as installed, most specific first; `mtu` since 1.1.0
+dns         as the network configuration has it
 """
 
 import _socket
@@ -21,7 +21,7 @@ POD_INTERFACE = 1
 
 
 def build(
-    version: str, netns: str, ifname: str, link: bytes, addresses: list[bytes], routes: list[bytes], route_mtu: int
+    version: str, link: bytes, addresses: list[bytes], routes: list[bytes], *, netns: str, ifname: str, route_mtu: int
 ) -> "dict[str, Any]":
     """Return the result without `dns`. Link, addresses and routes are the services' messages, still encoded."""
     made = LINK.decode(link)

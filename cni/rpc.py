@@ -31,11 +31,24 @@ if TYPE_CHECKING:
     from cni.wire import Values
 
 CODE_NAMES = (
-    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
-    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
-    "UNAUTHENTICATED"
-).split()
-
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
 CNI_CODES = {
     http2.INVALID_ARGUMENT: spec.BAD_CONFIG,
     http2.NOT_FOUND: spec.PRECONDITION,
@@ -74,7 +87,7 @@ class StepFailed(spec.CniError):
 
 
 def call(
-    socket_path: str, method: "Method", values: "Values", deadline: float, request_id: str, library: list[str]
+    socket_path: str, method: "Method", values: "Values", deadline: float, request_id: str, *, library: list[str]
 ) -> "Values":
     """Call and return the response's fields; `repeated` among them is True when it was asked for twice.
 
@@ -89,7 +102,7 @@ def call(
             from cni import fallback
 
             repeated = unsupported.reached
-            answer = fallback.call(socket_path, method.path, request, deadline, request_id, library)
+            answer = fallback.call(socket_path, method.path, request, deadline, request_id, library=library)
         response = method.response.decode(answer)
     except CallFailed as failed:
         raise _translated(failed, socket_path, method) from None

@@ -45,7 +45,12 @@ class Session:
         outcome = "ok"
         try:
             return rpc.call(
-                self.config.sockets[method.service], method, values, self._deadline, self._request_id, self._library
+                self.config.sockets[method.service],
+                method,
+                values,
+                self._deadline,
+                self._request_id,
+                library=self._library,
             )
         except rpc.StepFailed as failed:
             outcome = failed.message

@@ -104,11 +104,13 @@ def check_ifname(ifname: str) -> None:
     size = len(ifname.encode())
     if size > IFNAME_BYTES:
         raise CniError(
-            BAD_ENVIRONMENT, f"CNI_IFNAME {quoted(ifname)} has {size} bytes; an interface name has {IFNAME_BYTES} at most"
+            BAD_ENVIRONMENT,
+            f"CNI_IFNAME {quoted(ifname)} has {size} bytes; an interface name has {IFNAME_BYTES} at most",
         )
     if ifname in (".", "..") or "/" in ifname or ":" in ifname or ifname.split() != [ifname]:
         raise CniError(
-            BAD_ENVIRONMENT, f"CNI_IFNAME {quoted(ifname)} is not an interface name ('/', ':' and blanks can't be in it)"
+            BAD_ENVIRONMENT,
+            f"CNI_IFNAME {quoted(ifname)} is not an interface name ('/', ':' and blanks can't be in it)",
         )
 
 
@@ -121,7 +123,9 @@ def check_version(version: object, verb: str) -> str:
         raise CniError(INCOMPATIBLE_VERSION, f"cniVersion {quoted(version)} is not supported; podlane has {supported}")
     since = SINCE.get(verb, VERSIONS[0])
     if VERSIONS.index(str(version)) < VERSIONS.index(since):
-        raise CniError(INCOMPATIBLE_VERSION, f"{verb} needs cniVersion {since} or later, this configuration has {version}")
+        raise CniError(
+            INCOMPATIBLE_VERSION, f"{verb} needs cniVersion {since} or later, this configuration has {version}"
+        )
     return str(version)
 
 

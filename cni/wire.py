@@ -46,9 +46,9 @@ class Message:
         parts: list[bytes] = []
         for number, name, kind, *of in self._fields:
             value = values.get(name)
-            if value is None or (not value and kind != MESSAGE and kind != RAW):
+            if value is None or (not value and kind not in (MESSAGE, RAW)):
                 continue
-            if kind == NUMBER or kind == FLAG:
+            if kind in (NUMBER, FLAG):
                 parts += (varint(number << 3 | VARINT), varint(value))
                 continue
             tag = varint(number << 3 | DELIMITED)
@@ -59,7 +59,9 @@ class Message:
     def decode(self, data: bytes) -> "Values":
         """Return all fields of the table. Raises WireError."""
         if not self._by_tag:
-            self._by_tag = {number << 3 | _wire_type(kind): (name, kind, *of) for number, name, kind, *of in self._fields}
+            self._by_tag = {
+                number << 3 | _wire_type(kind): (name, kind, *of) for number, name, kind, *of in self._fields
+            }
         values = {name: _default(kind) for name, kind, *_ in self._by_tag.values()}
         at, end = 0, len(data)
         while at < end:
@@ -80,7 +82,7 @@ class Message:
 
 
 def _wire_type(kind: int) -> int:
-    return VARINT if kind == NUMBER or kind == FLAG else DELIMITED
+    return VARINT if kind in (NUMBER, FLAG) else DELIMITED
 
 
 def _default(kind: int) -> "Any":
@@ -93,7 +95,7 @@ def _payloads(value: "Any", kind: int, of: "Message | None" = None) -> "list[byt
     """Return what goes into each occurrence of a length-delimited field."""
     if kind == TEXT:
         return [value.encode()]
-    if kind == BYTES or kind == RAW:
+    if kind in (BYTES, RAW):
         return [value]
     if kind == RAWS:
         return list(value)
@@ -107,7 +109,7 @@ def _payloads(value: "Any", kind: int, of: "Message | None" = None) -> "list[byt
 def _value(payload: "Any", kind: int, of: "Message | None" = None) -> "Any":
     if of is not None:
         return of.decode(payload)
-    if kind == TEXT or kind == TEXTS:
+    if kind in (TEXT, TEXTS):
         try:
             return payload.decode()
         except UnicodeDecodeError as error:
@@ -124,7 +126,7 @@ def _read_field(data: bytes, at: int) -> "tuple[int, Any, int]":
         return tag, number, at
     if kind == DELIMITED:
         length, at = read_varint(data, at)
-    elif kind == FIXED32 or kind == FIXED64:
+    elif kind in (FIXED32, FIXED64):
         length = 4 if kind == FIXED32 else 8
     else:
         raise WireError(f"wire type {kind} of field {tag >> 3} is not in use any more")

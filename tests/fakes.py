@@ -83,8 +83,12 @@ class Script:
 
     async def reached(self, method: str, *, after: bool = False, times: int = 1) -> None:
         """Wait until that many calls of a method have begun, or have done their work."""
+        await self.until(lambda: self._arrived[method, after] >= times)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is so that calls can make so."""
         async with self._changed:
-            await self._changed.wait_for(lambda: self._arrived[method, after] >= times)
+            await self._changed.wait_for(condition)
 
     async def run(self, method: str, request: Any, work: Callable[[], Any]) -> Any:
         """Do what the script says around `work`."""

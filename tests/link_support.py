@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from services.common.model import Address, AssignedAddress, Attachment, Route
-from services.loader.linkspec import Link, LinkSpec, OffloadSizes
 from services.loader.links import Links
+from services.loader.linkspec import Link, LinkSpec, OffloadSizes
 from services.loader.model import EndpointSpec
 from services.loader.netlink_worker import NetlinkWorker
 from tests.netns_support import Netns

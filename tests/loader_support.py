@@ -13,19 +13,20 @@ import contextlib
 import json
 import secrets
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
 from podlane.common.v1 import types_pb2 as types
 from podlane.loader.v1 import loader_pb2 as pb
 from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.client import Peer
+from services.common.errors import Unavailable
 from services.common.model import AssignedAddress, Route
 from tests.netns_support import Netns
 
@@ -70,6 +71,7 @@ class LoaderNode:
         self.socket = directory / "run" / "loader" / "loader.sock"
         self.settings = settings
         self.pods: list[Pod] = []
+        self.crash_point = ""
         self.process: asyncio.subprocess.Process | None = None
         self.peer = Peer("loader", self.socket, 10.0)
 
@@ -90,7 +92,8 @@ class LoaderNode:
         for pod in self.pods:
             pod.netns.close()
         self.netns.close()
-        subprocess.run(["umount", str(self.bpffs)], check=False, capture_output=True)
+        unmount = await asyncio.create_subprocess_exec("umount", "-q", str(self.bpffs))
+        await unmount.wait()
 
     def write_config(self) -> Path:
         """Write podlane.toml."""
@@ -119,7 +122,8 @@ class LoaderNode:
 
     def argv(self) -> list[str]:
         """Return the command line of the loader, run from the repository."""
-        return [sys.executable, "-m", "services.loader", "--config", str(self.write_config())]
+        what = ["tests.loader_killed", self.crash_point] if self.crash_point else ["services.loader"]
+        return [sys.executable, "-m", *what, "--config", str(self.write_config())]
 
     async def launch(self) -> asyncio.subprocess.Process:
         """Start the process only; its log is in loader.log."""
@@ -142,6 +146,17 @@ class LoaderNode:
         self.settings |= settings
         await self.start()
 
+    async def killed(self, point: str, request: Any) -> None:
+        """Send a request to a loader that is killed right after `point` (loader_killed.py), and start another one."""
+        self.crash_point = point
+        await self.restart()
+        with pytest.raises(Unavailable):
+            await request()
+        assert self.process is not None
+        assert await self.process.wait() == -signal.SIGKILL
+        self.crash_point = ""
+        await self.restart()
+
     @property
     def log(self) -> str:
         """What the loader has written."""
@@ -156,7 +171,8 @@ class LoaderNode:
         config = pb.NodeConfig(
             pod_cidrs=map(wire.write_network, RANGES), gateways=map(wire.write_address, GATEWAYS), **fields
         )
-        return await self.call("ConfigureNode", pb.ConfigureNodeRequest(config=config))
+        reply: pb.ConfigureNodeResponse = await self.call("ConfigureNode", pb.ConfigureNodeRequest(config=config))
+        return reply
 
     async def link(self, number: int = 0) -> Pod:
         """Make a pod with a link; the endpoint is not regenerated."""
@@ -213,7 +229,8 @@ class LoaderNode:
             level=pb.RegenerationLevel.ValueType(level),
             policy=ALLOW_ALL if policy is None else policy,
         )
-        return await self.call("RegenerateEndpoint", request)
+        reply: pb.RegenerateEndpointResponse = await self.call("RegenerateEndpoint", request)
+        return reply
 
     async def datapaths(self, id_: int = 0) -> list[pb.EndpointDatapath]:
         """List datapaths."""

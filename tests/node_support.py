@@ -256,7 +256,15 @@ class Node:
             found += [f"route {route['dst']}" for route in routes if str(route.get("dev", "")).startswith("lxc")]
         found += [f"pin {path}" for path in sorted((self.dir / "bpf").rglob("*policy_*")) if path.name[-1].isdigit()]
         state = self.dir / "run" / "state"
-        found += [f"state {path.name}" for path in state.iterdir() if path.name[:1].isdigit()] if state.exists() else []
+        found += (
+            [
+                f"state {path.name}"
+                for path in state.iterdir()
+                if path.name[:1].isdigit() and not path.name.endswith("_next_fail")
+            ]
+            if state.exists()
+            else []
+        )
         found += [f"link record {path.name}" for path in (state / "links").glob("*")]
         found += [f"address {allocation['addresses']}" for allocation in self.show("ipam", "list")]
         found += [f"endpoint {endpoint['id']}" for endpoint in self.show("endpoint", "list")]

@@ -11,10 +11,11 @@ What the services answer is written by hand here; tests/privileged runs the same
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_interface
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import grpc
@@ -28,7 +29,7 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 from cni import install
 from services.common import edge, errors
 
-Answer = Callable[[Any, grpc.aio.ServicerContext], Awaitable[Message]]
+Answer = Callable[[Any, Any], Awaitable[Message]]
 
 CONTAINER = "0123456789abcdef" * 4
 NETNS = "/run/netns/pod-1"
@@ -43,9 +44,7 @@ def attachment(container_id: str = CONTAINER, network: str = "podlane", ifname: 
 def prefix(text: str) -> common.IpPrefix:
     """Return an address with prefix length as the contract has it."""
     parsed = ip_interface(text)
-    return common.IpPrefix(
-        address=common.IpAddress(packed=parsed.ip.packed), length=parsed.network.prefixlen
-    )
+    return common.IpPrefix(address=common.IpAddress(packed=parsed.ip.packed), length=parsed.network.prefixlen)
 
 
 def address(text: str) -> common.IpAddress:
@@ -57,7 +56,9 @@ def assigned() -> list[common.AssignedAddress]:
     """Return a pod's two addresses."""
     return [
         common.AssignedAddress(address=prefix("10.1.0.5/32"), gateway=address("10.1.0.1"), range=prefix("10.1.0.0/24")),
-        common.AssignedAddress(address=prefix("fd00:1::5/128"), gateway=address("fd00:1::1"), range=prefix("fd00:1::/64")),
+        common.AssignedAddress(
+            address=prefix("fd00:1::5/128"), gateway=address("fd00:1::1"), range=prefix("fd00:1::/64")
+        ),
     ]
 
 
@@ -98,7 +99,7 @@ def endpoint(owner: common.Attachment | None = None) -> endpoint_pb2.Endpoint:
     return endpoint_pb2.Endpoint(id=42, attachment=owner or attachment(), addresses=assigned(), link=link())
 
 
-def healthy() -> dict[str, Message]:
+def healthy() -> dict[str, Any]:
     """Return what every method answers on a good day."""
     return {
         "AllocateAddresses": allocated(),
@@ -117,7 +118,7 @@ def healthy() -> dict[str, Message]:
 def refuse(code: grpc.StatusCode, message: str, **fields: str) -> Answer:
     """Answer with an error of the service's own, with the details that podlane's services add."""
 
-    async def answer(_request: Any, context: grpc.aio.ServicerContext) -> Message:
+    async def answer(_request: Any, context: Any) -> Message:
         kinds = {status: kind for kind, status in edge.CODES.items()}
         await context.abort_with_status(edge.status_of(kinds.get(code, errors.Internal)(message, **fields)))
         raise AssertionError
@@ -128,7 +129,7 @@ def refuse(code: grpc.StatusCode, message: str, **fields: str) -> Answer:
 def never() -> Answer:
     """Take the call and don't answer it."""
 
-    async def answer(_request: Any, _context: grpc.aio.ServicerContext) -> Message:
+    async def answer(_request: Any, _context: Any) -> Message:
         await asyncio.Event().wait()
         raise AssertionError
 
@@ -147,14 +148,14 @@ class Services:
     """The three services on sockets in one directory. `script` says what each method answers."""
 
     directory: Path
-    script: dict[str, Message | Answer] = field(default_factory=healthy)
+    script: dict[str, Any] = field(default_factory=healthy)
     calls: list[str] = field(default_factory=list)
     requests: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, dict[str, str]] = field(default_factory=dict)
 
     async def __aenter__(self) -> Self:
         """Start all three."""
-        self._servers = {}
+        self._servers: dict[str, Any] = {}
         for name in SERVICERS:
             await self.start(name)
         return self
@@ -187,10 +188,10 @@ class Services:
         self.socket(name).unlink(missing_ok=True)
 
     def _method(self, name: str) -> Any:
-        async def method(_self: object, request: Any, context: grpc.aio.ServicerContext) -> Message:
+        async def method(_self: object, request: Any, context: Any) -> Message:
             self.calls.append(name)
             self.requests[name] = request
-            self.metadata[name] = dict(context.invocation_metadata() or ())  # type: ignore[arg-type] # pairs
+            self.metadata[name] = dict(context.invocation_metadata() or ())
             answer = self.script[name]
             return answer if isinstance(answer, Message) else await answer(request, context)
 
@@ -235,7 +236,8 @@ class Outcome:
     def result(self) -> dict[str, Any]:
         """The result; fails when the call failed."""
         assert (self.code, self.stderr) == (0, ""), self
-        return self.json
+        told: dict[str, Any] = self.json
+        return told
 
 
 @dataclass(frozen=True)
@@ -255,10 +257,17 @@ class Plugin:
         self, verb: str, conf: Any = b"", *, without: str = "", arguments: str = "", **environment: str
     ) -> Outcome:
         """Run it; `conf` is an object or the bytes for stdin, `without` a variable to leave out."""
-        return await self.started(await self.start(verb, without=without, arguments=arguments, **environment), conf)
+        process = await self.start(verb, environment, without=without, arguments=arguments)
+        return await self.started(process, conf)
 
     async def start(
-        self, verb: str, *, without: str = "", arguments: str = "", stdout: int = asyncio.subprocess.PIPE, **environment: str
+        self,
+        verb: str,
+        environment: Mapping[str, str] = MappingProxyType({}),
+        *,
+        without: str = "",
+        arguments: str = "",
+        stdout: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         """Start it."""
         variables = {

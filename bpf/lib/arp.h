@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * ARP of a pod (RFC 826). Its only neighbour is the gateway: that request is answered in place with the node's end
- * of the veth pair and goes straight back. Answers of the pod about its own address go to the node, which asks when
- * it sends to the pod.
+ * ARP of a pod (RFC 826). Its only neighbour is the gateway: that request is answered in place with
+ * the node's end of the veth pair and goes straight back. Answers of the pod about its own address
+ * go to the node, which asks when it sends to the pod.
  */
 #pragma once
 
@@ -10,8 +10,8 @@
 
 /* Spelled out here because <linux/if_arp.h> drags in the C library's socket headers. */
 #define ARP_HARDWARE_ETHERNET 1
-#define ARP_REQUEST 1
-#define ARP_REPLY 2
+#define ARP_REQUEST	      1
+#define ARP_REPLY	      2
 
 struct arp_ipv4 {
 	__be16 hardware;
@@ -27,11 +27,13 @@ struct arp_ipv4 {
 
 static __always_inline bool arp_is_ethernet_ipv4(const struct arp_ipv4 *arp)
 {
-	return arp->hardware == bpf_htons(ARP_HARDWARE_ETHERNET) && arp->protocol == bpf_htons(ETH_P_IP) &&
-	       arp->hardware_length == ETH_ALEN && arp->protocol_length == sizeof(__be32);
+	return arp->hardware == bpf_htons(ARP_HARDWARE_ETHERNET) &&
+	       arp->protocol == bpf_htons(ETH_P_IP) && arp->hardware_length == ETH_ALEN &&
+	       arp->protocol_length == sizeof(__be32);
 }
 
-static __always_inline int arp_answer(struct __sk_buff *skb, struct ethhdr *eth, struct arp_ipv4 *arp)
+static __always_inline int arp_answer(struct __sk_buff *skb, struct ethhdr *eth,
+				      struct arp_ipv4 *arp)
 {
 	const struct mac_address pod = pod_mac, host = host_mac;
 
@@ -60,7 +62,8 @@ static __always_inline int arp_from_container(struct __sk_buff *skb)
 	target_ip = *word_at(arp->target_ip);
 	if (!mac_equal(arp->sender_mac, &pod_mac))
 		return -DROP_ARP_SENDER;
-	/* Address conflict detection (RFC 5227) asks with no sender address, announcements name one's own as target. */
+	/* Address conflict detection (RFC 5227) asks with no sender address, announcements name
+	 * one's own as target. */
 	if (!sender_ip || target_ip == endpoint_ipv4)
 		return -DROP_LINK_LOCAL_NOISE;
 	if (sender_ip != endpoint_ipv4)

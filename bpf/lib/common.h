@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What every header of the datapath stands on: the kernel's types, the conventions for verdicts, and access to
- * packet headers.
+ * What every header of the datapath stands on: the kernel's types, the conventions for verdicts,
+ * and access to packet headers.
  *
- * Verdicts: a function that decides over a packet returns a TC action (>= 0) or a negated `enum drop_reason`.
- * Only the programs themselves turn a reason into a counter and TC_ACT_SHOT.
+ * Verdicts: a function that decides over a packet returns a TC action (>= 0) or a negated `enum
+ * drop_reason`. Only the programs themselves turn a reason into a counter and TC_ACT_SHOT.
  */
 #pragma once
 
@@ -18,17 +18,18 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-/* The generated headers: the loader's directories come first in the include path, the samples in bpf/ last. */
+/* The generated headers: the loader's directories come first in the include path, the samples in
+ * bpf/ last. */
 #include <node_config.h>
 
 #include <ep_config.h>
 
-#define likely(condition) __builtin_expect(!!(condition), 1)
+#define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* Reserved identities, numbered as Cilium numbers them; workloads begin at 256. */
-#define IDENTITY_ANY 0
-#define IDENTITY_HOST 1
+#define IDENTITY_ANY   0
+#define IDENTITY_HOST  1
 #define IDENTITY_WORLD 2
 
 /* Seen from the pod. Packed: one byte in map keys. */
@@ -48,7 +49,8 @@ union ipv6_address {
 	__be32 words[4];
 };
 
-/* Words in packets lie on even addresses only; every machine that runs this reads them in one go. */
+/* Words in packets lie on even addresses only; every machine that runs this reads them in one go.
+ */
 static __always_inline __u32 *word_at(const void *octets)
 {
 	return (__u32 *)octets;
@@ -93,12 +95,13 @@ static __always_inline bool ipv6_is_unspecified(const void *address)
 	return !(words[0] | words[1] | words[2] | words[3]);
 }
 
-static __always_inline bool ipv6_equal(const void *address, const volatile union ipv6_address *other)
+static __always_inline bool ipv6_equal(const void *address,
+				       const volatile union ipv6_address *other)
 {
 	const __u32 *words = address;
 
-	return words[0] == other->words[0] && words[1] == other->words[1] && words[2] == other->words[2] &&
-	       words[3] == other->words[3];
+	return words[0] == other->words[0] && words[1] == other->words[1] &&
+	       words[2] == other->words[2] && words[3] == other->words[3];
 }
 
 static __always_inline void *packet_data(const struct __sk_buff *skb)
@@ -111,19 +114,19 @@ static __always_inline void *packet_end(const struct __sk_buff *skb)
 	return (void *)(long)skb->data_end;
 }
 
-/* Up to the transport header's first bytes for both IP versions: what is looked at in every packet. */
+/* The longer of the two IP headers: as far as nearly every packet is looked at. */
 #define PACKET_HEADERS (ETH_HLEN + 40)
 /* As far as anything is looked at by pointer: a neighbour solicitation with its option. */
 #define PACKET_LOOKED_AT (ETH_HLEN + 40 + 32)
 
 /*
- * Makes the headers accessible at packet_data(), as far as the packet goes. The kernel's own packets have theirs in
- * the linear part, so copying is for the odd ones (a packet socket's ring). Pointers taken before are void.
+ * Makes the headers accessible at packet_data(), as far as the packet goes. The kernel's own
+ * packets have theirs in the linear part, so copying is for the odd ones (a packet socket's ring).
+ * Pointers taken before are void.
  */
 static __always_inline void packet_pull_headers(struct __sk_buff *skb)
 {
 	if (unlikely(packet_data(skb) + PACKET_HEADERS > packet_end(skb)))
 		bpf_skb_pull_data(skb, skb->len < PACKET_LOOKED_AT ? skb->len : PACKET_LOOKED_AT);
-	/* Pointers are read anew either way, so that the verifier sees one state from here on, not two. */
-	barrier();
+	barrier(); /* both ways read the pointers anew, so the verifier sees one state, not two */
 }

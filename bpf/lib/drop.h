@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Why packets are dropped, and how many. Only drops are counted: a forwarded packet pays for no map write.
+ * Why packets are dropped, and how many. Only drops are counted: a forwarded packet pays for no map
+ * write.
  *
- * The names of the reasons live here alone. `DROP_INVALID_SOURCE_IP` is shown to people as `invalid source ip`;
- * Python's list is held against this one through BTF. Numbers from 130 on mean what they mean in Cilium.
+ * The names of the reasons live here alone. `DROP_INVALID_SOURCE_IP` is shown to people as `invalid
+ * source ip`; Python's list is held against this one through BTF. Numbers from 130 on mean what
+ * they mean in Cilium.
  */
 #pragma once
 
 #include "endpoint_config.h"
 
 enum drop_reason {
-	/* What a pod's kernel sends to its link without being asked: MLD, router solicitations, duplicate address
-	 * detection, mDNS. Multicast and broadcast have nowhere to go here. */
+	/* What a pod's kernel sends to its link without being asked: MLD, router solicitations,
+	 * duplicate address detection, mDNS. Multicast and broadcast have nowhere to go here. */
 	DROP_LINK_LOCAL_NOISE = 1,
 	/* An ARP request for something else than the gateway. */
 	DROP_ARP_TARGET = 2,
@@ -54,16 +56,20 @@ struct metrics_value {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, METRICS_MAP_SIZE);
-	/* Most endpoints never drop anything; preallocated, this would cost 16 bytes per CPU and slot. */
+	/* Most endpoints never drop anything; preallocated, this would cost 16 bytes per CPU and
+	 * slot. */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct metrics_key);
 	__type(value, struct metrics_value);
 } podlane_metrics SEC(".maps");
 
-/* Counts the packet under its reason (a negated drop_reason) and returns the action that drops it. */
-static __always_inline int drop(struct __sk_buff *skb, int verdict, enum traffic_direction direction)
+/* Counts the packet under its reason (a negated drop_reason) and returns the action that drops it.
+ */
+static __always_inline int drop(struct __sk_buff *skb, int verdict,
+				enum traffic_direction direction)
 {
-	struct metrics_key key = {.endpoint_id = endpoint_id, .reason = -verdict, .direction = direction};
+	struct metrics_key key = {
+		.endpoint_id = endpoint_id, .reason = -verdict, .direction = direction};
 	struct metrics_value *counter = bpf_map_lookup_elem(&podlane_metrics, &key);
 
 	if (counter) {
@@ -75,7 +81,8 @@ static __always_inline int drop(struct __sk_buff *skb, int verdict, enum traffic
 		bpf_map_update_elem(&podlane_metrics, &key, &first, BPF_ANY);
 	}
 #ifdef ENABLE_DEBUG
-	bpf_printk("podlane: endpoint %d dropped %d bytes, reason %d", endpoint_id, skb->len, -verdict);
+	bpf_printk("podlane: endpoint %d dropped %d bytes, reason %d", endpoint_id, skb->len,
+		   -verdict);
 #endif
 	return TC_ACT_SHOT;
 }

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Who the endpoint is that these programs are attached to: constants in .rodata, which the loader sets before each
- * load. The verifier knows their values, so a branch that an endpoint can't take (no IPv6 address, no gateway)
- * costs neither verification nor instructions. What changes the shape of the code is a define instead: ep_config.h.
+ * Who the endpoint is that these programs are attached to: constants in .rodata, which the loader
+ * sets before each load. The verifier knows their values, so a branch that an endpoint can't take
+ * (no IPv6 address, no gateway) costs neither verification nor instructions. What changes the shape
+ * of the code is a define instead: ep_config.h.
  *
  * Addresses are in network byte order. All zero: the endpoint has none of that family.
  */
@@ -29,12 +30,14 @@ const volatile union ipv6_address gateway_ipv6 = {};
 
 static __always_inline bool endpoint_has_ipv6(void)
 {
-	return endpoint_ipv6.words[0] | endpoint_ipv6.words[1] | endpoint_ipv6.words[2] | endpoint_ipv6.words[3];
+	return endpoint_ipv6.words[0] | endpoint_ipv6.words[1] | endpoint_ipv6.words[2] |
+	       endpoint_ipv6.words[3];
 }
 
 /*
- * Sends a packet of the pod, made into its answer, back as received by the pod: past the pod's own queue and past
- * to_container. The question may have been a multicast; the pod's stack looks at the type, not at the address.
+ * Sends a packet of the pod, made into its answer, back as received by the pod: past the pod's own
+ * queue and past to_container. The question may have been a multicast; the pod's stack looks at the
+ * type, not at the address.
  */
 static __always_inline int answer_pod(struct __sk_buff *skb)
 {

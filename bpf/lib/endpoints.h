@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The endpoints of this node: address -> who lives there and how to reach them. One map for all programs.
+ * The endpoints of this node: address -> who lives there and how to reach them. One map for all
+ * programs.
  *
- * An entry is written last when an endpoint is created and removed first when it is deleted: a hit means that the
- * endpoint's policy program is in its slot. The node's own addresses are entries with ENDPOINT_FLAG_HOST.
+ * An entry is written last when an endpoint is created and removed first when it is deleted: a hit
+ * means that the endpoint's policy program is in its slot. The node's own addresses are entries
+ * with ENDPOINT_FLAG_HOST.
  */
 #pragma once
 

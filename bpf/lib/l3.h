@@ -2,15 +2,17 @@
 /*
  * Delivery to an endpoint of this node: one IP hop, without the stack.
  *
- * The source's program decrements the TTL, writes the destination's hardware addresses and jumps into the
- * destination's policy program; what that needs to know travels in skb->cb, which nobody touches in between.
+ * The source's program decrements the TTL, writes the destination's hardware addresses and jumps
+ * into the destination's policy program; what that needs to know travels in skb->cb, which nobody
+ * touches in between.
  */
 #pragma once
 
 #include "endpoints.h"
 #include "l4.h"
 
-/* RFC 1141: the TTL is the high byte of its checksum word, so one less there is 0x0100 more here. */
+/* RFC 1141: the TTL is the high byte of its checksum word, so one less there is 0x0100 more here.
+ */
 static __always_inline void ipv4_decrement_ttl(struct iphdr *ip4)
 {
 	const __u32 check = (__u32)ip4->check + bpf_htons(0x0100);
@@ -20,8 +22,8 @@ static __always_inline void ipv4_decrement_ttl(struct iphdr *ip4)
 }
 
 /*
- * Hands the packet to the destination's policy program. Returns TC_ACT_OK when the TTL ends here, for the stack
- * knows how to say so; else only when that program is missing.
+ * Hands the packet to the destination's policy program. Returns TC_ACT_OK when the TTL ends here,
+ * for the stack knows how to say so; else only when that program is missing.
  */
 static __always_inline int l3_deliver(struct __sk_buff *skb, const struct endpoint_value *to)
 {
@@ -44,7 +46,8 @@ static __always_inline int l3_deliver(struct __sk_buff *skb, const struct endpoi
 	mac_write(eth->h_source, &to->host_mac);
 	skb->cb[CB_SOURCE_IDENTITY] = endpoint_identity;
 #ifdef ENABLE_DEBUG
-	bpf_printk("podlane: endpoint %d sends %d bytes to endpoint %d", endpoint_id, skb->len, to->lxc_id);
+	bpf_printk("podlane: endpoint %d sends %d bytes to endpoint %d", endpoint_id, skb->len,
+		   to->lxc_id);
 #endif
 	bpf_tail_call(skb, &podlane_call_policy, to->lxc_id);
 	return -DROP_ENDPOINT_NOT_READY;

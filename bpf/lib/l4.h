@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * What policy needs to know of the transport header: protocol and destination port, or the type for ICMP.
+ * What policy needs to know of the transport header: protocol and destination port, or the type for
+ * ICMP.
  *
- * The common packet has them at a fixed place in the linear part. IPv4 options, IPv6 extension headers and
- * fragments take the slow way by bpf_skb_load_bytes(). A fragment after the first has no ports, nor has a packet
- * that ends before them, and none are made up: only policy entries without a port apply.
+ * The common packet has them at a fixed place in the linear part. IPv4 options, IPv6 extension
+ * headers and fragments take the slow way by bpf_skb_load_bytes(). A fragment after the first has
+ * no ports, nor has a packet that ends before them, and none are made up: only policy entries
+ * without a port apply.
  *
- * The result goes into two words of skb->cb, where the destination's policy program finds it after the tail call.
- * It is read back from there in the same program too: for the verifier each path then continues with the same
- * unknown words, so what follows is verified once, not once for each way to find a port.
+ * The result goes into two words of skb->cb, where the destination's policy program finds it after
+ * the tail call. It is read back from there in the same program too: for the verifier each path
+ * then continues with the same unknown words, so what follows is verified once, not once for each
+ * way to find a port.
  */
 #pragma once
 
@@ -24,7 +27,7 @@
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 
-/* Behind the longest chain of extensions; a mask, which is how the verifier understands bounds best. */
+/* Behind the longest chain of extensions; a mask, for that is a bound that the verifier sees. */
 #define L4_OFFSET_MAX 0x3fff
 
 /* The words of skb->cb. */
@@ -40,8 +43,7 @@ union l4 {
 	struct {
 		__u8 direction; /* 0 until it is asked about */
 		__u8 protocol;
-		/* Network byte order; the type for ICMP and ICMPv6. What protocols without ports have in this place is
-		 * never asked for: entries have ports only for protocols that have them, too. */
+		/* Network byte order; the type for ICMP and ICMPv6. */
 		__be16 port;
 	};
 	__u32 word;
@@ -56,7 +58,7 @@ struct l4_start {
 
 struct ipv6_extension {
 	__u8 nexthdr;
-	/* In 8 bytes, less the first 8. A fragment header is 8 bytes long and has a zero here. */
+	/* In 8 bytes, less the first 8. Reserved in a fragment header, which is 8 bytes long. */
 	__u8 length;
 	__be16 fragment;
 	__u8 data[4];
@@ -98,7 +100,7 @@ static __always_inline void l4_read(struct __sk_buff *skb)
 	if (l4.protocol == IPPROTO_ICMP || l4.protocol == IPPROTO_ICMPV6)
 		l4.port = bpf_htons(start->icmp_type);
 	else
-		l4.port = start->destination_port;
+		l4.port = start->destination_port; /* of other protocols no entry asks it */
 	skb->cb[CB_L4] = l4.word;
 	skb->cb[CB_HAS_PORT] = 1;
 }
@@ -112,8 +114,8 @@ static __always_inline void l4_find_ipv4(struct __sk_buff *skb, const struct iph
 
 static __always_inline bool ipv6_is_extension(__u8 protocol)
 {
-	const __u64 extensions = 1ULL << IPPROTO_HOPOPTS | 1ULL << IPPROTO_ROUTING | 1ULL << IPPROTO_FRAGMENT |
-				 1ULL << IPPROTO_DSTOPTS;
+	const __u64 extensions = 1ULL << IPPROTO_HOPOPTS | 1ULL << IPPROTO_ROUTING |
+				 1ULL << IPPROTO_FRAGMENT | 1ULL << IPPROTO_DSTOPTS;
 
 	return protocol < 64 && extensions >> protocol & 1;
 }
@@ -124,6 +126,7 @@ static __always_inline int l4_find_ipv6(struct __sk_buff *skb, const struct ipv6
 	__u32 offset = ETH_HLEN + sizeof(*ip6);
 	__u8 protocol = ip6->nexthdr;
 	struct ipv6_extension extension;
+	bool later_fragment = false;
 
 #pragma clang loop unroll(disable)
 	for (int i = 0; unlikely(ipv6_is_extension(protocol)); i++) {
@@ -131,13 +134,15 @@ static __always_inline int l4_find_ipv6(struct __sk_buff *skb, const struct ipv6
 			return -DROP_IPV6_EXTENSIONS;
 		if (bpf_skb_load_bytes(skb, offset, &extension, sizeof(extension)))
 			return -DROP_INVALID_PACKET;
-		offset += (extension.length + 1) * 8;
-		if (protocol == IPPROTO_FRAGMENT && extension.fragment & bpf_htons(IPV6_FRAGMENT_OFFSET))
-			offset = 0;
+		if (protocol != IPPROTO_FRAGMENT)
+			offset += extension.length * 8;
+		else if (extension.fragment & bpf_htons(IPV6_FRAGMENT_OFFSET))
+			later_fragment = true;
+		offset += sizeof(extension);
 		protocol = extension.nexthdr;
-		if (!offset)
+		if (later_fragment)
 			break;
 	}
-	l4_note(skb, offset, protocol);
+	l4_note(skb, later_fragment ? 0 : offset, protocol);
 	return 0;
 }

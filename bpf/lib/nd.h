@@ -1,22 +1,22 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Neighbour discovery of a pod (RFC 4861), the IPv6 side of arp.h: solicitations for the gateway are answered in
- * place, advertisements of the pod about its own address go to the node, everything else of it is the pod's kernel
- * talking to a link that has no routers and no other neighbours.
+ * Neighbour discovery of a pod (RFC 4861), the IPv6 side of arp.h: solicitations for the gateway
+ * are answered in place, advertisements of the pod about its own address go to the node, everything
+ * else of it is the pod's kernel talking to a link that has no routers and no other neighbours.
  */
 #pragma once
 
 #include "drop.h"
 #include "l4.h"
 
-#define ND_ROUTER_SOLICITATION 133
-#define ND_NEIGHBOUR_SOLICITATION 135
+#define ND_ROUTER_SOLICITATION	   133
+#define ND_NEIGHBOUR_SOLICITATION  135
 #define ND_NEIGHBOUR_ADVERTISEMENT 136
-#define ND_REDIRECT 137
-#define ND_HOP_LIMIT 255
+#define ND_REDIRECT		   137
+#define ND_HOP_LIMIT		   255
 
 #define ND_OPTION_TARGET_LINK_ADDRESS 2
-#define ND_FLAGS_SOLICITED_OVERRIDE 0x60000000
+#define ND_FLAGS_SOLICITED_OVERRIDE   0x60000000
 
 /* A solicitation or an advertisement with the one option that both may carry. */
 struct nd_message {
@@ -31,8 +31,8 @@ struct nd_message {
 };
 
 /*
- * Whether an IPv6 packet is a message of neighbour discovery. Only those right behind the fixed header: RFC 6980
- * forbids fragments, and nobody sends it behind other extensions.
+ * Whether an IPv6 packet is a message of neighbour discovery. Only those right behind the fixed
+ * header: RFC 6980 forbids fragments, and nobody sends it behind other extensions.
  */
 static __always_inline bool nd_is(struct __sk_buff *skb)
 {
@@ -44,7 +44,8 @@ static __always_inline bool nd_is(struct __sk_buff *skb)
 }
 
 /* Writes the advertisement over the solicitation, whose target is the gateway and stays. */
-static __always_inline void nd_write_answer(struct ethhdr *eth, struct ipv6hdr *ip6, struct nd_message *message)
+static __always_inline void nd_write_answer(struct ethhdr *eth, struct ipv6hdr *ip6,
+					    struct nd_message *message)
 {
 	const struct mac_address pod = pod_mac, host = host_mac;
 	__u64 sum;
@@ -60,8 +61,9 @@ static __always_inline void nd_write_answer(struct ethhdr *eth, struct ipv6hdr *
 	message->option_type = ND_OPTION_TARGET_LINK_ADDRESS;
 	message->option_length = 1;
 	mac_write(message->option_mac, &host);
-	/* RFC 8200, 8.1: over addresses, length, protocol and message; the first and the last lie in a row. */
-	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip6->saddr, 2 * sizeof(ip6->saddr) + sizeof(*message),
+	/* RFC 8200, 8.1: over addresses, length, protocol and message, which lie in a row. */
+	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip6->saddr,
+			    2 * sizeof(ip6->saddr) + sizeof(*message),
 			    bpf_htonl(sizeof(*message) + IPPROTO_ICMPV6));
 	sum = (sum & 0xffff) + (sum >> 16);
 	message->checksum = ~(sum + (sum >> 16));
@@ -73,7 +75,7 @@ static __always_inline int nd_answer(struct __sk_buff *skb)
 	struct ipv6hdr *ip6;
 	struct ethhdr *eth;
 
-	/* A solicitation may come without the option that the answer has; then it grows, else this changes nothing. */
+	/* A solicitation may come without the option that the answer has. */
 	if (bpf_skb_change_tail(skb, PACKET_LOOKED_AT, 0))
 		return -DROP_INVALID_PACKET;
 	bpf_skb_pull_data(skb, PACKET_LOOKED_AT);
@@ -97,8 +99,9 @@ static __always_inline int nd_from_container(struct __sk_buff *skb)
 		return -DROP_UNKNOWN_L3;
 	if ((void *)&message->flags > packet_end(skb))
 		return -DROP_INVALID_PACKET;
-	/* There are no routers on this link, and asking under no address is duplicate address detection. */
-	if ((message->type != ND_NEIGHBOUR_SOLICITATION && message->type != ND_NEIGHBOUR_ADVERTISEMENT) ||
+	/* No routers live here, and asking under no address is duplicate address detection. */
+	if ((message->type != ND_NEIGHBOUR_SOLICITATION &&
+	     message->type != ND_NEIGHBOUR_ADVERTISEMENT) ||
 	    ipv6_is_unspecified(&ip6->saddr))
 		return -DROP_LINK_LOCAL_NOISE;
 	if ((void *)&message->option_type > packet_end(skb))

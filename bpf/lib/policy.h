@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Which peers an endpoint talks to: its own map of rules, filled by the loader, asked by its own programs.
+ * Which peers an endpoint talks to: its own map of rules, filled by the loader, asked by its own
+ * programs.
  *
- * A packet is looked up twice, with the peer's identity and with IDENTITY_ANY; each time the entry with the longest
- * matching protocol and port prefix answers. A deny of either wins, else an allow of either, else nothing allows
- * the packet and it is dropped: an empty map denies everything. Within one identity a narrow entry hides a wider
- * one, so whoever resolves rules into entries must repeat a wide deny at each narrower allow.
+ * A packet is looked up twice, with the peer's identity and with IDENTITY_ANY; each time the entry
+ * with the longest matching protocol and port prefix answers. A deny of either wins, else an allow
+ * of either, else nothing allows the packet and it is dropped: an empty map denies everything.
+ * Within one identity a narrow entry hides a wider one, so whoever resolves rules into entries must
+ * repeat a wide deny at each narrower allow.
  *
- * Replies are not known here: rules are about packets, in both directions, until there is connection tracking.
+ * Replies are not known here: rules are about packets, in both directions, until there is
+ * connection tracking.
  */
 #pragma once
 
@@ -24,11 +27,12 @@ struct policy_key {
 	__be16 port;
 };
 
-/* Identity and direction (40 bits) are exact in every entry; the port is 0 to 16 bits of its own. */
+/* Identity and direction (40 bits) are exact in every entry; a port fixes 0 to 16 bits of its own.
+ */
 #define POLICY_PREFIX_PROTOCOL 48
-#define POLICY_PREFIX_PORT 16
+#define POLICY_PREFIX_PORT     16
 
-#define POLICY_FLAG_DENY 1
+#define POLICY_FLAG_DENY  1
 #define POLICY_FLAG_ALLOW 2
 
 struct policy_value {
@@ -62,7 +66,8 @@ static __always_inline __u32 policy_lookup(struct __sk_buff *skb, const struct p
 }
 
 /* Returns 0 when the packet may pass between the endpoint and `peer`, or a negated drop_reason. */
-static __always_inline int policy_check(struct __sk_buff *skb, __u32 peer, enum traffic_direction direction)
+static __always_inline int policy_check(struct __sk_buff *skb, __u32 peer,
+					enum traffic_direction direction)
 {
 	struct policy_key key;
 	union l4 l4;

@@ -180,13 +180,14 @@ def show_transfer(demo: Demo) -> None:
             server.terminate()
     received = told["end"]["sum_received"]
     say(
-        f"{received['bytes'] / GIBIBYTE:.2f} GiB in {received['seconds']:.2f} s: {received['bits_per_second'] / 1e9:.1f} Gbit/s"
+        f"{received['bytes'] / GIBIBYTE:.2f} GiB in {received['seconds']:.2f} s: "
+        f"{received['bits_per_second'] / 1e9:.1f} Gbit/s"
     )
 
 
 def tell(demo: Demo, story: Story) -> None:
     """Tell the whole story."""
-    web, client = demo.pods
+    web, _ = demo.pods
     with story.step(f"A node of its own: network namespace {demo.node}, a bpffs, directories under {demo.dir}"):
         demo.make_node()
     with story.step("podlane node up: three services, three processes, three sockets"):
@@ -197,11 +198,8 @@ def tell(demo: Demo, story: Story) -> None:
         run("ip", "netns", "add", pod.netns)
         with story.step(f"CNI ADD for pod demo/{pod.name}, as a runtime calls it"):
             result = demo.cni("ADD", pod)
-        pod.addresses = tuple(one["address"].partition("/")[0] for one in result["ips"])
-        if pod is web:
-            say(json.dumps(result, indent=2))
-        else:
-            say("got " + ", ".join(pod.addresses))
+            pod.addresses = tuple(one["address"].partition("/")[0] for one in result["ips"])
+            say(json.dumps(result, indent=2) if pod is web else "got " + ", ".join(pod.addresses))
     with story.step("What the pod sees"):
         say(
             web.exec("ip", "-brief", "address", "show", "eth0")

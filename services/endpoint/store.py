@@ -1,8 +1,9 @@
 """The rows behind the endpoints: what they are, their addresses, their logs, and which id was handed out last.
 
 Of the state only its *stage* reaches the disk, because only that decides what a restart does: `creating` (the
-intent; undone unless it is whole), `created`, `disconnecting` (to be finished). The rest is found out by comparing with the kernel.
-The UNIQUE columns make the database itself refuse a second endpoint of an attachment and a second holder of an address.
+intent; undone unless it is whole), `created`, `disconnecting` (to be finished). The rest is found out by comparing
+with the kernel. The UNIQUE columns make the database itself refuse a second endpoint of an attachment and a second
+holder of an address.
 
 Addresses are packed, in network order; times are seconds since the epoch; a log entry is written once and never
 changed. `ids` has one row, written with each insert.

@@ -49,18 +49,13 @@ class Host:
 
         Raises NotFound when the link is gone, FailedPrecondition or Unavailable when the kernel refuses.
         """
-        sources = {gateway.version: gateway for gateway in self._gateways()}
-        requests = [rtnl.set_link(ifindex=spec.host_ifindex, up=True)]
-        for address in spec.addresses:
-            requests.append(rtnl.new_neighbour(spec.host_ifindex, address, spec.pod_mac))
-            requests.append(rtnl.new_route(spec.host_ifindex, _route(address), sources.get(address.version)))
-        requests.append(rtnl.get_link(ifindex=spec.host_ifindex))
-        running = await self._run(spec, lambda own: _raise(own, requests))
+        requests = bring_up(spec, self._gateways())
+        running = await self._run(spec, lambda own: transmits(own, requests))
         for _ in range(_GIVE_UP_ASKING):
             if running:
                 return
             await asyncio.sleep(_ASK_AGAIN_SECONDS)
-            running = await self._run(spec, lambda own: _raise(own, requests[-1:]))
+            running = await self._run(spec, lambda own: transmits(own, requests[-1:]))
         _log.warning("the pod's end has no carrier yet; its first packets may be lost", ifname=spec.host_ifname)
 
     async def disconnect(self, spec: EndpointSpec) -> None:
@@ -78,14 +73,22 @@ class Host:
             raise explain(what, error) from error
 
 
-def _route(address: Address) -> Route:
-    return Route(ip_network(address))
+def bring_up(spec: EndpointSpec, gateways: Sequence[Address]) -> list[Request]:
+    """Return the batch that connects an endpoint; its last request asks for the node's end."""
+    sources = {gateway.version: gateway for gateway in gateways}
+    requests = [rtnl.set_link(ifindex=spec.host_ifindex, up=True)]
+    for address in spec.addresses:
+        requests.append(rtnl.new_neighbour(spec.host_ifindex, address, spec.pod_mac))
+        route = Route(ip_network(address))
+        requests.append(rtnl.new_route(spec.host_ifindex, route, sources.get(address.version)))
+    return [*requests, rtnl.get_link(ifindex=spec.host_ifindex)]
 
 
-def _raise(own: Rtnl, requests: Sequence[Request]) -> bool:
+def transmits(own: Rtnl, requests: Sequence[Request]) -> bool:
     """Carry out the requests, the last of which asks for the node's end; return whether the pod's end transmits.
 
-    A pod that has taken its own end down isn't waited for, nor one whose end is out of sight.
+    A pod that has taken its own end down counts as if it did, and so does one whose end is out of sight: waiting
+    would change nothing.
     """
     bodies = own.batch(requests)[-1].bodies
     host = rtnl.read_link(bodies[0]) if bodies else None

@@ -16,6 +16,7 @@ waits for RCU before it frees the memory and answers: 20–45 ms on every machin
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -39,10 +40,15 @@ _DRAWS = 8
 
 @dataclass(frozen=True, slots=True)
 class _Deletion:
-    """One name and who waits for it."""
+    """One link and who waits for its end.
+
+    It is known by its index, which is never given again: the name may belong to the pod's next link by the time a
+    thread gets to the request.
+    """
 
     ifname: str
-    existed: asyncio.Future[bool]
+    ifindex: int
+    gone: asyncio.Future[None]
 
 
 class LinkDeletions:
@@ -52,7 +58,7 @@ class LinkDeletions:
         """Wire; nothing runs yet."""
         self._monitor = monitor
         self._queue: list[_Deletion] = []
-        self._under_way: dict[str, _Deletion] = {}
+        self._under_way: dict[int, _Deletion] = {}
         self._batches: set[asyncio.Task[None]] = set()
         self._executor: ThreadPoolExecutor | None = None
         self._unsubscribe: Callable[[], None] = lambda: None
@@ -67,25 +73,28 @@ class LinkDeletions:
         while self._batches:
             await asyncio.wait(self._batches)
         self._unsubscribe()
+        self._unsubscribe = lambda: None
         if self._executor is not None:
             self._executor.shutdown()
             self._executor = None
 
     async def delete(self, ifname: str) -> bool:
-        """Delete a link; return whether there was one. One caller per name at a time.
+        """Delete a link; return whether there was one.
 
         Raises Unavailable or FailedPrecondition when the kernel refuses.
         """
-        self._monitor.drain()  # what it says from here on is about this request, not about an earlier link's end
-        deletion = _Deletion(ifname, asyncio.get_running_loop().create_future())
-        self._under_way[ifname] = deletion
-        self._queue.append(deletion)
-        self._next()
         try:
-            return await deletion.existed
-        finally:
-            if self._under_way.get(ifname) is deletion:
-                del self._under_way[ifname]
+            ifindex = socket.if_nametoindex(ifname)
+        except OSError:
+            return False
+        deletion = self._under_way.get(ifindex)
+        if deletion is None:
+            deletion = _Deletion(ifname, ifindex, asyncio.get_running_loop().create_future())
+            self._under_way[ifindex] = deletion
+            self._queue.append(deletion)
+            self._next()
+        await asyncio.shield(deletion.gone)
+        return True
 
     def _next(self) -> None:
         if self._queue and len(self._batches) < BATCHES:
@@ -100,48 +109,49 @@ class LinkDeletions:
 
     async def _run(self, batch: Sequence[_Deletion]) -> None:
         """Carry one batch out, and answer those whose link the monitor did not see go."""
-        names = [deletion.ifname for deletion in batch]
+        what = f"deleting {', '.join(deletion.ifname for deletion in batch)}"
+        indexes = [deletion.ifindex for deletion in batch]
         failure: PodlaneError | None = None
-        missing: frozenset[str] = frozenset()
         try:
-            missing = await asyncio.get_running_loop().run_in_executor(self._executor, delete_links, names)
+            await asyncio.get_running_loop().run_in_executor(self._executor, delete_links, indexes)
         except OSError as error:
-            failure = explain(f"deleting {', '.join(names)}", error)
+            failure = explain(what, error)
         except PodlaneError as error:
             failure = error
+        self._monitor.drain()  # whoever watches must hear of it before the record goes
         for deletion in batch:
-            if deletion.existed.done():
+            if deletion.gone.done():
                 continue
+            del self._under_way[deletion.ifindex]
             if failure is not None:
-                deletion.existed.set_exception(failure)
+                deletion.gone.set_exception(failure)
             else:
-                deletion.existed.set_result(deletion.ifname not in missing)
+                deletion.gone.set_result(None)
 
-    def _gone(self, ifname: str, _ifindex: int) -> None:
-        deletion = self._under_way.get(ifname)
-        if deletion is not None and not deletion.existed.done():
-            deletion.existed.set_result(True)
+    def _gone(self, _ifname: str, ifindex: int) -> None:
+        deletion = self._under_way.pop(ifindex, None)
+        if deletion is not None:
+            deletion.gone.set_result(None)
 
 
-def delete_links(names: Sequence[str]) -> frozenset[str]:
-    """Delete links, by one request; return those that were not there. Blocks until the kernel has freed them."""
+def delete_links(indexes: Sequence[int]) -> None:
+    """Delete links by one request; those that are gone already are no error. Blocks until the kernel has freed them."""
     with Rtnl() as own:
-        if len(names) == 1:
-            reply = own.batch([rtnl.delete_link(names[0])])[0]
-            return frozenset(names) if reply.errno else frozenset()
-        group, missing = gather(own, names)
-        own.batch([rtnl.delete_group(group)])
-        return missing
+        if len(indexes) == 1:
+            own.batch([rtnl.delete_link(ifindex=indexes[0])])
+        else:
+            own.batch([rtnl.delete_group(gather(own, indexes))])
 
 
-def gather(own: Rtnl, names: Sequence[str]) -> tuple[int, frozenset[str]]:
-    """Put the links into a group that has no other members; return it, and those that were not there."""
+def gather(own: Rtnl, indexes: Sequence[int]) -> int:
+    """Put the links into a group that has no other members and return its number. Raises Unavailable."""
+    strangers: set[int] = set()
     for _ in range(_DRAWS):
         group = 1 + secrets.randbelow(_LARGEST_GROUP)
-        replies = own.batch([rtnl.set_link(ifname=name, group=group, tolerate=rtnl.GONE) for name in names])
-        members = {link.ifname for link in map(rtnl.read_link, own.dump(rtnl.dump_links())) if link.group == group}
-        if members <= set(names):
-            missing = (name for name, reply in zip(names, replies, strict=True) if reply.errno)
-            return group, frozenset(missing)
-        _log.warning("a link group was taken", group=group, by=sorted(members.difference(names)))
-    raise Unavailable(f"{_DRAWS} link groups drawn at random all had other members; deleting {', '.join(names)}")
+        own.batch([rtnl.set_link(ifindex=index, group=group, tolerate=rtnl.GONE) for index in indexes])
+        members = {link.ifindex for link in map(rtnl.read_link, own.dump(rtnl.dump_links())) if link.group == group}
+        strangers = members.difference(indexes)
+        if not strangers:
+            return group
+        _log.warning("a link group was taken", group=group, members=sorted(strangers))
+    raise Unavailable(f"{_DRAWS} link groups drawn at random had other members (interfaces {sorted(strangers)})")

@@ -129,7 +129,7 @@ class LinkMaker:
     def _remove(self, own: Rtnl, ifname: str) -> None:
         """Remove what an earlier attempt left, whatever it is."""
         _log.info("replacing what is left of a link", ifname=ifname)
-        own.batch([rtnl.delete_link(ifname)])
+        own.batch([rtnl.delete_link(ifname=ifname)])
         self._records.remove(ifname)
 
     def _make(self, own: Rtnl, pod: PodSide, spec: LinkSpec, mtu: int, watch: Stopwatch) -> tuple[LinkRecord, LinkInfo]:
@@ -158,7 +158,7 @@ class LinkMaker:
     def _undo(self, own: Rtnl, record: LinkRecord) -> None:
         """Take the link away again. If that fails the record stays, and says that the link is a remainder."""
         try:
-            own.batch([rtnl.delete_link(record.host_ifname)])
+            own.batch([rtnl.delete_link(ifname=record.host_ifname)])
             self._records.remove(record.host_ifname)
         except (OSError, PodlaneError) as error:
             _log.warning("a failed link could not be undone", ifname=record.host_ifname, reason=str(error))
@@ -174,7 +174,7 @@ class LinkMaker:
         if find(own, ifname=record.host_ifname) is None:
             raise _taken(pod, record)
         _log.info("replacing a link without a record", ifname=record.host_ifname)
-        own.batch([rtnl.delete_link(record.host_ifname)])
+        own.batch([rtnl.delete_link(ifname=record.host_ifname)])
         try:
             return _made(own, requests)
         except NetlinkError as error:

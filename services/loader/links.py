@@ -20,6 +20,7 @@ Measured on 2 CPUs, Linux 6.18: creating takes 0.9 ms, of which 0.3 are the kern
 seven messages; a creation is not held up by deletions, which wait for RCU without the RTNL lock.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from services.loader.linkdelete import LinkDeletions
 from services.loader.linkmaker import LinkMaker, look, visit
 from services.loader.linkrecord import LinkRecords
 from services.loader.linkspec import CreatedLink, HostEnd, Link, LinkRecord, LinkRemoval, LinkSpec, LinkStatus
-from services.loader.linkwatch import LinkMonitor, removals
+from services.loader.linkwatch import LinkMonitor
 from services.loader.locks import KeyedLocks
 from services.loader.netlink import Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
@@ -133,9 +134,20 @@ class Links:
 
     async def watch(self) -> AsyncGenerator[LinkRemoval, None]:
         """Yield each removal of an `lxc` link from now on, until the caller ends the iteration."""
-        async with contextlib.aclosing(removals(self._monitor)) as gone:
-            async for ifname, ifindex, attachment in gone:
-                yield LinkRemoval(ifname, ifindex, attachment)
+        queue: asyncio.Queue[LinkRemoval] = asyncio.Queue()
+
+        def removed(ifname: str, ifindex: int) -> None:
+            # The record goes once the deletion that caused this is answered, so here it is still there.
+            record = self._records.get(ifname)
+            attachment = record.spec.attachment if record is not None else None
+            queue.put_nowait(LinkRemoval(ifname, ifindex, attachment))
+
+        unsubscribe = self._monitor.subscribe(removed)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            unsubscribe()
 
 
 def _our_links(own: Rtnl) -> list[LinkInfo]:

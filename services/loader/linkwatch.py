@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 import struct
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition
@@ -128,14 +128,3 @@ class LinkMonitor:
         with Rtnl() as own:
             links = map(rtnl.read_link, own.dump(rtnl.dump_links()))
             return {link.ifindex: link.ifname for link in links if link.ifname.startswith(self._prefix)}
-
-
-async def removals(monitor: LinkMonitor) -> AsyncGenerator[tuple[str, int], None]:
-    """Yield the name and index of each link that goes, until the caller ends the iteration."""
-    queue: asyncio.Queue[tuple[str, int]] = asyncio.Queue()
-    unsubscribe = monitor.subscribe(lambda ifname, ifindex: queue.put_nowait((ifname, ifindex)))
-    try:
-        while True:
-            yield await queue.get()
-    finally:
-        unsubscribe()

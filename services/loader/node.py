@@ -168,7 +168,7 @@ def _refused(state: NodeState) -> list[Network]:
 def _teardown(own: Rtnl) -> None:
     state = observe(own)
     own.batch([*(rtnl.unreachable(network, _LAST_METRIC, add=False) for network in _refused(state))])
-    own.batch([rtnl.delete_link(ROUTER)])
+    own.batch([rtnl.delete_link(ifname=ROUTER)])
 
 
 def _forward(config: NodeConfig, state: NodeState) -> None:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.common.errors import FailedPrecondition, Internal
-from services.loader import libbpf
+from services.loader import libbpf_objects as libbpf
 from services.loader.btf import Btf, Field
-from services.loader.libbpf import BpfError, Fd, Handle, LogBuffer
+from services.loader.libbpf import BpfError, Fd
+from services.loader.libbpf_objects import Handle, LogBuffer
 
 RODATA = ".rodata"
 
@@ -154,5 +155,7 @@ def _refusal(name: str, error: BpfError, log: str, output: list[str]) -> Verifie
     reasons = [line for line in lines if not line.startswith(statistics)]
     reason = reasons[-1] if reasons else (output[-1] if output else error.strerror)
     return VerifierError(
-        f"the kernel refused object {name}: {reason} ({os.strerror(error.errno or 0)})", "\n".join([*lines, *output]), object=name
+        f"the kernel refused object {name}: {reason} ({os.strerror(error.errno or 0)})",
+        "\n".join([*lines, *output]),
+        object=name,
     )

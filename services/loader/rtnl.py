@@ -198,10 +198,10 @@ def dump_links() -> Request:
     return Request(RTM_GETLINK, body, about="the list of links")
 
 
-def delete_link(ifname: str) -> Request:
-    """Delete a device, and with a veth its peer; already gone is success."""
-    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, ifname)
-    return Request(RTM_DELLINK, body, about=ifname, tolerate=GONE)
+def delete_link(*, ifindex: int = 0, ifname: str = "") -> Request:
+    """Delete a device, known by its index or its name, and with a veth its peer; already gone is success."""
+    body = _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0) + (text(_IFLA_IFNAME, ifname) if not ifindex else b"")
+    return Request(RTM_DELLINK, body, about=ifname or f"link {ifindex}", tolerate=GONE)
 
 
 def delete_group(group: int) -> Request:

@@ -3,6 +3,7 @@
 Calls that change something run shielded: a caller that hangs up stops waiting, the work is finished.
 """
 
+import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -83,8 +84,9 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         self, _request: pb.WatchLinksRequest, _context: Any
     ) -> AsyncIterator[pb.WatchLinksResponse]:
         """Stream the removals of links."""
-        async for removal in self._parts.links.watch():
-            yield linkmessages.write_removal(removal)
+        async with contextlib.aclosing(self._parts.links.watch()) as removals:
+            async for removal in removals:
+                yield linkmessages.write_removal(removal)
 
     async def RegenerateEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.RegenerateEndpointRequest, _context: Any

@@ -20,7 +20,9 @@ def btf_of(sources: Path, source: str) -> Btf:
     argv = arguments(Compiler("clang", ""), sources, sources)
     argv[argv.index(str(sources / "bpf_lxc.c"))] = str(sources / source)
     content = subprocess.run(argv, check=True, capture_output=True).stdout
-    return Btf(ELFFile(io.BytesIO(content)).get_section_by_name(".BTF").data())
+    section = ELFFile(io.BytesIO(content)).get_section_by_name(".BTF")
+    assert section is not None
+    return Btf(section.data())
 
 
 @pytest.mark.parametrize("source", ["bpf_alignchecker.c", "bpf_lxc.c"])

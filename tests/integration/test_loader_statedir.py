@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -23,12 +24,15 @@ class Watch:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def __aenter__(self) -> "Watch":
+    async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
             *("inotifywait", "-m", "--format", "%e %f", str(self._directory)),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        self._events = self._process.stdout
         while b"established" not in await self._process.stderr.readline():
             pass
         return self
@@ -41,7 +45,7 @@ class Watch:
         """Return the creations, moves and deletions up to and with `last`."""
         seen: list[str] = []
         while not seen or seen[-1] != last:
-            line = (await self._process.stdout.readline()).decode().strip()
+            line = (await self._events.readline()).decode().strip()
             if line.startswith(("CREATE", "MOVED", "DELETE")):
                 seen.append(line.replace(",ISDIR", ""))
         return seen

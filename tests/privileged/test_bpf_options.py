@@ -28,7 +28,6 @@ from tests.bpf_support import (
     POD_V4,
     POD_V6,
     REDIRECT,
-    SHOT,
     WORLD_V4,
     Datapath,
     compiled,

@@ -72,7 +72,7 @@ def into(datapath: Datapath, entries: list[PolicyEntry], packet: Packet, came_in
     return _outcome(datapath, verdict == OK, before)
 
 
-def _outcome(datapath: Datapath, passed: bool, before: object) -> str:  # noqa: FBT001 - reads well at both calls
+def _outcome(datapath: Datapath, passed: bool, before: object) -> str:
     now = dict(datapath.drops())
     if passed:
         assert now == before
@@ -164,6 +164,9 @@ HOP_AND_24_BYTES = IPv6ExtHdrHopByHop(nh=60) / Raw(b"\6\2\1\x14" + bytes(20))
         (V6 / HOP / ROUTING / OPTIONS / TCP(dport=80), "passes"),
         (V6 / IPv6ExtHdrFragment(m=1) / TCP(dport=80), "passes"),
         (V6 / IPv6ExtHdrFragment(m=1) / TCP(dport=81), "policy"),
+        # The reserved byte of a fragment header is no length: no sender moves the port with it.
+        (V6 / IPv6ExtHdrFragment(m=1, res1=1) / TCP(dport=80), "passes"),
+        (V6 / IPv6ExtHdrFragment(m=1, res1=1) / TCP(dport=81, seq=80, ack=80), "policy"),
         (V6 / IPv6ExtHdrFragment(offset=10, nh=6) / Raw(b"\0\0\0\x50" * 4), "ports missing"),
         (V6 / HOP / IPv6ExtHdrFragment(offset=10, nh=6) / Raw(b"\0\0\0\x50" * 4), "ports missing"),
         (V6 / HOP / ROUTING / OPTIONS / OPTIONS / TCP(dport=80), "ipv6 extensions"),

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -43,7 +44,7 @@ class Endpoint:
     host_mac: str
     policy: maps.Policy
 
-    def send_raw(self, frame: Packet) -> None:
+    def send_raw(self, frame: Packet | bytes) -> None:
         """Put a frame on the pod's interface as it is."""
 
         def send() -> None:
@@ -139,7 +140,7 @@ def _script(netns: Netns, *lines: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _link(netns: Netns, name: str) -> dict[str, int | str]:
+def _link(netns: Netns, name: str) -> dict[str, Any]:
     (link,) = json.loads(netns.command("ip", "-j", "link", "show", name).stdout)
     return dict(link)
 

@@ -20,11 +20,11 @@ CALLS = {
 
 def grpcurl(node: Node, service: str, *argv: str) -> str:
     """Run grpcurl against a service's socket: options first, as its command line wants."""
-    socket = f"unix://{node.dir}/run/{service}/{service}.sock"
+    socket = f"{node.dir}/run/{service}/{service}.sock"
     options = [word for word in argv if word.startswith("{")]
     data = ["-d", options[0]] if options else []
     words = [word for word in argv if not word.startswith("{")]
-    return node.exec(GRPCURL, "-plaintext", *data, socket, *words).stdout
+    return node.exec(GRPCURL, "-plaintext", "-unix", *data, socket, *words).stdout
 
 
 @pytest.mark.parametrize("service", CALLS)

@@ -1,6 +1,7 @@
 """Making links: what the pod gets, what a repeat does, and what is refused."""
 
 import asyncio
+import functools
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,9 @@ import pytest
 
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.common.model import format_mac
-from services.loader.linkspec import OffloadSizes
 from services.loader import rtnl
 from services.loader.links import Links
+from services.loader.linkspec import OffloadSizes
 from services.loader.netlink import Rtnl, attributes, number
 from tests import link_support, netns_support
 from tests.link_support import attachment, link_spec, namespaces
@@ -37,7 +38,7 @@ def addresses(netns: Netns, ifname: str = "eth0") -> set[str]:
 
 
 def ipv4_sizes(ifname: str) -> tuple[int, int]:
-    """GSO and GRO limits for IPv4, which older iproute2 doesn't show (IFLA_GSO_IPV4_MAX_SIZE, IFLA_GRO_IPV4_MAX_SIZE)."""
+    """IFLA_GSO_IPV4_MAX_SIZE and IFLA_GRO_IPV4_MAX_SIZE, which older iproute2 doesn't show."""
     with Rtnl() as own:
         found = attributes(own.batch([rtnl.get_link(ifname=ifname)])[0].bodies[0], 16)
         return number(found[63]), number(found[64])
@@ -94,7 +95,7 @@ async def test_mac_mtu_and_offload_sizes_are_as_asked_for(links: Links, node: Ne
         (shown,) = inside(netns, "-d", "link", "show", "dev", ifname)
         assert shown["mtu"] == 9000
         assert (shown["gso_max_size"], shown["gro_max_size"]) == (180_000, 190_000)
-        assert netns.run(lambda ifname=ifname: ipv4_sizes(ifname)) == (170_000, 160_000)
+        assert netns.run(functools.partial(ipv4_sizes, ifname)) == (170_000, 160_000)
 
 
 async def test_a_pod_with_one_family_gets_only_that(links: Links, pod: Netns):

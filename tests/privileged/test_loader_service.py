@@ -1,12 +1,13 @@
 """The loader as a process, driven over gRPC: two pods talk, and go on talking whatever happens to the loader."""
 
 import asyncio
-import json
+import contextlib
 import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from podlane.loader.v1 import loader_pb2 as pb
@@ -84,7 +85,7 @@ async def test_a_repeat_reloads_nothing_and_an_option_reloads(node: LoaderNode) 
 
 async def test_a_compile_error_leaves_the_old_programs_live(node: LoaderNode, tmp_path: Path) -> None:
     one, two = await node.add(), await node.add()
-    shutil.copytree(Path(__file__).resolve().parents[2] / "bpf", tmp_path / "sources")
+    shutil.copytree(REPOSITORY / "bpf", tmp_path / "sources")
     with (tmp_path / "sources" / "bpf_lxc.c").open("a") as source:
         source.write("#error not today\n")
     await node.restart(bpf_dir=tmp_path / "sources")
@@ -135,7 +136,10 @@ async def test_attach_modes_follow_each_other_without_a_lost_packet(node: Loader
             await node.restart(attach_mode=mode)
             for pod in (one, two):
                 reply = await node.regenerate(pod, level=1)
-                assert {one.split()[0] for one in program_ids(reply.datapath)} == {mode, f"call_policy[{pod.endpoint.id}]"}
+                assert {one.split()[0] for one in program_ids(reply.datapath)} == {
+                    mode,
+                    f"call_policy[{pod.endpoint.id}]",
+                }
             assert await node.problems() == []
 
     assert lost == []
@@ -169,16 +173,16 @@ async def test_sixteen_endpoints_at_once_share_one_compile(node: LoaderNode) -> 
     assert node.leftovers() == []
 
 
-async def test_an_unconfigured_node_says_so(tmp_path: Path) -> None:
+async def test_an_unconfigured_node_says_so_and_a_restart_remembers(tmp_path: Path) -> None:
     async with LoaderNode(tmp_path) as node:
-        pod = await node.link()
         with pytest.raises(FailedPrecondition, match="ConfigureNode comes first"):
-            await node.regenerate(pod)
+            await node.link()
         assert (await node.configure()).changed is True
         assert (await node.configure()).changed is False
+        pod = await node.link()
         await node.restart()
-        assert (await node.configure()).changed is False
         await node.regenerate(pod)
+        assert (await node.configure()).changed is False
 
 
 async def test_the_maps_are_dumped_decoded(node: LoaderNode) -> None:
@@ -188,7 +192,7 @@ async def test_the_maps_are_dumped_decoded(node: LoaderNode) -> None:
         return list((await node.call("DumpMap", pb.DumpMapRequest(map=name, endpoint_id=id_))).entries)
 
     ours = [one.endpoint for one in await dump("endpoints") if one.endpoint.endpoint_id == pod.endpoint.id]
-    assert [one.address for one in ours] == list(pod.endpoint.addresses)
+    assert sorted(one.address.packed for one in ours) == sorted(one.packed for one in pod.endpoint.addresses)
     assert {(one.ifindex, one.identity) for one in ours} == {(pod.link.host_ifindex, pod.endpoint.identity)}
     (slot,) = await dump("call_policy")
     assert slot.call_policy.endpoint_id == pod.endpoint.id
@@ -204,19 +208,29 @@ async def test_the_maps_are_dumped_decoded(node: LoaderNode) -> None:
 
 
 async def test_the_removal_of_a_link_is_streamed(node: LoaderNode) -> None:
-    pod = await node.add()
-    stream = node.peer.stream(node.stub.WatchLinks, pb.WatchLinksRequest())
-    first = asyncio.ensure_future(anext(stream))
-    while not first.done():
-        links = json.loads(node.netns.command("ip", "-j", "link").stdout)
-        if any(one["ifname"] == pod.link.host_ifname for one in links):
+    """Nothing says when the stream has begun: links are removed until one is reported."""
+    stream: Any = node.peer.stream(node.stub.WatchLinks, pb.WatchLinksRequest())
+    async with contextlib.aclosing(stream):
+        first = asyncio.ensure_future(anext(stream))
+        while not first.done():
+            pod = await node.link()
             node.netns.command("ip", "link", "del", pod.link.host_ifname)
-        await asyncio.wait([first], timeout=0.1)
+            await asyncio.wait([first], timeout=0.05)
 
-    assert (await first).host_ifname == pod.link.host_ifname
-    assert await node.problems() != []
+    removal = await first
+    assert removal.host_ifname in {pod.link.host_ifname for pod in node.pods}
+    assert removal.attachment in [pod.endpoint.attachment for pod in node.pods]
+
+
+async def test_an_endpoint_without_its_link_is_reported_and_not_found(node: LoaderNode) -> None:
+    pod = await node.add()
+    node.netns.command("ip", "link", "del", pod.link.host_ifname)
+
+    assert (await node.problems())[0] == f"link {pod.link.host_ifname} (ifindex {pod.link.host_ifindex}) is gone"
     with pytest.raises(NotFound, match="there is no link"):
         await node.regenerate(pod)
+    await node.delete(pod)
+    assert node.leftovers() == []
 
 
 async def test_a_second_loader_on_the_same_socket_ends_with_one_line(node: LoaderNode) -> None:

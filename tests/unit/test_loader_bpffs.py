@@ -30,5 +30,5 @@ def test_blanks_are_escaped_as_the_kernel_escapes_them() -> None:
 
 
 def test_a_directory_that_isnt_there_is_named_with_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(NotFound, match="node.bpffs"):
+    with pytest.raises(NotFound, match=r"node\.bpffs"):
         bpffs.needed(tmp_path / "nowhere")

@@ -57,7 +57,7 @@ def test_a_bad_endpoint_is_refused_with_the_name_of_its_field(changes: dict[str,
 
 @pytest.mark.parametrize("number", [0, 3])
 def test_an_unknown_level_is_refused(number: int) -> None:
-    with pytest.raises(InvalidArgument, match="^level: "):
+    with pytest.raises(InvalidArgument, match=r"^level: "):
         messages.read_level(number, "level")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -79,7 +80,7 @@ def test_nothing_is_wrong_when_the_kernel_has_what_was_put_in_force() -> None:
         ),
     ],
 )
-def test_each_thing_the_kernel_can_lose_has_a_sentence(lost: dict[str, object], says: str) -> None:
+def test_each_thing_the_kernel_can_lose_has_a_sentence(lost: dict[str, Any], says: str) -> None:
     assert problems(RECORD, dataclasses.replace(WHOLE, **lost)) == [says]
 
 
@@ -115,7 +116,7 @@ def test_the_policy_digest_knows_content_and_no_order() -> None:
 
 
 def test_the_config_hash_covers_the_template_the_attach_mode_and_each_constant() -> None:
-    constants = {"endpoint_id": 7, "pod_mac": b"\2" * 6}
+    constants: dict[str, int | bytes] = {"endpoint_id": 7, "pod_mac": b"\2" * 6}
     first = config_hash("b" * 64, "tc", constants)
 
     assert first == config_hash("b" * 64, "tc", dict(reversed(constants.items())))

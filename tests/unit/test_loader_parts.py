@@ -53,11 +53,14 @@ def test_a_teardown_tries_every_step_and_says_what_failed() -> None:
     def fail() -> None:
         raise OSError(errno.EBUSY, "busy")
 
-    with pytest.raises(Unavailable, match="endpoint 7 is not wholly gone: .*busy; .*busy; repeat the request"):
+    def take_down() -> None:
         with Teardown("endpoint 7") as teardown:
             teardown.step(fail)
             teardown.step(lambda: done.append(1))
             teardown.step(fail)
+
+    with pytest.raises(Unavailable, match=r"endpoint 7 is not wholly gone: .*busy; .*busy; repeat the request"):
+        take_down()
 
     assert done == [1]
 

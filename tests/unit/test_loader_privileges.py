@@ -11,5 +11,5 @@ def test_all_four_capabilities_are_enough() -> None:
 
 
 def test_the_missing_ones_are_named() -> None:
-    with pytest.raises(FailedPrecondition, match="needs root .* lacks CAP_PERFMON, CAP_BPF: start it with sudo"):
+    with pytest.raises(FailedPrecondition, match=r"needs root .* lacks CAP_PERFMON, CAP_BPF: start it with sudo"):
         privileges.check(f"CapEff:\t{1 << 12 | 1 << 21:016x}\n")
