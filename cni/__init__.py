@@ -13,7 +13,7 @@ made of built-in modules: no `json`, `socket`, `os`, `re`, `enum`, `dataclasses`
     check.py        CHECK      status.py  STATUS      gc.py  GC
     result.py       the result of an ADD in the version that was asked for
     rpc.py          one gRPC call, and what its failure means in CNI's codes
-    http2.py        one unary call framed by hand      hpack.py  its headers
+    http2.py        one unary call framed by hand      hpack.py, huffman.py  its headers
     wire.py         protobuf's wire format             messages.py  the tables of the contract
     fallback.py     the same call by grpcio, for whatever http2.py does not understand
     log.py          one line per call

@@ -1,7 +1,7 @@
 """HPACK (RFC 7541) without its state: literals out, literals and the static table in.
 
-The shim announces a dynamic table of size 0 (SETTINGS_HEADER_TABLE_SIZE) and so needs none; a peer that refers to one,
-or that compresses strings with Huffman's code, raises `Unsupported`, and grpcio makes the call instead.
+The shim announces a dynamic table of size 0 (SETTINGS_HEADER_TABLE_SIZE) and so needs none; a peer that refers to one
+raises `Unsupported`, and grpcio makes the call instead. Strings in Huffman's code come with errors only (huffman.py).
 """
 
 TYPE_CHECKING = False
@@ -94,9 +94,13 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:
-    if block[at] & 0x80:
-        raise Unsupported("a Huffman-coded header")
+    huffman = block[at] & 0x80
     size, at = _integer(block, at, 7)
     if at + size > len(block):
         raise Unsupported(f"a header of {size} bytes in a block of {len(block)}")
-    return block[at : at + size], at + size
+    text = block[at : at + size]
+    if huffman:
+        from cni.huffman import decode as decode_huffman
+
+        text = decode_huffman(text)
+    return text, at + size

@@ -10,7 +10,7 @@ Two ways to fail, and the caller must tell them apart:
     CallFailed     the call failed as gRPC says it; `reached` tells whether the service can have begun to work on it
     Unsupported    the peer speaks more HTTP/2 than this, or something else; grpcio is to make the call instead
 
-Not here: requests that don't fit one frame and the default window, compression, streaming, Huffman's code.
+Not here: requests that don't fit one frame and the default window, compression, streaming.
 """
 
 import _socket

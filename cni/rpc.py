@@ -116,7 +116,8 @@ def call(
 def _translated(failed: CallFailed, socket_path: str, method: "Method") -> StepFailed:
     name = CODE_NAMES[failed.code] if failed.code < len(CODE_NAMES) else str(failed.code)
     whom = f"podlane-{method.service}"
-    if failed.answered:
+    # A server cuts a call off at its deadline with a status of its own, which says nothing that isn't known.
+    if failed.answered and failed.code not in (http2.DEADLINE_EXCEEDED, http2.CANCELLED):
         fields = _error_fields(failed.details)
         facts = "".join(f" {key}={value}" for key, value in fields.items())
         details = f"{whom} {method.name} at {socket_path}: {name}{facts}"

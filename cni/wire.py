@@ -1,8 +1,8 @@
 """The protobuf wire format, as much of it as the shim's messages use.
 
 A message type is a `Message`: a table of fields. `encode` turns a dict into bytes, `decode` bytes into a dict, field by
-field in the order of their numbers, so that the bytes are those of protobuf's own deterministic serialisation (a test
-holds them equal for random messages).
+field in the order of their numbers and map entries in the order of their keys, so that the bytes are those of
+protobuf's own deterministic serialisation (a test holds them equal for random messages).
 
 Invariants:
 - Only the fields of the table are encoded; unknown ones, and known ones of another wire type, are skipped on decoding.

@@ -25,7 +25,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -37,7 +37,7 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
 from services.common import wire
 from services.common.edge import Server
-from services.common.errors import AlreadyExists, FailedPrecondition, NotFound, PodlaneError
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound, PodlaneError, Unavailable
 from services.common.model import Attachment
 
 Key = tuple[str, str, str]
@@ -57,6 +57,8 @@ class Script:
         self._failures: dict[str, deque[PodlaneError]] = defaultdict(deque)
         self._held: dict[tuple[str, bool], asyncio.Event] = {}
         self._arrived: Counter[tuple[str, bool]] = Counter()
+        self._standing: Counter[asyncio.Event] = Counter()
+        self._lost: set[asyncio.Event] = set()
         self._changed = asyncio.Condition()
 
     def count(self, method: str) -> int:
@@ -71,15 +73,22 @@ class Script:
         """Forget all failures that were not used."""
         self._failures.clear()
 
-    @contextlib.contextmanager
-    def hold(self, method: str, *, after: bool = False) -> Iterator[None]:
-        """Make calls of a method stand still for the block, before they work or after."""
+    @contextlib.asynccontextmanager
+    async def hold(self, method: str, *, after: bool = False, lose: bool = False) -> AsyncIterator[None]:
+        """Make calls of a method stand still for the block, before they work or after.
+
+        `lose`: they never work, as when the peer died with its caller.
+        """
         gate = self._held[method, after] = asyncio.Event()
         try:
             yield
         finally:
             del self._held[method, after]
+            if lose:
+                self._lost.add(gate)
             gate.set()
+            while self._standing[gate]:
+                await asyncio.sleep(0)
 
     async def reached(self, method: str, *, after: bool = False, times: int = 1) -> None:
         """Wait until that many calls of a method have begun, or have done their work."""
@@ -104,8 +113,16 @@ class Script:
         async with self._changed:
             self._arrived[method, after] += 1
             self._changed.notify_all()
-        if (method, after) in self._held:
-            await self._held[method, after].wait()
+        gate = self._held.get((method, after))
+        if gate is None:
+            return
+        self._standing[gate] += 1
+        try:
+            await gate.wait()
+        finally:
+            self._standing[gate] -= 1
+        if gate in self._lost:
+            raise Unavailable("the peer is gone")
 
 
 class FakeService:

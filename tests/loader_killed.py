@@ -1,6 +1,7 @@
-"""The loader, killed by itself right after the first call of one function: `python -m tests.loader_killed POINT …`.
+"""A loader that kills itself right after a call of one function: `python -m tests.loader_killed POINT ARMED …`.
 
-A crash point is the dotted name of what services.loader has done when the kill comes. Nothing in the loader knows of it.
+A crash point is the dotted name of what services.loader has done when the kill comes; it is armed once the file ARMED
+exists. Nothing in the loader knows of it.
 """
 
 import functools
@@ -10,35 +11,39 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from services.loader.main import main
 
 
-def die_after(work: Callable[..., Any]) -> Callable[..., Any]:
+def die_after(work: Callable[..., Any], armed: Path) -> Callable[..., Any]:
     """Wrap a function or a coroutine function so that the process is killed when it has returned."""
 
-    @functools.wraps(work)
-    def sync(*arguments: Any, **keywords: Any) -> None:
-        work(*arguments, **keywords)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def die(result: Any) -> Any:
+        if armed.exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
     @functools.wraps(work)
-    async def wait(*arguments: Any, **keywords: Any) -> None:
-        await work(*arguments, **keywords)
-        os.kill(os.getpid(), signal.SIGKILL)
+    def sync(*arguments: Any, **keywords: Any) -> Any:
+        return die(work(*arguments, **keywords))
+
+    @functools.wraps(work)
+    async def wait(*arguments: Any, **keywords: Any) -> Any:
+        return die(await work(*arguments, **keywords))
 
     return wait if inspect.iscoroutinefunction(work) else sync
 
 
-def arm(point: str) -> None:
+def trap(point: str, armed: Path) -> None:
     """Patch `module.name` or `module.Class.name`."""
     module, _, path = point.partition(".")
     *owners, name = path.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(f"services.loader.{module}"))
-    setattr(owner, name, die_after(getattr(owner, name)))
+    setattr(owner, name, die_after(getattr(owner, name), armed))
 
 
 if __name__ == "__main__":
-    arm(sys.argv.pop(1))
+    trap(sys.argv.pop(1), Path(sys.argv.pop(1)))
     sys.exit(main())

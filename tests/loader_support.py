@@ -14,6 +14,7 @@ import json
 import secrets
 import signal
 import sys
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -62,8 +63,8 @@ class Pod:
 class LoaderNode:
     """One node with one loader."""
 
-    def __init__(self, directory: Path, **settings: Any) -> None:
-        """Choose paths; `settings` go into the [loader] table."""
+    def __init__(self, directory: Path, *, crash_point: str = "", **settings: Any) -> None:
+        """Choose paths; `settings` go into the [loader] table; `crash_point`: see `killed`."""
         self.dir = directory
         self.state = directory / "run" / "state"
         self.bpffs = directory / "bpf"
@@ -71,7 +72,7 @@ class LoaderNode:
         self.socket = directory / "run" / "loader" / "loader.sock"
         self.settings = settings
         self.pods: list[Pod] = []
-        self.crash_point = ""
+        self.crash_point = crash_point
         self.process: asyncio.subprocess.Process | None = None
         self.peer = Peer("loader", self.socket, 10.0)
 
@@ -122,7 +123,9 @@ class LoaderNode:
 
     def argv(self) -> list[str]:
         """Return the command line of the loader, run from the repository."""
-        what = ["tests.loader_killed", self.crash_point] if self.crash_point else ["services.loader"]
+        what = ["services.loader"]
+        if self.crash_point:
+            what = ["tests.loader_killed", self.crash_point, str(self.dir / "armed")]
         return [sys.executable, "-m", *what, "--config", str(self.write_config())]
 
     async def launch(self) -> asyncio.subprocess.Process:
@@ -146,12 +149,11 @@ class LoaderNode:
         self.settings |= settings
         await self.start()
 
-    async def killed(self, point: str, request: Any) -> None:
-        """Send a request to a loader that is killed right after `point` (loader_killed.py), and start another one."""
-        self.crash_point = point
-        await self.restart()
+    async def killed(self, request: Awaitable[Any]) -> None:
+        """Send a request on which the loader dies at its crash point (loader_killed.py), and start another one."""
+        (self.dir / "armed").touch()
         with pytest.raises(Unavailable):
-            await request()
+            await request
         assert self.process is not None
         assert await self.process.wait() == -signal.SIGKILL
         self.crash_point = ""

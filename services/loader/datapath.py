@@ -20,6 +20,7 @@ from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry, PolicyCount
 from services.loader.libbpf import BpfError, Fd
+from services.loader.locks import KeyedLocks
 from services.loader.model import EndpointRecord, EndpointSpec, Observed, Running
 from services.loader.pins import Pins
 from services.loader.statedir import StateDir
@@ -42,11 +43,12 @@ class Status:
 class Datapath:
     """The shared maps and the view of the kernel. A component: started before anything is regenerated."""
 
-    def __init__(self, pins: Pins, state: StateDir, attachers: Attachers) -> None:
-        """Wire; `start` opens."""
+    def __init__(self, pins: Pins, state: StateDir, attachers: Attachers, locks: KeyedLocks) -> None:
+        """Wire; `start` opens. `locks` are those of regenerations, by endpoint id: one under way isn't looked at."""
         self._pins = pins
         self._state = state
         self._attachers = attachers
+        self._locks = locks
         self._opened = contextlib.ExitStack()
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
@@ -138,12 +140,19 @@ class Datapath:
 
     async def statuses(self, id_: int = 0) -> list[Status]:
         """Compare one endpoint, or with 0 all of them, and those that the kernel has and nobody knows."""
-        records = {one.spec.id: one for one in self._state.records() if id_ in {0, one.spec.id}}
-        found = [await self.status(record) for record in records.values()]
-        strangers = [other for other in self._known_to_kernel() if id_ in {0, other} and other not in records]
-        return found + [self._stranger(other) for other in strangers]
+        known = {record.spec.id for record in self._state.records()}.union(self._known_to_kernel())
+        found = []
+        for one in sorted(known) if id_ == 0 else known & {id_}:
+            async with self._locks.hold(one):
+                record = self._state.record(one)
+                status = await self.status(record) if record is not None else self._stranger(one)
+            if status is not None:
+                found.append(status)
+        return found
 
-    def _stranger(self, id_: int) -> Status:
+    def _stranger(self, id_: int) -> Status | None:
+        if id_ not in self._known_to_kernel():
+            return None  # removed while we waited for its lock
         reachable = any(entry.endpoint_id == id_ and not entry.host for entry in self.endpoints.dump())
         entries = len(self._policy_entries(id_))
         problem = f"the kernel has maps of endpoint {id_} and {self._state.root / str(id_)} is missing"

@@ -156,6 +156,7 @@ _PROTOTYPES: dict[str, tuple[object, ...]] = {  # name: result, arguments
     "bpf_object__next_map": (_ptr, _ptr, _ptr),
     "bpf_program__name": (_str, _ptr),
     "bpf_program__fd": (_int, _ptr),
+    "bpf_program__set_autoload": (_int, _ptr, ctypes.c_bool),
     "bpf_map__name": (_str, _ptr),
     "bpf_map__reuse_fd": (_int, _ptr, _int),
     "bpf_map__initial_value": (_ptr, _ptr, _ptr),

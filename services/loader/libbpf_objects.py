@@ -72,6 +72,11 @@ def _named(handle: Handle, kind: str) -> Iterator[tuple[str, Handle]]:
         entry = following(handle, entry)
 
 
+def program_leave_out(program: Handle, name: str) -> None:
+    """Don't load this program with the object."""
+    check(library().bpf_program__set_autoload(program, False), "bpf_program__set_autoload", name)
+
+
 def program_fd(program: Handle, name: str) -> Fd:
     """Return a descriptor of our own for a loaded program."""
     return Fd(os.dup(check(library().bpf_program__fd(program), "bpf_program__fd", name)), name)

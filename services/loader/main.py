@@ -16,6 +16,7 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.host import Host
 from services.loader.links import Links
+from services.loader.locks import KeyedLocks
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
@@ -40,13 +41,13 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     pins = Pins(settings.node.bpffs)
     state = StateDir(loader.state_dir)
     blocking, worker, shielded = Blocking(), NetlinkWorker("netlink"), Shielded()
-    templates = _templates(loader, state)
+    templates, locks = _templates(loader, state), KeyedLocks()
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
-    datapath = Datapath(pins, state, attachers)
+    datapath = Datapath(pins, state, attachers, locks)
     node = NodeConfigurer(state, NodeSide(worker), datapath, templates, loader)
     kernel = Kernel(datapath, attachers, Host(worker, lambda: node.config.gateways), blocking)
     links = Links(state.root / "links", worker, node.mtu)
-    regenerator = Regenerator(state, templates, kernel, lambda: node.config)
+    regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
     servicer = LoaderServicer(Parts(node, links, regenerator, datapath, blocking, shielded))
     server = Server(
         loader.socket,

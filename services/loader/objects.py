@@ -101,36 +101,48 @@ def read(content: bytes, name: str) -> tuple[ObjectCode, Btf]:
 
 
 def load(
-    code: ObjectCode, constants: Mapping[str, int | bytes], maps: Mapping[str, Fd], *, log_level: int = 0
+    code: ObjectCode,
+    constants: Mapping[str, int | bytes],
+    maps: Mapping[str, Fd],
+    *,
+    log_level: int = 0,
+    only: str | None = None,
 ) -> Programs:
     """Load all programs of an object with these constants on these maps; maps not given are created for them alone.
 
-    `log_level` 1: keep the verifier's log in the result, 4: only its statistics. Raises VerifierError, or BpfError
+    `only`: load just this program; an object's verifier log is that of its last program. `log_level` 1: keep the verifier's log in the result, 4: only its statistics. Raises VerifierError, or BpfError
     when the kernel fails otherwise. Blocks for the time of the verification, about a millisecond.
     """
     log = LogBuffer(level=log_level) if log_level else None
     try:
-        return _load(code, constants, maps, log)
+        return _load(code, constants, maps, log, only)
     except BpfError as error:
         if error.call != "bpf_object__load":
             raise
     log = LogBuffer(level=1)
     with libbpf.captured_output() as output:
         try:
-            return _load(code, constants, maps, log)
+            return _load(code, constants, maps, log, only)
         except BpfError as error:
             raise _refusal(code.name, error, log.text(), output) from error
 
 
 def _load(
-    code: ObjectCode, constants: Mapping[str, int | bytes], maps: Mapping[str, Fd], log: LogBuffer | None
+    code: ObjectCode,
+    constants: Mapping[str, int | bytes],
+    maps: Mapping[str, Fd],
+    log: LogBuffer | None,
+    only: str | None,
 ) -> Programs:
     handle = libbpf.object_open(code.content, code.name, log)
     try:
         _prepare(code, libbpf.object_maps(handle), constants, maps)
+        programs = libbpf.object_programs(handle)
+        for name in [name for name in programs if only not in {None, name}]:
+            libbpf.program_leave_out(programs.pop(name), name)
         libbpf.object_load(handle, code.name)
         fds: dict[str, Fd] = {}
-        for name, program in libbpf.object_programs(handle).items():
+        for name, program in programs.items():
             fds[name] = libbpf.program_fd(program, name)
         return Programs(fds, log.text() if log else "")
     finally:
@@ -154,8 +166,10 @@ def _refusal(name: str, error: BpfError, log: str, output: list[str]) -> Verifie
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     reasons = [line for line in lines if not line.startswith(statistics)]
     reason = reasons[-1] if reasons else (output[-1] if output else error.strerror)
+    # libbpf's sentence: prog 'from_container': BPF program load failed: …
+    program = next((line.split("'")[1] for line in output if "prog '" in line), "a program")
     return VerifierError(
-        f"the kernel refused object {name}: {reason} ({os.strerror(error.errno or 0)})",
+        f"the kernel refused {program} of object {name}: {reason} ({os.strerror(error.errno or 0)})",
         "\n".join([*lines, *output]),
         object=name,
     )

@@ -63,13 +63,20 @@ class _Job:
 class Regenerator:
     """Regenerates and removes endpoints. `node` returns the node's configuration, or raises FailedPrecondition."""
 
-    def __init__(self, state: StateDir, templates: Templates, kernel: Kernel, node: Callable[[], NodeConfig]) -> None:
-        """Wire; nothing is touched."""
+    def __init__(
+        self,
+        state: StateDir,
+        templates: Templates,
+        kernel: Kernel,
+        locks: KeyedLocks,
+        node: Callable[[], NodeConfig],
+    ) -> None:
+        """Wire; nothing is touched. `locks` are by endpoint id."""
         self._state = state
         self._templates = templates
         self._kernel = kernel
         self._node = node
-        self._locks = KeyedLocks()
+        self._locks = locks
 
     async def regenerate(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry]) -> Outcome:
         """Put the endpoint's datapath in force, at `level` or, where that isn't enough, at level 2.

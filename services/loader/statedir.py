@@ -12,7 +12,8 @@ A build works in `<id>_next` and becomes `<id>` in one step: a rename for the fi
 the two names (renameat2(2), RENAME_EXCHANGE) after which the old content, now called `_next`, is removed. So at any
 moment `<id>` is whole, or absent. `endpoint.json` is written into `_next` before the kernel is told: after a kill
 -9, `_next` says what was about to happen and the kernel says whether it did (`unfinished`, see datapath.py).
-A removal begins with `endpoint.json`: a directory without it is residue.
+A removal begins with `endpoint.json`: a directory without it is residue. Failures of endpoints that never came to be
+stay, the newest 16 of them: their logs are all that tells why an ADD failed.
 
 Nothing is synced to disk: the directory lives as long as the machine's links and maps do.
 """
@@ -30,6 +31,7 @@ from services.loader.model import LARGEST_ID, EndpointRecord, NodeConfig
 
 RECORD = "endpoint.json"
 NEXT, FAILED = "_next", "_next_fail"
+KEPT_FAILURES = 16
 
 # linux/fcntl.h, linux/fs.h
 _AT_FDCWD = -100
@@ -84,6 +86,7 @@ class Build:
         with _explained(self._failed):
             (self.path / RECORD).unlink(missing_ok=True)
             self.path.rename(self._failed)
+        _keep_newest_failures(self._failed.parent)
         return self._failed / "verifier.log"
 
     def discard(self) -> None:
@@ -162,11 +165,15 @@ class StateDir:
         return found
 
     def remove(self, id_: int) -> bool:
-        """Remove all directories of an endpoint; return whether one was there."""
-        found = False
-        for suffix in ("", NEXT, FAILED):
-            found = _discard(self.root / f"{id_}{suffix}") or found
-        return found
+        """Remove all directories of an endpoint; return whether one was there.
+
+        The failure of an endpoint that never came to be stays: its log is all that tells why an ADD failed.
+        """
+        existed = _discard(self.root / f"{id_}{NEXT}")
+        if _discard(self.root / str(id_)):
+            existed = True
+            _discard(self.root / f"{id_}{FAILED}")
+        return existed
 
     def sweep(self) -> list[int]:
         """Remove what interrupted removals left: directories without a record. Return their ids."""
@@ -192,6 +199,15 @@ def exchange(one: Path, other: Path) -> None:
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+def _keep_newest_failures(root: Path) -> None:
+    """A runtime repeats an ADD that fails, each time with another endpoint id: keep what the last few left."""
+    with _explained(root):
+        failures = [entry for entry in os.scandir(root) if entry.name.endswith(FAILED)]
+        failures.sort(key=lambda entry: entry.stat().st_mtime_ns)
+    for entry in failures[:-KEPT_FAILURES]:
+        _discard(Path(entry.path))
 
 
 def _is_id(text: str) -> bool:

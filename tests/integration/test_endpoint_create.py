@@ -90,7 +90,7 @@ async def test_concurrent_creates_of_many_attachments_have_ids_of_their_own(
 ) -> None:
     """None waits for another's loader call."""
     pods = [around.pod() for _ in range(20)]
-    with around.loader.script.hold("RegenerateEndpoint"):
+    async with around.loader.script.hold("RegenerateEndpoint"):
         creating = [asyncio.create_task(client.create(pod)) for pod in pods]
         await around.loader.script.reached("RegenerateEndpoint", times=20)
     responses = await asyncio.gather(*creating)
@@ -192,7 +192,7 @@ async def test_a_caller_that_hangs_up_does_not_stop_the_work_and_a_delete_finds_
 ) -> None:
     """The DEL that follows waits for the ADD that nobody waits for any more."""
     pod = around.pod()
-    with around.loader.script.hold("RegenerateEndpoint"):
+    async with around.loader.script.hold("RegenerateEndpoint"):
         creating = asyncio.create_task(client.create(pod, timeout=0.2))
         await around.loader.script.reached("RegenerateEndpoint")
         with pytest.raises(DeadlineExceeded):

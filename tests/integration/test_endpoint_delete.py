@@ -65,7 +65,7 @@ async def test_an_endpoint_can_be_deleted_by_each_of_its_names(around: Surroundi
 async def test_a_delete_waits_for_the_create_of_the_same_attachment(around: Surroundings, client: Client) -> None:
     """Otherwise the ADD would finish after it."""
     pod = around.pod()
-    with around.loader.script.hold("RegenerateEndpoint"):
+    async with around.loader.script.hold("RegenerateEndpoint"):
         creating = asyncio.create_task(client.create(pod))
         await around.loader.script.reached("RegenerateEndpoint")
         deleting = asyncio.create_task(client.delete(pod))
@@ -213,7 +213,7 @@ async def test_check_tells_what_the_kernel_and_ipam_have_lost(around: Surroundin
 async def test_every_state_but_ready_says_what_it_waits_for(around: Surroundings, client: Client) -> None:
     """What `podlane endpoint get` shows at 3 a.m."""
     pod = around.pod()
-    with around.loader.script.hold("RegenerateEndpoint"):
+    async with around.loader.script.hold("RegenerateEndpoint"):
         creating = asyncio.create_task(client.create(pod))
         await around.loader.script.reached("RegenerateEndpoint")
         endpoint = await client.get(pod)

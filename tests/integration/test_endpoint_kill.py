@@ -24,16 +24,16 @@ CREATING = (("loader", "RegenerateEndpoint"), ("ipam", "ConfirmAllocation"))
 
 async def killed_creating(around: Surroundings, pod: FakePod, *, built: bool, confirmed: bool) -> None:
     """Start the service, begin a create, and kill it when each of the two calls has or has not done its work."""
-    async with around.process() as (process, client):
-        with contextlib.ExitStack() as held:
-            for (service, method), after in zip(CREATING, (built, confirmed), strict=True):
-                held.enter_context(getattr(around, service).script.hold(method, after=after))
-            creating = asyncio.create_task(client.create(pod))
-            for (service, method), after in zip(CREATING, (built, confirmed), strict=True):
-                await getattr(around, service).script.reached(method, after=after)
-            await kill(process)
-            with pytest.raises(PodlaneError):
-                await creating
+    async with around.process() as (process, client), contextlib.AsyncExitStack() as held:
+        for (service, method), after in zip(CREATING, (built, confirmed), strict=True):
+            script = getattr(around, service).script
+            await held.enter_async_context(script.hold(method, after=after, lose=not after))
+        creating = asyncio.create_task(client.create(pod))
+        for (service, method), after in zip(CREATING, (built, confirmed), strict=True):
+            await getattr(around, service).script.reached(method, after=after)
+        await kill(process)
+        with pytest.raises(PodlaneError):
+            await creating
 
 
 @pytest.mark.parametrize(("built", "confirmed"), [(False, False), (True, False), (False, True)])
@@ -76,7 +76,7 @@ async def test_a_delete_that_was_killed_is_finished(around: Surroundings, after:
     pod = around.pod()
     async with around.process() as (process, client):
         await client.create(pod)
-        with around.loader.script.hold("RemoveEndpoint", after=after):
+        async with around.loader.script.hold("RemoveEndpoint", after=after):
             deleting = asyncio.create_task(client.delete(pod))
             await around.loader.script.reached("RemoveEndpoint", after=after)
             await kill(process)
@@ -135,7 +135,7 @@ async def test_sigterm_lets_a_create_in_flight_finish(around: Surroundings) -> N
     """What was begun is finished before the process ends, with exit code 0."""
     pod = around.pod()
     async with around.process() as (process, client):
-        with around.loader.script.hold("RegenerateEndpoint"):
+        async with around.loader.script.hold("RegenerateEndpoint"):
             creating = asyncio.create_task(client.create(pod))
             await around.loader.script.reached("RegenerateEndpoint")
             process.send_signal(signal.SIGTERM)

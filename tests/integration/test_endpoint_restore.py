@@ -94,7 +94,7 @@ async def test_what_is_wrong_after_a_restart_is_regenerated_and_nothing_else(
         async with around.service() as client:
             await around.loader.stop()
             damage(around, 1)
-            with around.loader.script.hold("RegenerateEndpoint"):
+            async with around.loader.script.hold("RegenerateEndpoint"):
                 await around.loader.start()
                 await around.loader.script.reached("RegenerateEndpoint", times=3)
             endpoint = await client.until(pods[0])

@@ -181,7 +181,7 @@ def test_a_rejected_program_says_why_in_one_line_and_keeps_the_whole_log() -> No
     with pytest.raises(VerifierError) as caught:
         objects.load(code, {}, {})
 
-    assert str(caught.value).startswith("the kernel refused object bad: R1 offset is outside of the packet")
+    assert str(caught.value).startswith("the kernel refused wild of object bad: R1 offset is outside of the packet")
     assert "Permission denied" in str(caught.value)
     assert "R1=pkt(r=0)" in caught.value.log
     assert "libbpf: prog 'wild'" in caught.value.log

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from podlane.loader.v1 import loader_pb2 as pb
 
+from services.common import wire
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
-from tests.loader_support import GATEWAYS, REPOSITORY, LoaderNode, pinging
+from tests.loader_support import GATEWAYS, RANGES, REPOSITORY, LoaderNode, pinging
 
 pytestmark = pytest.mark.privileged
 
@@ -185,26 +186,43 @@ async def test_an_unconfigured_node_says_so_and_a_restart_remembers(tmp_path: Pa
         assert (await node.configure()).changed is False
 
 
+async def test_another_gateway_makes_programs_that_know_it(node: LoaderNode) -> None:
+    pod = await node.add()
+    other = [wire.write_address(address) for address in (RANGES[0][2], RANGES[1][2])]
+    view = await node.call("GetNode", pb.GetNodeRequest())
+    assert list(view.config.gateways) != other
+    del view.config.gateways[:]
+    view.config.gateways.extend(other)
+
+    reply = await node.call("ConfigureNode", pb.ConfigureNodeRequest(config=view.config))
+
+    assert reply.changed is True
+    assert (await node.regenerate(pod, level=1)).level == pb.REGENERATION_LEVEL_REWRITE_LOAD
+    hosts = [one.endpoint.address for one in await dump(node, "endpoints") if not one.endpoint.endpoint_id]
+    assert sorted(one.packed for one in hosts) == sorted(one.packed for one in other)
+
+
+async def dump(node: LoaderNode, name: str, id_: int = 0) -> list[pb.MapEntry]:
+    return list((await node.call("DumpMap", pb.DumpMapRequest(map=name, endpoint_id=id_))).entries)
+
+
 async def test_the_maps_are_dumped_decoded(node: LoaderNode) -> None:
     pod = await node.add()
 
-    async def dump(name: str, id_: int = 0) -> list[pb.MapEntry]:
-        return list((await node.call("DumpMap", pb.DumpMapRequest(map=name, endpoint_id=id_))).entries)
-
-    ours = [one.endpoint for one in await dump("endpoints") if one.endpoint.endpoint_id == pod.endpoint.id]
+    ours = [one.endpoint for one in await dump(node, "endpoints") if one.endpoint.endpoint_id == pod.endpoint.id]
     assert sorted(one.address.packed for one in ours) == sorted(one.packed for one in pod.endpoint.addresses)
     assert {(one.ifindex, one.identity) for one in ours} == {(pod.link.host_ifindex, pod.endpoint.identity)}
-    (slot,) = await dump("call_policy")
+    (slot,) = await dump(node, "call_policy")
     assert slot.call_policy.endpoint_id == pod.endpoint.id
-    assert len(await dump("policy", pod.endpoint.id)) == 2
+    assert len(await dump(node, "policy", pod.endpoint.id)) == 2
     pod.netns.command("ip", "link", "set", "eth0", "address", "02:00:00:00:00:99")
     pod.pings(V4_ROUTER)
-    reasons = {one.metrics.reason for one in await dump("metrics", pod.endpoint.id)}
+    reasons = {one.metrics.reason for one in await dump(node, "metrics", pod.endpoint.id)}
     assert "invalid source mac" in reasons
     with pytest.raises(InvalidArgument, match="is no map; there are endpoints"):
-        await dump("weather")
+        await dump(node, "weather")
     with pytest.raises(NotFound, match="endpoint 999 has no policy map"):
-        await dump("policy", 999)
+        await dump(node, "policy", 999)
 
 
 async def test_the_removal_of_a_link_is_streamed(node: LoaderNode) -> None:

@@ -20,6 +20,7 @@ from services.loader.attach import Attachers
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.libbpf import Fd
+from services.loader.locks import KeyedLocks
 from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry
 from services.loader.pins import Pins
 from services.loader.regenerate import Regenerator
@@ -95,11 +96,11 @@ class Bench:
         self.state.open()
         self.link = FakeLink()
         self.pins = Pins(directory / "bpf")
-        attachers = Attachers({"tc": self.link}, "tc")
-        self.datapath = Datapath(self.pins, self.state, attachers)
+        attachers, locks = Attachers({"tc": self.link}, "tc"), KeyedLocks()
+        self.datapath = Datapath(self.pins, self.state, attachers, locks)
         self.blocking = Blocking()
         self.kernel = Kernel(self.datapath, attachers, self.link, self.blocking)
-        self.regenerator = Regenerator(self.state, templates, self.kernel, lambda: NODE)
+        self.regenerator = Regenerator(self.state, templates, self.kernel, locks, lambda: NODE)
 
     async def build(self, level: Level = Level.REWRITE_LOAD, policy: Any = ALLOW, **changes: Any) -> Any:
         return await self.regenerator.regenerate(dataclasses.replace(SPEC, **changes), level, policy)
@@ -436,7 +437,7 @@ async def test_a_pinned_map_that_does_not_fit_is_named(bpffs: Path) -> None:
         libbpf.object_pin(stranger, pins.map("podlane_endpoints"))
 
     with pytest.raises(FailedPrecondition, match=str(pins.map("podlane_endpoints"))):
-        await Datapath(pins, StateDir(bpffs), Attachers({}, "tc")).start()
+        await Datapath(pins, StateDir(bpffs), Attachers({}, "tc"), KeyedLocks()).start()
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cni import hpack, http2
+from cni import hpack, http2, huffman
 from cni.hpack import Unsupported
 from cni.http2 import Answer, CallFailed
 
@@ -127,7 +127,7 @@ def test_any_text_survives_percent_encoding(text: str):
         b"\xff" * 64,
         frame(http2.HEADERS, http2.END_HEADERS, HEAD),
         SETTINGS + frame(http2.HEADERS, http2.END_HEADERS, b"\xbe"),
-        SETTINGS + frame(http2.HEADERS, http2.END_HEADERS, b"\x00\x85abc"),
+        SETTINGS + frame(http2.HEADERS, http2.END_HEADERS, b"\x00\x83\xff\xff\xff"),
         SETTINGS + frame(http2.HEADERS, http2.END_HEADERS, b"\x00\x05ab"),
         SETTINGS + frame(http2.PUSH_PROMISE, 0, b"\x00\x00\x00\x02"),
     ],
@@ -208,6 +208,20 @@ def test_any_bytes_are_taken_or_refused(data: bytes):
                 taken.message()
         except (Unsupported, CallFailed):
             pass
+
+
+def test_huffmans_code_is_that_of_the_rfc():
+    """RFC 7541, appendix C.4 and C.6."""
+    assert huffman.decode(bytes.fromhex("f1e3c2e5f23a6ba0ab90f4ff")) == b"www.example.com"
+    assert huffman.decode(bytes.fromhex("25a849e95bb8e8b4bf")) == b"custom-value"
+    assert huffman.decode(bytes.fromhex("9d29ad171863c78f0b97c8e9ae82ae43d3")) == b"https://www.example.com"
+    assert huffman.decode(b"") == b""
+
+
+@pytest.mark.parametrize("coded", [b"\xff\xff", b"\xff\xfb", b"\x00\x00\x00\x00\x08"])
+def test_a_huffman_code_that_is_rare_or_cut_off_goes_another_way(coded: bytes):
+    with pytest.raises(Unsupported):
+        huffman.decode(coded)
 
 
 def test_the_forms_of_literals_that_a_server_may_choose_are_all_read():

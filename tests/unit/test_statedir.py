@@ -1,6 +1,7 @@
 """The state directory: at any moment `<id>` is whole or absent."""
 
 import dataclasses
+import os
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from services.common.errors import CorruptState, Unavailable
 from services.common.model import Attachment
 from services.loader import record as text
 from services.loader.model import EndpointRecord, EndpointSpec, NodeConfig, Program
-from services.loader.statedir import StateDir
+from services.loader.statedir import KEPT_FAILURES, StateDir
 
 SPEC = EndpointSpec(
     id=7,
@@ -157,6 +158,21 @@ def test_removing_takes_all_three_directories_and_says_whether_one_was_there(sta
     assert state.remove(7) is True
     assert state.remove(7) is False
     assert names(state.root) == []
+
+
+def test_the_failure_of_an_endpoint_that_never_came_to_be_outlives_its_removal(state: StateDir) -> None:
+    log = state.build(7).fail("", "no")
+
+    assert state.remove(7) is False
+    assert log.read_text() == "no"
+
+
+def test_only_the_newest_failures_are_kept(state: StateDir) -> None:
+    for id_ in range(1, KEPT_FAILURES + 3):
+        log = state.build(id_).fail("", "no")
+        os.utime(log.parent, ns=(id_, id_))
+
+    assert set(names(state.root)) == {f"{id_}_next_fail" for id_ in range(3, KEPT_FAILURES + 3)}
 
 
 def test_other_directories_are_nobodys_endpoint(state: StateDir) -> None:
