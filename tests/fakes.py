@@ -11,7 +11,8 @@ Two rules:
    B2  RegenerateEndpoint of a node that isn't configured is FAILED_PRECONDITION.
    B3  A repeated RegenerateEndpoint with nothing changed keeps the config hash; another generation changes it.
    B4  RemoveEndpoint is idempotent, and refuses a generation older than the one that holds the id.
-   B5  ListLinks lists what the kernel has now, and WatchLinks says when a link goes.
+   B5  ListLinks lists what the kernel has now, lost links with ifindex 0 and links that nobody made without an
+       attachment; WatchLinks says when a link goes.
    B6  ListEndpointDatapaths says what the kernel has lost, with `reachable` false or a sentence.
    B7  Links and datapaths outlive the loader's process.
    B8  ConfirmAllocation is NOT_FOUND without a reservation, idempotent per endpoint, ALREADY_EXISTS for another one.
@@ -152,6 +153,7 @@ class FakeKernel:
     """Links and endpoint datapaths, which outlive the loader (B7)."""
 
     links: dict[Key, loader_pb2.Link] = field(default_factory=dict)
+    recorded: dict[Key, loader_pb2.Link] = field(default_factory=dict)
     datapaths: dict[int, loader_pb2.EndpointDatapath] = field(default_factory=dict)
     programs: int = 100
     ifindexes: int = 10
@@ -170,8 +172,26 @@ class FakeKernel:
             pod_ifindex=2,
             netns_inode=4026532000 + self.ifindexes,
         )
-        self.links[key(link.attachment)] = link
+        self.links[key(link.attachment)] = self.recorded[key(link.attachment)] = link
         return link
+
+    def listed(self) -> list[loader_pb2.Link]:
+        """Return all links as the loader lists them (B5): there, lost, and a stranger's."""
+        stranger = loader_pb2.Link(
+            attachment=types.Attachment(),
+            host_ifname="lxc0123456789ab",
+            host_ifindex=9,
+            host_mac=types.MacAddress(packed=bytes(6)),
+            pod_mac=types.MacAddress(packed=bytes(6)),
+        )
+        listed = [stranger]
+        for name, recorded in self.recorded.items():
+            link = loader_pb2.Link()
+            link.CopyFrom(self.links.get(name, recorded))
+            if name not in self.links:
+                link.host_ifindex = 0
+            listed.append(link)
+        return listed
 
 
 class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
@@ -246,7 +266,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         """List the kernel's links (B5)."""
 
         def work() -> loader_pb2.ListLinksResponse:
-            links = list(self.kernel.links.values())
+            links = self.kernel.listed()
             if request.HasField("attachment"):
                 links = [link for link in links if link.attachment == request.attachment]
             return loader_pb2.ListLinksResponse(links=[loader_pb2.LinkStatus(link=link) for link in links])

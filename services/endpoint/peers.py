@@ -123,9 +123,9 @@ class LoaderPeer:
         request = loader_pb2.ListLinksRequest(attachment=asked)
         reply = await self._peer.call(self._stub.ListLinks, request, timeout=_CALL_SECONDS)
         with _trusting("loader"):
-            # A record of a link that has left the kernel is not a link.
-            present = (status.link for status in reply.links if status.link.host_ifindex)
-            return tuple(messages.read_link(link, "links.link") for link in present)
+            return tuple(
+                messages.read_link(status.link, "links.link") for status in reply.links if _is_there(status.link)
+            )
 
     async def removals(self) -> AsyncIterator[LinkRemoval]:
         """See Loader."""
@@ -194,6 +194,14 @@ class IpamPeer:
         ready = grpc.ChannelConnectivity.READY
         while channel.get_state() is ready:
             await channel.wait_for_state_change(ready)
+
+
+def _is_there(link: loader_pb2.Link) -> bool:
+    """Return whether a listed link is in the kernel and known to be an attachment's.
+
+    The loader also lists what it has a record of and the kernel has lost, and links of our name that it never made.
+    """
+    return bool(link.host_ifindex and link.attachment.container_id)
 
 
 @contextlib.contextmanager

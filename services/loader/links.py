@@ -176,7 +176,8 @@ def _link(record: LinkRecord, host: LinkInfo | None, netns_inode: int | None = N
     return Link(
         attachment=record.spec.attachment,
         host_ifname=record.host_ifname,
-        host_ifindex=host.ifindex if host is not None else record.host_ifindex,
+        # 0, not the recorded one: a number that names nothing any more, or somebody else's link one day.
+        host_ifindex=host.ifindex if host is not None else 0,
         host_mac=host.mac if host is not None else record.host_mac,
         pod_mac=record.pod_mac,
         netns_path=record.spec.netns_path,

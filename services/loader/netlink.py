@@ -41,8 +41,9 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 
-# The kernel reads a send into one buffer; far below the default wmem_max, far above any batch but a node's worth.
-_LARGEST_SEND = 64 * 1024
+# Answers wait in the receive buffer until the send returns. By default it has room for about 150 acknowledgements, or
+# 40 that come with a device's description.
+_MESSAGES_PER_SEND = 32
 _LARGEST_ANSWER = 256 * 1024
 _DUMP_ATTEMPTS = 16
 
@@ -198,15 +199,11 @@ class Rtnl:
 
     def _packed(self, requests: Sequence[Request]) -> Iterator[tuple[int, list[bytes]]]:
         """Yield sends: the index of the first request and the packed messages."""
-        first, packed, size = 0, list[bytes](), 0
-        for index, request in enumerate(requests):
-            if packed and size + len(request.body) > _LARGEST_SEND:
-                yield first, packed
-                first, packed, size = index, [], 0
-            self._sequence += 1
-            packed.append(pack(request, self._sequence))
-            size += len(packed[-1])
-        if packed:
+        for first in range(0, len(requests), _MESSAGES_PER_SEND):
+            packed = []
+            for request in requests[first : first + _MESSAGES_PER_SEND]:
+                self._sequence += 1
+                packed.append(pack(request, self._sequence))
             yield first, packed
 
     def _collect(

@@ -181,55 +181,38 @@ class Regenerator:
         )
         if record != live:
             job.build.begin(header)
+        if job.build.begun:
             job.build.intend(record)
-        async with contextlib.AsyncExitStack() as undo:
-            with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as held:
+            async with contextlib.AsyncExitStack() as undo:
                 steps = Steps(self._kernel, job.spec, undo, held)
-                with job.watch.phase("policy"):
-                    await steps.fill(steps.open_policy(), job.policy)
-                with job.watch.phase("host"):
-                    await steps.connect(live)
-                with job.watch.phase("maps"):
-                    steps.publish()
-                if record != live:
-                    with job.watch.phase("commit"):
-                        job.build.commit()
+                await _enforce(job, steps, steps.open_policy(), None)
                 undo.pop_all()
         return record
 
     async def _reload(
         self, job: _Job, template: Template, constants: Mapping[str, int | bytes], wanted: str
     ) -> EndpointRecord:
-        """Level 2: load with this endpoint's constants, put in force step by step, commit."""
-        spec, watch = job.spec, job.watch
+        """Level 2: load with this endpoint's constants, then put in force what was loaded."""
         with contextlib.ExitStack() as held:
+            # Left before `held`: an undo needs the descriptors.
             async with contextlib.AsyncExitStack() as undo:
-                steps = Steps(self._kernel, spec, undo, held)
-                with watch.phase("load"):
+                steps = Steps(self._kernel, job.spec, undo, held)
+                with job.watch.phase("load"):
                     policy = steps.open_policy()
                     programs = held.enter_context(await self._load(template, constants, policy))
                 record = EndpointRecord(
-                    spec=spec,
+                    spec=job.spec,
                     config_hash=wanted,
                     template_hash=template.hash,
                     attach_mode=self._kernel.attachers.mode,
                     policy_map=libbpf.map_info(policy.fd).id,
-                    programs=_describe(programs, self._kernel.attachers.mode, spec.id),
+                    programs=_describe(programs, self._kernel.attachers.mode, job.spec.id),
                     policy_digest=model.policy_digest(job.policy),
                     policy_entries=len(job.policy),
                 )
                 job.build.intend(record)
-                with watch.phase("policy"):
-                    await steps.fill(policy, job.policy)
-                    steps.slot(programs)
-                with watch.phase("attach"):
-                    await steps.attach(programs, job.live)
-                with watch.phase("host"):
-                    await steps.connect(job.live)
-                with watch.phase("maps"):
-                    steps.publish()
-                with watch.phase("commit"):
-                    job.build.commit()
+                await _enforce(job, steps, policy, programs)
                 undo.pop_all()
         if job.live is not None:
             await withdraw(self._kernel, job.live, record)
@@ -238,6 +221,24 @@ class Regenerator:
     async def _load(self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy) -> Programs:
         shared = {**self._kernel.datapath.shared, maps.POLICY: policy.fd}
         return await self._kernel.blocking.run(lambda: objects.load(template.code, constants, shared))
+
+
+async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Programs | None) -> None:
+    """Take the steps in their order, and commit. `programs` None: those that are loaded stay."""
+    watch = job.watch
+    with watch.phase("policy"):
+        await steps.fill(policy, job.policy)
+    if programs is not None:
+        with watch.phase("attach"):
+            steps.slot(programs)
+            await steps.attach(programs, job.live)
+    with watch.phase("host"):
+        await steps.connect(job.live)
+    with watch.phase("maps"):
+        steps.publish()
+    if job.build.begun:
+        with watch.phase("commit"):
+            job.build.commit()
 
 
 def _constants(spec: EndpointSpec, node: NodeConfig) -> dict[str, int | bytes]:

@@ -39,23 +39,23 @@ _RENAME_EXCHANGE = 2
 
 
 class Build:
-    """One `<id>_next`: files are written, then it is committed, failed or discarded."""
+    """One `<id>_next`: files are written, then it is committed, failed or discarded. `begun` is whether it is there."""
 
     def __init__(self, root: Path, id_: int) -> None:
         """Name the directories; nothing is touched."""
         self.path = root / f"{id_}{NEXT}"
         self._live = root / str(id_)
         self._failed = root / f"{id_}{FAILED}"
-        self._begun = False
+        self.begun = False
 
     def begin(self, header: str) -> None:
         """Make the directory, with ep_config.h alone: what an earlier attempt left goes. Twice is once."""
-        if self._begun:
+        if self.begun:
             return
         _discard(self.path)
         with _explained(self.path):
             self.path.mkdir(mode=0o750)
-        self._begun = True
+        self.begun = True
         self.write("ep_config.h", header)
 
     def write(self, name: str, content: str) -> None:

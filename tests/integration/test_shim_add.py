@@ -34,7 +34,12 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
 async def test_three_steps_make_one_result(plugin: Plugin, services: Services):
     arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=u1"
     conf = services.conf(
-        mtu=1400, routeMtu=1350, pool="blue", gsoMaxSize=65536, labels={"app": "web"}, dns={"nameservers": ["10.0.0.53"]}
+        mtu=1400,
+        routeMtu=1350,
+        pool="blue",
+        gsoMaxSize=65536,
+        labels={"app": "web"},
+        dns={"nameservers": ["10.0.0.53"]},
     )
 
     outcome = await plugin.cni("ADD", conf, arguments=arguments)
@@ -182,9 +187,7 @@ async def test_a_repeated_add_that_fails_takes_nothing_from_a_running_pod(
 ):
     repeated(services)
     services.script[step] = refuse(status, "not now")
-    services.script["ListAllocations"] = ipam_pb2.ListAllocationsResponse(
-        allocations=[allocated(state=2).allocation]
-    )
+    services.script["ListAllocations"] = ipam_pb2.ListAllocationsResponse(allocations=[allocated(state=2).allocation])
 
     await plugin.cni("ADD", services.conf())
 

@@ -263,6 +263,28 @@ async def test_level_1_changes_the_policy_and_no_program(bench: Bench) -> None:
     assert bench.state.record(7) == outcome.status.record
 
 
+@pytest.mark.parametrize("step", ["connect", "commit"])
+async def test_a_failed_level_1_leaves_the_policy_before(
+    bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.build()
+    before = bench.snapshot()
+    with fail(bench, step, monkeypatch), pytest.raises(Unavailable, match="was told to fail"):
+        await bench.build(level=Level.NO_REBUILD, policy=DENY)
+
+    assert bench.snapshot() == before
+
+
+async def test_a_lost_header_is_written_again(bench: Bench) -> None:
+    await bench.build()
+    (bench.state.root / "7" / "ep_config.h").unlink()
+
+    assert (await bench.build(level=Level.NO_REBUILD)).level is Level.NO_REBUILD
+
+    assert bench.state.header(7) is not None
+    assert bench.snapshot()[1] == ["7"]
+
+
 async def test_level_1_becomes_2_when_the_configuration_has_changed(bench: Bench) -> None:
     before = (await bench.build()).status.record
 

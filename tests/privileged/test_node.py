@@ -192,7 +192,7 @@ async def test_other_tables_are_never_touched(side: NodeSide, node: Netns):
     assert "table inet firewall" in shown(node)[3]
 
 
-async def test_masquerading_without_nft_says_what_to_install(node: Netns, worker: NetlinkWorker):
+async def test_masquerading_without_nft_says_what_to_install(worker: NetlinkWorker):
     side = NodeSide(worker, Masquerade("/nowhere/nft"))
 
     with pytest.raises(FailedPrecondition, match=r"install nftables or set loader\.masquerade = false"):

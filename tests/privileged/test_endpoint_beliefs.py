@@ -1,0 +1,156 @@
+"""The real loader and the real ipam do what `tests/fakes.py` believes of them: one test per belief."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from ipaddress import ip_address
+from pathlib import Path
+
+import pytest
+from podlane.common.v1 import types_pb2 as types
+from podlane.loader.v1 import loader_pb2 as pb
+
+from services.common import wire
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
+from tests.ipam_support import Ipam
+from tests.loader_support import LoaderNode, Pod
+
+pytestmark = pytest.mark.privileged
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[LoaderNode]:
+    """A node with a configured loader."""
+    async with LoaderNode(tmp_path) as node:
+        await node.configure()
+        yield node
+
+
+async def links(node: LoaderNode, pod: Pod | None = None) -> list[pb.Link]:
+    """List links, without looking into the pods."""
+    asked = pod.endpoint.attachment if pod is not None else None
+    reply = await node.call("ListLinks", pb.ListLinksRequest(attachment=asked))
+    return [status.link for status in reply.links]
+
+
+def unplug(pod: Pod) -> None:
+    """Delete a pod's interface from inside, as the end of its namespace does."""
+    pod.netns.command("ip", "link", "del", "eth0")
+
+
+async def test_b1_a_regeneration_without_its_link_is_not_found_and_changes_nothing(node: LoaderNode) -> None:
+    """Also for a link that came in its place."""
+    pod = await node.link()
+    unplug(pod)
+
+    with pytest.raises(NotFound):
+        await node.regenerate(pod)
+    assert await node.datapaths() == []
+
+
+async def test_b2_a_regeneration_before_the_node_is_configured_is_refused(tmp_path: Path) -> None:
+    """FAILED_PRECONDITION, whether or not the link is there."""
+    mac = types.MacAddress(packed=b"\2" + bytes(5))
+    endpoint = pb.EndpointConfig(
+        id=1,
+        generation=1,
+        attachment=types.Attachment(network="net", container_id="c1", ifname="eth0"),
+        host_ifname="lxc1",
+        host_ifindex=99,
+        host_mac=mac,
+        pod_mac=mac,
+        addresses=[wire.write_address(ip_address("10.77.0.9"))],
+        identity=5,
+    )
+    async with LoaderNode(tmp_path) as node:
+        with pytest.raises(FailedPrecondition, match="not configured"):
+            await node.call(
+                "RegenerateEndpoint",
+                pb.RegenerateEndpointRequest(endpoint=endpoint, level=pb.REGENERATION_LEVEL_REWRITE_LOAD),
+            )
+
+
+async def test_b3_a_repeat_keeps_the_config_hash_and_another_identity_changes_it(node: LoaderNode) -> None:
+    """What restoring compares."""
+    pod = await node.link()
+    first, again = await node.regenerate(pod), await node.regenerate(pod)
+    pod.endpoint.identity += 1
+    other = await node.regenerate(pod)
+
+    assert first.datapath.config_hash == again.datapath.config_hash != other.datapath.config_hash
+
+
+async def test_b4_removing_is_idempotent_and_spares_a_newer_generation(node: LoaderNode) -> None:
+    """A deletion that comes late must not hit who has the id now."""
+    pod = await node.link()
+    pod.endpoint.generation = 7
+    await node.regenerate(pod)
+
+    with pytest.raises(FailedPrecondition):
+        await node.remove(pod, generation=6)
+    assert await node.remove(pod, generation=7)
+    assert not await node.remove(pod, generation=7)
+    assert await node.datapaths() == []
+
+
+async def test_b5_lost_links_are_listed_without_an_ifindex_and_strangers_without_an_attachment(
+    node: LoaderNode,
+) -> None:
+    """And the removal is streamed."""
+    stays, goes = await node.add(), await node.add()
+    node.netns.command("ip", "link", "add", "lxc0123456789ab", "type", "veth", "peer", "name", "other0")
+    stream = node.peer.stream(node.stub.WatchLinks, pb.WatchLinksRequest())
+    first = asyncio.ensure_future(anext(stream))
+    # The stream subscribes when its call reaches the loader, which says nothing then.
+    await node.call("GetNode", pb.GetNodeRequest())
+    unplug(goes)
+    removal = await first
+    assert (removal.host_ifname, removal.host_ifindex) == (goes.link.host_ifname, goes.link.host_ifindex)
+
+    assert [link.host_ifindex for link in await links(node, stays)] == [stays.link.host_ifindex]
+    assert [link.host_ifindex for link in await links(node, goes)] in ([], [0])
+    (stranger,) = [link for link in await links(node) if link.host_ifname == "lxc0123456789ab"]
+    assert stranger.host_ifindex
+    assert not stranger.attachment.container_id
+
+
+async def test_b6_a_datapath_without_its_program_says_so(node: LoaderNode) -> None:
+    """In a sentence."""
+    pod = await node.add()
+    node.netns.command("tc", "qdisc", "del", "dev", pod.link.host_ifname, "clsact")
+
+    assert await node.problems()
+
+
+async def test_b7_links_and_datapaths_outlive_the_loader(node: LoaderNode) -> None:
+    """Its maps are pinned, its links are the kernel's."""
+    pod = await node.add()
+    before = await node.datapaths()
+    await node.restart()
+
+    assert await node.datapaths() == before
+    assert [link.host_ifindex for link in await links(node, pod)] == [pod.link.host_ifindex]
+
+
+async def test_b8_confirming_needs_a_reservation_and_is_one_endpoints(tmp_path: Path) -> None:
+    """Idempotent for that one."""
+    async with Ipam.running(tmp_path) as ipam:
+        with pytest.raises(NotFound):
+            await ipam.confirm("c1", 1)
+        await ipam.allocate("c1")
+        assert (await ipam.confirm("c1", 1)).endpoint_id == 1
+        assert (await ipam.confirm("c1", 1)).endpoint_id == 1
+        with pytest.raises(AlreadyExists):
+            await ipam.confirm("c1", 2)
+
+
+async def test_b9_released_addresses_can_be_asked_for_by_name_at_once(tmp_path: Path) -> None:
+    """They become a reservation again, which another endpoint may confirm."""
+    async with Ipam.running(tmp_path) as ipam:
+        allocation = (await ipam.allocate("c1")).allocation
+        await ipam.confirm("c1", 1)
+        await ipam.release("c1")
+        words = " ".join(str(ip_address(one.address.address.packed)) for one in allocation.addresses)
+        again = (await ipam.allocate("c1", words)).allocation
+
+        assert list(again.addresses) == list(allocation.addresses)
+        assert (await ipam.confirm("c1", 2)).endpoint_id == 2
