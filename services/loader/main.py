@@ -9,7 +9,7 @@ from services.common import lifecycle, sockets, telemetry
 from services.common.config import LoaderSettings, Settings
 from services.common.edge import Server
 from services.common.lifecycle import Hook, Shielded
-from services.loader import privileges
+from services.loader import headers, privileges
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
@@ -65,6 +65,10 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     async def take_over() -> None:
         _log.info("adopted", endpoints=await adopt(state, kernel))
 
+    async def prepare_the_usual_shape() -> None:
+        # The first ADD after a start must not wait for clang if it need not.
+        templates.prepare(headers.node_config(), headers.ep_config({}))
+
     # The server is the last to come and the first to go: whoever is answered finds everything in place.
     return (
         Hook(before_anything_else),
@@ -73,6 +77,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         Hook(templates.open, templates.close),
         datapath,
         Hook(take_over),
+        Hook(prepare_the_usual_shape),
         node,
         links,
         shielded,

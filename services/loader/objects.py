@@ -110,8 +110,9 @@ def load(
 ) -> Programs:
     """Load all programs of an object with these constants on these maps; maps not given are created for them alone.
 
-    `only`: load just this program; an object's verifier log is that of its last program. `log_level` 1: keep the verifier's log in the result, 4: only its statistics. Raises VerifierError, or BpfError
-    when the kernel fails otherwise. Blocks for the time of the verification, about a millisecond.
+    `only`: load just this program; an object's log is that of its last one. `log_level` 1: keep the verifier's log in
+    the result, 4: only its statistics. Raises VerifierError, or BpfError when the kernel fails otherwise. Blocks for
+    the time of the verification, about a millisecond.
     """
     log = LogBuffer(level=log_level) if log_level else None
     try:

@@ -109,12 +109,19 @@ class Templates:
         key = shape_key(self._digest, node_config, ep_config)
         if key in self._made:
             return self._made[key]
+        return await asyncio.shield(self._begin(key, node_config, ep_config))
+
+    def prepare(self, node_config: str, ep_config: str) -> None:
+        """Begin to make a shape that will be needed. Whoever needs it waits for it then, or hears why it failed."""
+        self._begin(shape_key(self._digest, node_config, ep_config), node_config, ep_config)
+
+    def _begin(self, key: str, node_config: str, ep_config: str) -> "asyncio.Task[Template]":
         task = self._making.get(key)
         if task is None:
             task = asyncio.create_task(self._make(key, node_config, ep_config), name=f"template {key[:12]}")
             self._making[key] = task
             task.add_done_callback(lambda done: self._finish(key, done))
-        return await asyncio.shield(task)
+        return task
 
     def list(self) -> list[Template]:
         """Return the templates that this process has handed out, oldest first."""

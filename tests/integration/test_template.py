@@ -71,6 +71,17 @@ async def real(directory: Path) -> Templates:
     return templates
 
 
+async def test_a_shape_prepared_in_advance_is_compiled_once_for_whoever_needs_it(templates: Templates, slow: Slow):
+    templates.prepare(NODE, PLAIN)
+    await slow.started()
+
+    waiting = asyncio.create_task(templates.get(NODE, PLAIN))
+    slow.let("go")
+
+    assert (await waiting).hash
+    assert slow.runs() == 1
+
+
 async def test_a_template_is_compiled_once_and_kept_in_memory_and_on_disk(tmp_path: Path) -> None:
     templates = await real(tmp_path)
     first = await templates.get(NODE, PLAIN)
