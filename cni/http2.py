@@ -33,6 +33,8 @@ HEAD_SIZE = 9
 PREFIX_SIZE = 5
 # What an answer may have in all; the longest is a page of GC's lists.
 WINDOW = 16 << 20
+RECEIVE_SIZE = 65536
+ACK_SECONDS = 0.2
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -154,19 +156,30 @@ def _request(method: str, request: bytes, deadline: float, request_id: str) -> b
 
 
 def _receive(connection: "_socket.socket", deadline: float) -> "Answer":
+    """Read until stream 1 has ended.
+
+    Settings and pings are acknowledged only when the service lets the caller wait: most calls are over before, and
+    each acknowledgement would wake the service once more. No server minds: it gives its peers seconds for that.
+    """
     answer = Answer()
     buffer = b""
     while True:
-        connection.settimeout(left(deadline))
-        chunk = connection.recv(65536)
+        patience = left(deadline)
+        connection.settimeout(min(patience, ACK_SECONDS) if answer.owed else patience)
+        try:
+            chunk = connection.recv(RECEIVE_SIZE)
+        except TimeoutError:
+            if not answer.owed:
+                raise
+            connection.settimeout(left(deadline))
+            connection.sendall(answer.owed)
+            answer.owed = b""
+            continue
         if not chunk:
             raise CallFailed(UNAVAILABLE, "the service closed the connection before it answered", reached=True)
         buffer = answer.feed(buffer + chunk)
         if answer.ended:
             return answer
-        if answer.owed:
-            connection.sendall(answer.owed)
-            answer.owed = b""
 
 
 class Answer:

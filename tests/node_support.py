@@ -161,9 +161,13 @@ class Node:
         """Run a command in the node's network namespace."""
         return run("nsenter", f"--net=/run/netns/{self.name}", *argv, check=check, **options)
 
+    def command(self, config_file: Path) -> list[str]:
+        """Return the operator's command line with these settings."""
+        return [*PODLANE, "--config", str(config_file)]
+
     def podlane(self, *argv: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run the operator's command on this node."""
-        return self.exec(*PODLANE, "--config", str(self.config_file), *argv, check=check)
+        return self.exec(*self.command(self.config_file), *argv, check=check)
 
     def show(self, *argv: str) -> Any:
         """Run the operator's command with `-o json` and return what it says."""

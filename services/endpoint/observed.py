@@ -49,7 +49,7 @@ class Datapath:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What the loader did for a regeneration; `level` may be higher than what was asked for."""
+    """What the loader did for a regeneration; `level` is what was needed, not what was asked for."""
 
     datapath: Datapath
     level: Level

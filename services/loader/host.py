@@ -23,7 +23,7 @@ from typing import TypeVar
 from services.common import telemetry
 from services.common.errors import NotFound
 from services.common.model import Address, Route
-from services.loader import rtnl
+from services.loader import rtnl, rtnl_ip
 from services.loader.model import EndpointSpec
 from services.loader.netlink import Request, Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
@@ -78,9 +78,9 @@ def bring_up(spec: EndpointSpec, gateways: Sequence[Address]) -> list[Request]:
     sources = {gateway.version: gateway for gateway in gateways}
     requests = [rtnl.set_link(ifindex=spec.host_ifindex, up=True)]
     for address in spec.addresses:
-        requests.append(rtnl.new_neighbour(spec.host_ifindex, address, spec.pod_mac))
+        requests.append(rtnl_ip.new_neighbour(spec.host_ifindex, address, spec.pod_mac))
         route = Route(ip_network(address))
-        requests.append(rtnl.new_route(spec.host_ifindex, route, sources.get(address.version)))
+        requests.append(rtnl_ip.new_route(spec.host_ifindex, route, sources.get(address.version)))
     return [*requests, rtnl.get_link(ifindex=spec.host_ifindex)]
 
 

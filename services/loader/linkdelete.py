@@ -92,7 +92,8 @@ class LinkDeletions:
             deletion = _Deletion(ifname, ifindex, asyncio.get_running_loop().create_future())
             self._under_way[ifindex] = deletion
             self._queue.append(deletion)
-            self._next()
+            # Not at once: requests that the loop read together share a batch.
+            asyncio.get_running_loop().call_soon(self._next)
         await asyncio.shield(deletion.gone)
         return True
 

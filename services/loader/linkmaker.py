@@ -19,7 +19,7 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PodlaneError
 from services.common.model import format_mac
-from services.loader import rtnl
+from services.loader import rtnl, rtnl_ip
 from services.loader.linkrecord import LinkRecords
 from services.loader.linkspec import (
     LinkRecord,
@@ -188,8 +188,8 @@ class LinkMaker:
         index = record.pod_ifindex
         requests = [
             rtnl.set_link(ifindex=index, up=True, mac=record.pod_mac, mtu=record.mtu),
-            *(rtnl.new_address(index, one.address) for one in spec.addresses),
-            *(rtnl.new_route(index, route) for route in effective_routes(spec)),
+            *(rtnl_ip.new_address(index, one.address) for one in spec.addresses),
+            *(rtnl_ip.new_route(index, route) for route in effective_routes(spec)),
         ]
         try:
             pod.rtnl.batch(requests)
@@ -235,8 +235,8 @@ def look(inside: Rtnl, ifname: str) -> PodEnd | None:
     link = find(inside, ifname=ifname)
     if link is None:
         return None
-    addresses = map(rtnl.read_address, inside.dump(rtnl.dump_addresses()))
-    routes = [rtnl.read_route(body) for version in (4, 6) for body in inside.dump(rtnl.dump_routes(version))]
+    addresses = map(rtnl_ip.read_address, inside.dump(rtnl_ip.dump_addresses()))
+    routes = [rtnl_ip.read_route(body) for version in (4, 6) for body in inside.dump(rtnl_ip.dump_routes(version))]
     return PodEnd(
         ifindex=link.ifindex,
         mac=link.mac,

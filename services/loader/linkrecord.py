@@ -107,8 +107,8 @@ def _mac(content: str) -> bytes:
 class LinkRecords:
     """All records, in memory and on disk. Calls are a few system calls on a tmpfs.
 
-    One attachment's records are written by one caller at a time (links.py holds its lock); different attachments don't
-    meet.
+    One link's record is written by one caller at a time (links.py holds its lock), on the loop or on the worker's
+    thread; different links don't meet.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -131,7 +131,7 @@ class LinkRecords:
 
     def all(self) -> list[LinkRecord]:
         """Return all records, by the name of the link."""
-        return [self._records[name] for name in sorted(self._records)]
+        return [record for _, record in sorted(self._records.items())]
 
     def put(self, record: LinkRecord) -> None:
         """Write a record. Raises Unavailable."""

@@ -11,7 +11,6 @@ Invariants
   intended record and half a link; the next start removes both, and so does a repeat of the request.
 - A finished link is never replaced by a request that differs from it: that is AlreadyExists, and the pod keeps its
   network.
-
 - `create` and `delete` must run to their end once begun: the servicer shields them from callers that hang up.
 
 Not here: programs, host routes and the node's end going up (regenerate.py, host.py).
@@ -21,13 +20,13 @@ seven messages; a creation is not held up by deletions, which wait for RCU witho
 """
 
 import asyncio
-import re
+import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from services.common import telemetry
 from services.common.errors import PodlaneError
-from services.common.model import Attachment
+from services.common.model import Attachment, Phase
 from services.loader import linkspec, rtnl
 from services.loader.linkdelete import LinkDeletions
 from services.loader.linkmaker import LinkMaker, look, visit
@@ -42,8 +41,6 @@ from services.loader.rtnl import LinkInfo
 
 _log = telemetry.logger("links")
 
-_OURS = re.compile(r"lxc[0-9a-f]{12}")
-
 
 class Links:
     """The node's veth pairs. A component; it runs its own monitor and deletions, the worker is shared."""
@@ -56,7 +53,7 @@ class Links:
         self._node_mtu = node_mtu
         self._records = LinkRecords(directory)
         self._maker = LinkMaker(self._records)
-        self._monitor = LinkMonitor()
+        self._monitor = LinkMonitor(linkspec.is_link)
         self._deletions = LinkDeletions(self._monitor)
         self._locks = KeyedLocks()
 
@@ -87,10 +84,14 @@ class Links:
         """
         linkspec.check(spec)
         mtu = spec.mtu or self._node_mtu()
-        watch = Stopwatch()
+        watch, asked = Stopwatch(), time.perf_counter_ns()
+
+        def work(own: Rtnl) -> tuple[LinkRecord, LinkInfo, bool]:
+            watch.phases.append(Phase("wait", (time.perf_counter_ns() - asked) // 1000))
+            return self._maker.create(own, spec, mtu, watch)
+
         async with self._locks.hold(spec.attachment.host_ifname()):
-            with watch.phase("total"):
-                record, host, created = await self._worker.run(lambda own: self._maker.create(own, spec, mtu, watch))
+            record, host, created = await self._worker.run(work)
             self._monitor.appeared(host.ifname, host.ifindex)
         if created:
             _log.info("link created", attachment=str(spec.attachment), ifname=host.ifname, ifindex=host.ifindex)
@@ -104,6 +105,9 @@ class Links:
         """
         ifname = attachment.host_ifname()
         async with self._locks.hold(ifname):
+            record = self._records.get(ifname)
+            if record is not None and record.spec.attachment != attachment:
+                return False  # the same container and interface on another network: that one isn't meant
             existed = await self._deletions.delete(ifname)
             self._records.remove(ifname)
         if existed:
@@ -133,7 +137,7 @@ class Links:
         return LinkStatus(_link(record, host, inode), tuple(problems))
 
     async def watch(self) -> AsyncGenerator[LinkRemoval, None]:
-        """Yield each removal of an `lxc` link from now on, until the caller ends the iteration."""
+        """Yield each removal of a link from now on, until the caller ends the iteration."""
         queue: asyncio.Queue[LinkRemoval] = asyncio.Queue()
 
         def removed(ifname: str, ifindex: int) -> None:
@@ -155,7 +159,7 @@ def _our_links(own: Rtnl) -> list[LinkInfo]:
         links = [rtnl.read_link(body) for body in own.dump(rtnl.dump_links())]
     except OSError as error:
         raise explain("listing links", error) from error
-    return [link for link in links if _OURS.fullmatch(link.ifname)]
+    return [link for link in links if linkspec.is_link(link.ifname)]
 
 
 def _inside(record: LinkRecord) -> tuple[int, list[str]]:

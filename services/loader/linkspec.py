@@ -9,6 +9,7 @@
 `differences` says how a repeated request departs from the record, `problems` how the kernel does.
 """
 
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from services.common.model import AssignedAddress, Attachment, Interface, Phase,
 # linux/if_ether.h, RFC 791 and RFC 8200 §5, linux/netdevice.h (GSO_MAX_SIZE, GRO_MAX_SIZE)
 SMALLEST_MTU, SMALLEST_MTU_IPV6, LARGEST_MTU = 68, 1280, 65535
 LARGEST_OFFLOAD = 8 * 65535
+
+_HOST_IFNAME = re.compile(r"lxc[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,11 @@ class PodEnd:
     routes: frozenset[Route]
 
 
+def is_link(ifname: str) -> bool:
+    """Return whether a device has a name as podlane gives it to the node's end of a link."""
+    return _HOST_IFNAME.fullmatch(ifname) is not None
+
+
 def random_mac() -> bytes:
     """Return a random unicast, locally administered address (IEEE 802, §8.2): bit 0 of the first byte 0, bit 1 set."""
     first, *rest = secrets.token_bytes(6)
@@ -175,6 +183,8 @@ def differences(asked: LinkSpec, record: LinkRecord) -> list[str]:
     """Say how a request departs from what its link was made from; the namespace's path is not compared."""
     made = record.spec
     found = []
+    if asked.attachment != made.attachment:
+        found.append(f"it belongs to network {made.attachment.network}, not {asked.attachment.network}")
     if asked.pod_mac is not None and asked.pod_mac != record.pod_mac:
         found.append(f"its MAC is {format_mac(record.pod_mac)}, not {format_mac(asked.pod_mac)}")
     if asked.mtu and asked.mtu != record.mtu:

@@ -45,9 +45,9 @@ Removed = Callable[[str, int], None]
 class LinkMonitor:
     """Calls its subscribers on the loop, with name and index, for each link that goes. A component."""
 
-    def __init__(self, prefix: str = "lxc") -> None:
-        """Only links whose name begins with `prefix` count; `start` listens."""
-        self._prefix = prefix
+    def __init__(self, counts: Callable[[str], bool]) -> None:
+        """`counts` says of a device's name whether its removal is of interest; `start` listens."""
+        self._counts = counts
         self._socket: socket.socket | None = None
         self._seen: dict[int, str] = {}
         self._listeners: list[Removed] = []
@@ -112,7 +112,7 @@ class LinkMonitor:
 
     def _gone(self, ifname: str, ifindex: int) -> None:
         self._seen.pop(ifindex, None)
-        if ifname.startswith(self._prefix):
+        if self._counts(ifname):
             for removed in list(self._listeners):
                 removed(ifname, ifindex)
 
@@ -127,4 +127,4 @@ class LinkMonitor:
     def _links(self) -> dict[int, str]:
         with Rtnl() as own:
             links = map(rtnl.read_link, own.dump(rtnl.dump_links()))
-            return {link.ifindex: link.ifname for link in links if link.ifname.startswith(self._prefix)}
+            return {link.ifindex: link.ifname for link in links if self._counts(link.ifname)}

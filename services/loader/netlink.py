@@ -44,7 +44,7 @@ _ERROR = struct.Struct("=i")
 # Answers wait in the receive buffer until the send returns. By default it has room for about 150 acknowledgements, or
 # 40 that come with a device's description.
 _MESSAGES_PER_SEND = 32
-_LARGEST_ANSWER = 256 * 1024
+_LARGEST_ANSWER = 64 * 1024
 _DUMP_ATTEMPTS = 16
 
 

@@ -21,13 +21,14 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError
 from services.common.model import Interface, Network
-from services.loader import rtnl
+from services.loader import rtnl, rtnl_ip
 from services.loader.linkspec import random_mac
 from services.loader.masquerade import Masquerade
 from services.loader.model import NodeConfig
 from services.loader.netlink import Request, Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
-from services.loader.rtnl import EndOfPair, LinkInfo, RouteInfo
+from services.loader.rtnl import EndOfPair, LinkInfo
+from services.loader.rtnl_ip import RouteInfo
 
 _log = telemetry.logger("node")
 
@@ -102,8 +103,8 @@ def observe(own: Rtnl) -> NodeState:
     links = map(rtnl.read_link, own.dump(rtnl.dump_links()))
     return NodeState(
         links={link.ifname: link for link in links},
-        addresses=frozenset(map(rtnl.read_address, own.dump(rtnl.dump_addresses()))),
-        routes=tuple(rtnl.read_route(body) for version in (4, 6) for body in own.dump(rtnl.dump_routes(version))),
+        addresses=frozenset(map(rtnl_ip.read_address, own.dump(rtnl_ip.dump_addresses()))),
+        routes=tuple(rtnl_ip.read_route(body) for version in (4, 6) for body in own.dump(rtnl_ip.dump_routes(version))),
     )
 
 
@@ -143,9 +144,9 @@ def _router_changes(state: NodeState, config: NodeConfig, mtu: int) -> Iterator[
             yield rtnl.set_link(ifindex=link.ifindex, up=True, noarp=True, mtu=mtu)
     wanted = {ip_interface(gateway) for gateway in config.gateways}
     there = {address for ifindex, address in state.addresses if ifindex == router.ifindex}
-    yield from (rtnl.new_address(router.ifindex, address) for address in sorted(wanted - there, key=str))
+    yield from (rtnl_ip.new_address(router.ifindex, address) for address in sorted(wanted - there, key=str))
     yield from (
-        rtnl.delete_address(router.ifindex, address)
+        rtnl_ip.delete_address(router.ifindex, address)
         for address in sorted(there - wanted, key=str)
         if not address.ip.is_link_local
     )
@@ -155,10 +156,10 @@ def _route_changes(state: NodeState, pod_cidrs: Sequence[Network]) -> Iterator[R
     there = _refused(state)
     for network in pod_cidrs:
         if network not in there:
-            yield rtnl.unreachable(network, _LAST_METRIC, add=True)
+            yield rtnl_ip.unreachable(network, _LAST_METRIC, add=True)
     for network in there:
         if network not in pod_cidrs:
-            yield rtnl.unreachable(network, _LAST_METRIC, add=False)
+            yield rtnl_ip.unreachable(network, _LAST_METRIC, add=False)
 
 
 def _refused(state: NodeState) -> list[Network]:
@@ -167,7 +168,7 @@ def _refused(state: NodeState) -> list[Network]:
 
 def _teardown(own: Rtnl) -> None:
     state = observe(own)
-    own.batch([*(rtnl.unreachable(network, _LAST_METRIC, add=False) for network in _refused(state))])
+    own.batch([*(rtnl_ip.unreachable(network, _LAST_METRIC, add=False) for network in _refused(state))])
     own.batch([rtnl.delete_link(ifname=ROUTER)])
 
 

@@ -101,7 +101,7 @@ async def test_the_error_has_the_version_of_the_configuration(plugin: Plugin):
     assert outcome.error["cniVersion"] == "0.4.0"
 
 
-async def test_a_bug_of_the_plugin_is_code_100_with_its_text(plugin: Plugin, tmp_path: Path):
+async def test_a_bug_of_the_plugin_is_code_100_with_its_text(tmp_path: Path):
     broken = Plugin.installed(tmp_path)
     library = broken.executable.parent / ".podlane"
     source = library / "cni" / "config.py"

@@ -12,6 +12,11 @@ from cni import install
 from tests.shim_support import Plugin, Services
 
 
+def files(directory: Path, pattern: str = "*") -> list[Path]:
+    """Return what is below a directory."""
+    return sorted(directory.rglob(pattern))
+
+
 def test_plugin_and_configuration_are_written_where_they_are_asked_for(tmp_path: Path):
     written = install.install(tmp_path / "bin", tmp_path / "net.d", sockets={"ipam": Path("/x/ipam.sock")})
 
@@ -22,10 +27,10 @@ def test_plugin_and_configuration_are_written_where_they_are_asked_for(tmp_path:
         "name": "podlane",
         "plugins": [{"type": "podlane", "ipamSocket": "/x/ipam.sock", "capabilities": {"mac": True, "ips": True}}],
     }
-    assert not [path for path in tmp_path.rglob(".podlane.*")]
+    assert files(tmp_path, ".podlane.*") == []
 
 
-async def test_a_repeated_installation_replaces_and_a_repeated_removal_succeeds(tmp_path: Path):
+def test_a_repeated_installation_replaces_and_a_repeated_removal_succeeds(tmp_path: Path):
     first = install.install(tmp_path / "bin", tmp_path / "net.d")
     assert install.install(tmp_path / "bin", tmp_path / "net.d") == first
 
@@ -61,7 +66,7 @@ def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path):
 
 async def test_the_plugin_writes_nothing_and_needs_neither_home_nor_working_directory(tmp_path: Path):
     plugin = Plugin.installed(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
+    before = files(tmp_path)
     gone = tmp_path / "gone"
     gone.mkdir()
     process = await asyncio.create_subprocess_exec(
@@ -77,7 +82,7 @@ async def test_the_plugin_writes_nothing_and_needs_neither_home_nor_working_dire
     stdout, _ = await process.communicate()
 
     assert json.loads(stdout)["cniVersion"] == "1.1.0"
-    assert sorted(tmp_path.rglob("*")) == before
+    assert files(tmp_path) == before
 
 
 async def test_the_sources_do_the_work_when_the_interpreter_is_another_one(tmp_path: Path):
@@ -88,10 +93,10 @@ async def test_the_sources_do_the_work_when_the_interpreter_is_another_one(tmp_p
         outcome = await plugin.cni("ADD", services.conf())
 
     assert outcome.result
-    assert not list(tmp_path.rglob("__pycache__"))
+    assert files(tmp_path, "__pycache__") == []
 
 
-async def test_a_lib_dir_of_its_own_and_another_interpreter_are_used(tmp_path: Path):
+def test_a_lib_dir_of_its_own_and_another_interpreter_are_used(tmp_path: Path):
     python = Path(sys.executable).resolve()
     plugin, _ = install.install(tmp_path / "bin", tmp_path / "net.d", lib_dir=tmp_path / "lib", python=python)
 

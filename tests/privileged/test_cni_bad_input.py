@@ -1,11 +1,16 @@
 """Bad input and bad days with everything real: the spec's code, a message that names the field, nothing left behind."""
 
+import fcntl
 import json
-import signal
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from tests.node_support import Node, run, stopped
+from tests.node_support import Node, Pod, run, stopped
 
 pytestmark = pytest.mark.privileged
 
@@ -109,37 +114,30 @@ def test_a_program_that_the_verifier_rejects_fails_the_add_and_leaves_nothing():
         assert "invalid" in logs[0].read_text()
 
 
-@pytest.mark.parametrize("service", ["loader", "endpoint"])
-def test_a_shim_that_is_killed_between_two_steps_leaves_what_del_can_clear(node: Node, service: str):
-    """The service of the next step is held still, the shim is killed while it waits, then time goes on."""
-    import subprocess
+def start_add(node: Node, pod: Pod, stdout: int) -> subprocess.Popen[bytes]:
+    """Start an ADD whose result goes to the descriptor `stdout`."""
+    shim = subprocess.Popen(
+        [str(node.bin_dir / "podlane")],
+        stdin=subprocess.PIPE,
+        stdout=stdout,
+        stderr=subprocess.DEVNULL,
+        env=node.environment("ADD", pod),
+    )
+    assert shim.stdin is not None
+    with shim.stdin as stdin:
+        stdin.write(json.dumps(node.conf()).encode())
+    return shim
 
-    pod = node.pod()
-    with stopped(node, service):
-        shim = subprocess.Popen(
-            [str(node.bin_dir / "podlane")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=node.environment("ADD", pod),
-        )
-        assert shim.stdin is not None
-        shim.stdin.write(json.dumps(node.conf()).encode())
-        shim.stdin.close()
-        # The step before is done when its address is reserved, or its link is made.
-        if service == "loader":
-            wait_until(lambda: node.show("ipam", "list") != [])
-        else:
-            wait_until(lambda: any(link["ifname"].startswith("lxc") for link in node.links()))
-        shim.send_signal(signal.SIGKILL)
-        shim.wait(10)
-        assert shim.stdout is not None
-        assert shim.stderr is not None
-        shim.stdout.close()
-        shim.stderr.close()
 
+def has_socket(shim: subprocess.Popen[bytes]) -> bool:
+    """Return whether the shim has connected to a service."""
+    links = Path(f"/proc/{shim.pid}/fd").iterdir()
+    return any(str(link.readlink()).startswith("socket:") for link in links)
+
+
+def heal(node: Node, pod: Pod) -> None:
+    """DEL clears what a killed ADD left, and the next ADD works as if nothing had been."""
     node.delete(pod)
-
     wait_until(lambda: node.leftovers() == [])
     node.add(pod)
     assert pod.ping("10.44.0.1")
@@ -147,11 +145,43 @@ def test_a_shim_that_is_killed_between_two_steps_leaves_what_del_can_clear(node:
     assert node.leftovers() == []
 
 
-def wait_until(condition: object) -> None:
-    """Wait for a condition, at most twenty seconds."""
-    import time
+@pytest.mark.parametrize("service", ["ipam", "loader", "endpoint"])
+def test_a_shim_that_is_killed_before_during_or_between_its_steps_leaves_what_del_can_clear(node: Node, service: str):
+    """The service of one step is held still, the shim is killed while it waits for it, then time goes on."""
+    pod = node.pod()
+    with stopped(node, service):
+        shim = start_add(node, pod, subprocess.DEVNULL)
+        begun: dict[str, Callable[[], bool]] = {
+            "ipam": lambda: has_socket(shim),
+            "loader": lambda: node.show("ipam", "list") != [],
+            "endpoint": lambda: any(link["ifname"].startswith("lxc") for link in node.links()),
+        }
+        wait_until(begun[service])
+        shim.kill()
+        shim.wait(10)
 
+    heal(node, pod)
+
+
+def test_a_shim_that_is_killed_after_the_last_step_leaves_what_del_can_clear(node: Node):
+    """Its result finds a full pipe, so that it ends between the last step and the answer."""
+    pod = node.pod()
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    os.write(writer, bytes(4096))
+    shim = start_add(node, pod, writer)
+    wait_until(lambda: [one["state"] for one in node.show("endpoint", "list")] == ["ready"])
+    shim.kill()
+    shim.wait(10)
+    os.close(reader)
+    os.close(writer)
+
+    heal(node, pod)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, at most twenty seconds."""
     deadline = time.monotonic() + 20
-    while not condition():  # type: ignore[operator] # any callable
+    while not condition():
         assert time.monotonic() < deadline, "the condition did not come about"
         time.sleep(0.02)

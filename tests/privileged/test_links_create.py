@@ -118,7 +118,7 @@ async def test_ipv6_works_where_the_runtime_has_switched_it_off(links: Links, po
 async def test_the_answer_says_how_long_each_part_took(links: Links, pod: Netns):
     made = await links.create(link_spec(pod.path))
 
-    assert [phase.name for phase in made.phases] == ["netns", "record", "link", "pod", "done", "total"]
+    assert [phase.name for phase in made.phases] == ["wait", "netns", "record", "link", "pod", "done"]
 
 
 async def test_a_repeated_request_returns_the_same_link(links: Links, pod: Netns):

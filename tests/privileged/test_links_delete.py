@@ -1,6 +1,7 @@
 """Deleting links: what is gone, what is spared, and who is told."""
 
 import asyncio
+import dataclasses
 import json
 import socket
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from services.common.errors import AlreadyExists
 from services.loader import linkdelete, rtnl
 from services.loader.links import Links
 from services.loader.linkspec import LinkRemoval
@@ -56,6 +58,19 @@ async def test_what_is_gone_already_is_deleted_with_success(links: Links, pod: N
     await links.create(link_spec(pod.path))
     assert await links.delete(attachment())
     assert not await links.delete(attachment())
+
+
+async def test_another_network_can_neither_take_nor_delete_a_containers_link(links: Links, pod: Netns):
+    """The link's name doesn't tell networks apart; its record does."""
+    made = await links.create(link_spec(pod.path))
+    other = dataclasses.replace(attachment(), network="other")
+
+    with pytest.raises(AlreadyExists, match="belongs to network podlane, not other"):
+        await links.create(dataclasses.replace(link_spec(pod.path), attachment=other))
+    assert not await links.delete(other)
+
+    (status,) = await links.list(verify=True)
+    assert (status.link, status.problems) == (made.link, ())
 
 
 async def test_a_link_that_went_with_its_namespace_is_forgotten(links: Links, tmp_path: Path):
@@ -190,10 +205,12 @@ async def test_links_that_are_not_podlanes_and_ports_that_leave_a_bridge_are_not
         await asyncio.sleep(0)
         act()
         assert await first == LinkRemoval(link.host_ifname, link.host_ifindex, attachment())
-        veths(node, "lxc-last")
-        second = asyncio.ensure_future(anext(removals))
-        node.command("ip", "link", "del", "lxc-last")
-        assert (await second).host_ifname == "lxc-last"
+        veths(node, "lxcbr0")
+        node.command("ip", "link", "del", "lxcbr0")
+        node.command("ip", "link", "add", "lxc0123456789ab", "type", "veth", "peer", "name", "other")
+        node.command("ip", "link", "del", "lxc0123456789ab")
+        second = await anext(removals)
+        assert (second.host_ifname, second.attachment) == ("lxc0123456789ab", None)
 
 
 async def test_removals_that_overflowed_the_socket_are_found_by_comparing(links: Links, node: Netns, pod: Netns):

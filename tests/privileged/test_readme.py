@@ -57,6 +57,27 @@ def test_make_demo_tells_its_story_to_the_end():
     assert told.stdout.rstrip().endswith("the node is gone.")
 
 
+def test_a_second_setup_does_nothing_and_says_nothing():
+    told = subprocess.run(["make", "setup"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+
+    assert told.stdout + told.stderr == ""
+
+
+def test_without_root_the_first_line_says_what_is_needed_and_how():
+    told = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "make", "--no-print-directory", "demo"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+    assert told.returncode != 0
+    assert told.stderr.splitlines()[0].startswith("root is needed")
+    assert "sudo make demo" in told.stderr.splitlines()[0]
+
+
 def test_make_alone_prints_a_menu_with_every_command_that_the_documents_name():
     told = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout
     documents = "".join((ROOT / name).read_text() for name in ("README.md", "CONTRIBUTING.md"))

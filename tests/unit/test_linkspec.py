@@ -93,6 +93,7 @@ def test_the_same_routes_said_in_another_way_do_not_differ():
     ("change", "sentence"),
     [
         ({"pod_mac": b"\2\0\0\0\0\3"}, "its MAC is 02:c0:ff:ee:00:01, not 02:00:00:00:00:03"),
+        ({"attachment": Attachment("other", "c0ffee", "eth0")}, "it belongs to network podlane, not other"),
         ({"mtu": 1400}, "its MTU is 1500, not 1400"),
         ({"addresses": (IPV6,)}, "its addresses are 10.0.0.2/32, not fd00::2/128"),
         ({"routes": ()}, "its routes are 10.0.0.1/32, 0.0.0.0/0 via 10.0.0.1 mtu 1450, not none"),

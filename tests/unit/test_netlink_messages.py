@@ -14,7 +14,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from services.common.model import Route
-from services.loader import netlink, rtnl, tc
+from services.loader import netlink, rtnl, rtnl_ip, tc
 from services.loader.linkspec import OffloadSizes
 from services.loader.netlink import AnswerLost, Request
 from services.loader.rtnl import EndOfPair
@@ -86,7 +86,7 @@ def test_looking_for_and_deleting_links():
 
 @pytest.mark.parametrize(("address", "family", "flags"), [("10.0.0.2/32", 2, 0), ("fd00::2/128", 10, 2)])
 def test_an_address(address: str, family: int, flags: int):
-    message = read(ifaddrmsg, rtnl.new_address(5, ip_interface(address)))
+    message = read(ifaddrmsg, rtnl_ip.new_address(5, ip_interface(address)))
 
     assert (message["family"], message["index"], message["flags"]) == (family, 5, flags)
     assert f"{message.get_attr('IFA_LOCAL')}/{message['prefixlen']}" == address
@@ -94,7 +94,7 @@ def test_an_address(address: str, family: int, flags: int):
 
 
 def test_a_route_by_a_gateway():
-    message = read(rtmsg, rtnl.new_route(5, ROUTE4, ip_address("10.0.0.9")))
+    message = read(rtmsg, rtnl_ip.new_route(5, ROUTE4, ip_address("10.0.0.9")))
 
     assert (message["family"], message["dst_len"], message["table"], message["type"]) == (2, 24, 254, 1)
     assert message["scope"] == 0
@@ -104,25 +104,25 @@ def test_a_route_by_a_gateway():
 
 
 def test_an_on_link_route_has_link_scope():
-    assert read(rtmsg, rtnl.new_route(5, Route(ip_network("10.0.0.1/32"))))["scope"] == 253
+    assert read(rtmsg, rtnl_ip.new_route(5, Route(ip_network("10.0.0.1/32"))))["scope"] == 253
 
 
 def test_a_default_route_has_no_destination():
-    message = read(rtmsg, rtnl.new_route(5, ROUTE6))
+    message = read(rtmsg, rtnl_ip.new_route(5, ROUTE6))
 
     assert (message["family"], message["dst_len"], message.get_attr("RTA_DST")) == (10, 0, None)
     assert message.get_attr("RTA_METRICS") is None
 
 
 def test_an_unreachable_route():
-    message = read(rtmsg, rtnl.unreachable(ip_network("10.0.0.0/24"), 99, add=True))
+    message = read(rtmsg, rtnl_ip.unreachable(ip_network("10.0.0.0/24"), 99, add=True))
 
     assert (message["type"], message.get_attr("RTA_PRIORITY"), message.get_attr("RTA_OIF")) == (7, 99, None)
-    assert read(rtmsg, rtnl.unreachable(ip_network("10.0.0.0/24"), 99, add=False))["scope"] == 255
+    assert read(rtmsg, rtnl_ip.unreachable(ip_network("10.0.0.0/24"), 99, add=False))["scope"] == 255
 
 
 def test_a_neighbour():
-    message = read(ndmsg, rtnl.new_neighbour(5, ip_address("fd00::2"), MAC))
+    message = read(ndmsg, rtnl_ip.new_neighbour(5, ip_address("fd00::2"), MAC))
 
     assert (message["family"], message["ifindex"], message["state"]) == (10, 5, 0x80)
     assert (message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")) == ("fd00::2", "02:00:00:00:00:01")
@@ -175,7 +175,7 @@ def test_an_address_and_a_route_are_read():
     address = encoded(
         ifaddrmsg(), {"family": 10, "prefixlen": 128, "index": 5}, [("IFA_ADDRESS", "fd00::2"), ("IFA_FLAGS", 2)]
     )
-    assert rtnl.read_address(address) == (5, ip_interface("fd00::2/128"))
+    assert rtnl_ip.read_address(address) == (5, ip_interface("fd00::2/128"))
 
     route = encoded(
         rtmsg(),
@@ -188,7 +188,7 @@ def test_an_address_and_a_route_are_read():
             ("RTA_METRICS", {"attrs": [("RTAX_MTU", 1450)]}),
         ],
     )
-    found = rtnl.read_route(route)
+    found = rtnl_ip.read_route(route)
     assert (found.route, found.ifindex, found.metric, found.unicast) == (ROUTE4, 5, 9, True)
 
 

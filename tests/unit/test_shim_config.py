@@ -32,9 +32,9 @@ def link_config(arguments: str = "", **keys: Any) -> LinkConfig:
 
 
 def refusal(**keys: Any) -> CniError:
+    document = {**BASE, **keys}
     with pytest.raises(CniError) as raised:
-        Config({**BASE, **keys}, "ADD")
-        link_config(**keys)
+        LinkConfig(Config(document, "ADD").document, environment())
     return raised.value
 
 

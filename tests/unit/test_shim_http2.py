@@ -1,6 +1,7 @@
 """The shim's HTTP/2: frames in any cut, headers in any form that it reads, and everything else refused."""
 
 import base64
+import contextlib
 from typing import Any
 
 import pytest
@@ -195,10 +196,8 @@ def test_literals_come_back(fields: list[tuple[bytes, bytes]]):
 
 @given(st.binary(max_size=80))
 def test_any_header_block_is_read_or_refused(block: bytes):
-    try:
+    with contextlib.suppress(Unsupported):
         list(hpack.decode(block))
-    except Unsupported:
-        pass
 
 
 @given(st.binary(max_size=200))

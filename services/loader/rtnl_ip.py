@@ -1,0 +1,154 @@
+"""The messages of rtnetlink about addresses, routes and neighbours. Pure; see rtnl.py.
+
+Numbers are from linux/if_addr.h, linux/rtnetlink.h and linux/neighbour.h.
+"""
+
+import socket
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+
+from services.common.model import Address, Interface, Network, Route
+from services.loader.netlink import NLM_F_CREATE, NLM_F_REPLACE, Request, attribute, attributes, nested, number, u32
+from services.loader.rtnl import GONE
+
+RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
+RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEIGH = 28
+
+_ADDRESS = struct.Struct("=BBBBI")
+_ROUTE = struct.Struct("=BBBBBBBBI")
+_NEIGHBOUR = struct.Struct("=BxxxiHBB")
+
+_IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x2
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
+_RTAX_MTU = 2
+_RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
+_RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
+_RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def new_address(ifindex: int, address: Interface) -> Request:
+    """Give a device an address; there already is success. IPv6 without duplicate address detection: it is unique
+    by allocation, and a pod must not wait a second for its first packet.
+    """
+    return _address(RTM_NEWADDR, ifindex, address, NLM_F_CREATE | NLM_F_REPLACE, frozenset())
+
+
+def delete_address(ifindex: int, address: Interface) -> Request:
+    """Take an address away; already gone is success."""
+    return _address(RTM_DELADDR, ifindex, address, 0, GONE)
+
+
+def _address(kind: int, ifindex: int, address: Interface, flags: int, tolerate: frozenset[int]) -> Request:
+    nodad = _IFA_F_NODAD if address.version == 6 and kind == RTM_NEWADDR else 0
+    packed = address.ip.packed
+    parts = [
+        _ADDRESS.pack(_FAMILIES[address.version], address.network.prefixlen, nodad, _RT_SCOPE_UNIVERSE, ifindex),
+        attribute(_IFA_LOCAL, packed),
+        attribute(_IFA_ADDRESS, packed),
+    ]
+    return Request(kind, b"".join(parts), flags, f"address {address}", tolerate)
+
+
+def dump_addresses() -> Request:
+    """List all addresses."""
+    return Request(RTM_GETADDR, _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0), about="the list of addresses")
+
+
+def read_address(body: bytes) -> tuple[int, Interface]:
+    """Read an address: the device's index, and the address with its prefix length."""
+    _, length, _, _, ifindex = _ADDRESS.unpack_from(body)
+    found = attributes(body, _ADDRESS.size)
+    packed = found.get(_IFA_LOCAL) or found[_IFA_ADDRESS]
+    return ifindex, ip_interface((ip_address(packed), length))
+
+
+def new_route(ifindex: int, route: Route, source: Address | None = None) -> Request:
+    """Install a route through a device, in place of one to the same destination.
+
+    `source`: what the namespace's own packets carry as their source.
+    """
+    on_link = route.destination.version == 4 and route.gateway is None
+    scope = _RT_SCOPE_LINK if on_link else _RT_SCOPE_UNIVERSE
+    parts = [_route_head(route.destination, scope, _RTN_UNICAST), *_destination(route.destination)]
+    if route.gateway is not None:
+        parts.append(attribute(_RTA_GATEWAY, route.gateway.packed))
+    parts.append(u32(_RTA_OIF, ifindex))
+    if source is not None:
+        parts.append(attribute(_RTA_PREFSRC, source.packed))
+    if route.mtu:
+        parts.append(nested(_RTA_METRICS, u32(_RTAX_MTU, route.mtu)))
+    return Request(RTM_NEWROUTE, b"".join(parts), NLM_F_CREATE | NLM_F_REPLACE, f"route {route.destination}")
+
+
+def _route_head(destination: Network, scope: int, kind: int) -> bytes:
+    family = _FAMILIES[destination.version]
+    return _ROUTE.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, kind, 0)
+
+
+def _destination(destination: Network) -> list[bytes]:
+    return [attribute(_RTA_DST, destination.network_address.packed)] if destination.prefixlen else []
+
+
+def unreachable(destination: Network, metric: int, *, add: bool) -> Request:
+    """Add or remove a route that answers ICMP unreachable: for what no better route leads to."""
+    body = _route_head(destination, _RT_SCOPE_UNIVERSE if add else _RT_SCOPE_NOWHERE, _RTN_UNREACHABLE)
+    body += b"".join(_destination(destination)) + u32(_RTA_PRIORITY, metric)
+    kind, flags = (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE) if add else (RTM_DELROUTE, 0)
+    return Request(kind, body, flags, f"unreachable route {destination}", frozenset() if add else GONE)
+
+
+def dump_routes(version: int) -> Request:
+    """List a family's routes (RTM_GETROUTE without a family is refused under strict checking)."""
+    head = _ROUTE.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
+    return Request(RTM_GETROUTE, head, about=f"the list of IPv{version} routes")
+
+
+@dataclass(frozen=True, slots=True)
+class RouteInfo:
+    """A route as the kernel lists it; `ifindex` 0 when it leads to no device."""
+
+    route: Route
+    ifindex: int
+    table: int
+    metric: int
+    kind: int
+
+    @property
+    def unicast(self) -> bool:
+        """A route of the main table that leads somewhere."""
+        return self.kind == _RTN_UNICAST and self.table == _RT_TABLE_MAIN
+
+    @property
+    def unreachable(self) -> bool:
+        """A route of the main table that leads nowhere."""
+        return self.kind == _RTN_UNREACHABLE and self.table == _RT_TABLE_MAIN
+
+
+def read_route(body: bytes) -> RouteInfo:
+    """Read a route."""
+    family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    found = attributes(body, _ROUTE.size)
+    any_address: Address = IPv4Address(0) if family == socket.AF_INET else IPv6Address(0)
+    destination = ip_address(found[_RTA_DST]) if _RTA_DST in found else any_address
+    metrics = attributes(found.get(_RTA_METRICS, b""))
+    gateway = ip_address(found[_RTA_GATEWAY]) if _RTA_GATEWAY in found else None
+    route = Route(ip_network((destination, length)), gateway, number(metrics.get(_RTAX_MTU, b"")))
+    return RouteInfo(
+        route,
+        number(found.get(_RTA_OIF, b"")),
+        number(found[_RTA_TABLE]) if _RTA_TABLE in found else table,
+        number(found.get(_RTA_PRIORITY, b"")),
+        kind,
+    )
+
+
+def new_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
+    """Tell a device for good which MAC an address has: it is never asked for."""
+    head = _NEIGHBOUR.pack(_FAMILIES[address.version], ifindex, _NUD_PERMANENT, 0, 0)
+    body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
+    return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE, f"neighbour {address}")

@@ -1,0 +1,128 @@
+"""The operator's command against a real node: what it says, its exit codes, what it leaves running."""
+
+import json
+
+import pytest
+
+from tests.node_support import Node
+
+pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("cli")]
+
+
+def test_node_up_again_changes_nothing_and_status_shows_three_serving(shared_node: Node):
+    before = {service: shared_node.pid(service) for service in ("loader", "ipam", "endpoint")}
+
+    shared_node.podlane("node", "up")
+
+    found = {one["service"]: one for one in shared_node.show("node", "status")}
+    assert {service: one["pid"] for service, one in found.items()} == before
+    assert {one["health"] for one in found.values()} == {"serving"}
+    assert all(one["rss_kib"] > 10_000 for one in found.values())
+
+
+def test_endpoint_get_finds_an_endpoint_by_id_address_and_pod(shared_node: Node):
+    pod = shared_node.pod()
+    addresses = shared_node.add(pod).addresses
+    (listed,) = [one for one in shared_node.show("endpoint", "list") if one["pod"]["name"] == pod.name]
+
+    by = [shared_node.show("endpoint", "get", name) for name in (str(listed["id"]), *addresses, f"default/{pod.name}")]
+
+    assert {one["id"] for one in by} == {listed["id"]}
+    assert by[0]["state"] == "ready"
+    assert {program["name"] for program in by[0]["last_regeneration"]["programs"]} == {
+        "from_container",
+        "policy",
+        "to_container",
+    }
+    told = shared_node.podlane("endpoint", "get", addresses[0]).stdout
+    assert "from_container" in told
+    assert pod.container_id in told
+    shared_node.delete(pod)
+
+
+def test_an_endpoint_that_is_not_there_is_named_in_one_line(shared_node: Node):
+    for name in ("4242", "10.44.0.250", "default/nobody", "what?"):
+        outcome = shared_node.podlane("endpoint", "get", name, check=False)
+
+        assert outcome.returncode == 1
+        assert len(outcome.stderr.splitlines()) == 1
+        assert outcome.stderr.startswith("podlane: ")
+        assert name.removeprefix("default/") in outcome.stderr
+
+
+def test_ipam_shows_owners_and_how_full_the_pool_is(shared_node: Node):
+    pod = shared_node.pod()
+    addresses = shared_node.add(pod).addresses
+
+    allocations = shared_node.show("ipam", "list")
+    (pool,) = shared_node.show("ipam", "pools")
+
+    (ours,) = [one for one in allocations if one["owner"]["container_id"] == pod.container_id]
+    assert [one["address"].partition("/")[0] for one in ours["addresses"]] == addresses
+    assert ours["state"] == "confirmed"
+    assert [part["prefix"] for part in pool["ranges"]] == ["10.44.0.0/24", "fd00:44::/112"]
+    assert all(part["used"] >= 1 for part in pool["ranges"])
+    shared_node.delete(pod)
+
+
+def test_uninstall_takes_away_what_install_wrote_and_can_be_repeated(shared_node: Node):
+    where = ("--bin-dir", str(shared_node.dir / "b"), "--conf-dir", str(shared_node.dir / "c"))
+    written = shared_node.podlane("cni", "install", *where).stdout
+    conflist = json.loads((shared_node.dir / "c" / "10-podlane.conflist").read_text())
+
+    removed = shared_node.podlane("cni", "uninstall", *where).stdout
+    again = shared_node.podlane("cni", "uninstall", *where).stdout
+
+    assert written.count("wrote") == 2
+    assert (conflist["cniVersion"], conflist["plugins"][0]["type"]) == ("1.1.0", "podlane")
+    assert "10-podlane.conflist" in removed
+    assert "nothing was installed" in again
+    assert list((shared_node.dir / "b").iterdir()) == []
+
+
+def test_a_service_that_is_down_is_named_with_its_socket_and_the_next_step(node: Node):
+    node.kill("ipam")
+
+    outcome = node.podlane("ipam", "list", check=False)
+    status = node.podlane("node", "status", check=False)
+
+    assert outcome.returncode == 1
+    assert "podlane-ipam does not answer" in outcome.stderr
+    assert str(node.loaded.ipam.socket) in outcome.stderr
+    assert status.returncode == 1
+    assert "down" in status.stdout
+
+
+def test_down_leaves_the_pods_talking_and_a_second_down_is_no_error(node: Node):
+    one, other = node.pod(), node.pod()
+    node.add(one)
+    address = node.add(other).addresses[0]
+
+    node.podlane("node", "down")
+    again = node.podlane("node", "down")
+
+    assert again.stdout.count("was not running") == 3
+    assert one.ping(address)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[ipam]\ncooldown = 3\n", "cooldown"),
+        ("[node]\nlog_level = 3\n", "log_level"),
+        ("[node\n", "not TOML"),
+        ('[loader]\nattach_mode = "xdp"\n', "attach_mode"),
+        ('[[ipam.pools]]\nname = "default"\nranges = ["10.0.0.0/33"]\n', "10.0.0.0/33"),
+    ],
+)
+def test_a_bad_setting_is_named_in_the_first_line(shared_node: Node, text: str, named: str):
+    file = shared_node.dir / "bad.toml"
+    run_dir = f'run_dir = "{shared_node.dir}/r"\nlib_dir = "{shared_node.dir}/l"\n'
+    file.write_text(text.replace("[node]\n", "[node]\n" + run_dir) if "[node]" in text else f"[node]\n{run_dir}{text}")
+
+    outcome = shared_node.exec(*shared_node.command(file), "node", "up", check=False)
+    shared_node.exec(*shared_node.command(file), "node", "down", check=False)
+
+    assert outcome.returncode == 1
+    assert named in outcome.stderr
+    assert "Traceback" not in outcome.stderr
