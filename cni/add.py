@@ -21,7 +21,6 @@ A shim that is killed undoes nothing: expiry, the runtime's DEL and CNI's GC hea
 
 from cni import messages, result, teardown
 from cni.rpc import StepFailed
-from cni.session import UNDO_SECONDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,12 +124,12 @@ class Addition:
     def undo(self) -> "list[CniError]":
         """Take back what this ADD did and return what failed of that."""
         session = self._session
-        session.allow(UNDO_SECONDS)
         endpoint, link = self._is_ours(self._endpoint), self._is_ours(self._link)
         stands = (self._endpoint != ABSENT and not endpoint) or (self._link != ABSENT and not link)
         addresses = self._addresses == MADE and not stands
         failed: list[CniError] = []
         if self._addresses == UNKNOWN:
+            session.allow_one_more()
             try:
                 addresses = self._is_reserved()
             except StepFailed as error:

@@ -33,6 +33,8 @@ def call(
 ) -> bytes:
     """Call `method` and return the response message, as http2.call does. Raises CallFailed."""
     grpc = _load(library)
+    # grpcio can't say whether a call that failed had reached anybody; a connection that doesn't come about can.
+    http2.connect(socket_path, deadline).close()
     try:
         timeout = http2.left(deadline)
     except TimeoutError:

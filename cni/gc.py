@@ -40,7 +40,6 @@ def collect(session: "Session") -> None:
             failed.append(error)
     for container_id, ifname in sorted(found - valid):
         attachment = {"network": network, "container_id": container_id, "ifname": ifname}
-        session.allow(session.config.timeout)
         failed += teardown.tear_down(session, attachment)
     if failed:
         message = f"network {network}: {len(failed)} steps of the garbage collection failed, first: {failed[0].message}"

@@ -12,6 +12,7 @@
     no connection                         11    no    5 when it is the permissions
     UNAVAILABLE, ABORTED                  11    yes
     DEADLINE_EXCEEDED, CANCELLED          11    yes
+    UNIMPLEMENTED                         104   no    the service is older than the plugin
     anything else                         104   yes
 
 "No" are the refusals of which the contract says that they leave nothing behind. After "yes" the step has to be
@@ -89,19 +90,20 @@ class StepFailed(spec.CniError):
 def call(
     socket_path: str, method: "Method", values: "Values", deadline: float, request_id: str, *, library: list[str]
 ) -> "Values":
-    """Call and return the response's fields; `repeated` among them is True when it was asked for twice.
+    """Call and return the response's fields, and with them why grpcio made the call and whether it was the second one.
 
+    `detour` is the reason, "" when there was none; `repeated` is True when the service had been asked before.
     `library` are the directories where grpcio is found. Raises StepFailed.
     """
     request = method.request.encode(values)
-    repeated = False
+    detour, repeated = "", False
     try:
         try:
             answer = http2.call(socket_path, method.path, request, deadline, request_id)
         except Unsupported as unsupported:
             from cni import fallback
 
-            repeated = unsupported.reached
+            detour, repeated = str(unsupported), unsupported.reached
             answer = fallback.call(socket_path, method.path, request, deadline, request_id, library=library)
         response = method.response.decode(answer)
     except CallFailed as failed:
@@ -109,7 +111,7 @@ def call(
     except WireError as error:
         message = f"podlane-{method.service} answered {method.name} with something that is no {error}"
         raise StepFailed(spec.SERVICE_FAILURE, message, "", may_have_happened=True) from None
-    response["repeated"] = repeated
+    response["detour"], response["repeated"] = detour, repeated
     return response
 
 

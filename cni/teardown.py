@@ -3,6 +3,7 @@
 Errors are collected and the rest goes on, with one exception: addresses are released only when everything before
 went well. An address that is released while its link or its endpoint may still stand would be given to another pod
 and be in use twice; one that is kept too long is merely missing from the pool until the next DEL, GC or expiry.
+Each step has some time of its own, so that a service that hangs costs the others nothing.
 """
 
 from cni import messages
@@ -30,6 +31,7 @@ def tear_down(
     for wanted, method, request in steps:
         if not wanted or (method is messages.RELEASE_ADDRESSES and failed):
             continue
+        session.allow_one_more()
         try:
             session.call(method, request)
         except StepFailed as error:

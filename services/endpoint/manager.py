@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from services.common import telemetry, wire
 from services.common.errors import PodlaneError
 from services.common.lifecycle import Shielded
+from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.endpoint import flow, plan
 from services.endpoint.flow import Addresses, Creation
 from services.endpoint.ids import Ids
-from services.endpoint.locks import AttachmentLocks
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCode, LogType
 from services.endpoint.node import Readiness
@@ -59,7 +59,7 @@ class Manager:
         self._queue_size = queue_size
         self._registry = Registry()
         self._ids = Ids()
-        self._locks = AttachmentLocks()
+        self._locks = KeyedLocks()
         self._shielded = Shielded()
         self._background: set[asyncio.Task[None]] = set()
         self.regenerator = Regenerator(parts.loader, parts.store, parts.recovery, permits, self._lost_link)
@@ -165,7 +165,7 @@ class Manager:
 
     async def _create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
         await self._readiness.wait()
-        async with self._locks.only(spec.attachment):
+        async with self._locks.hold(spec.attachment):
             present = self._registry.attached(spec.attachment)
             if present is not None and plan.repeat(present.endpoint, spec) is plan.Repeat.SAME:
                 await self._make_ready(present)
@@ -225,7 +225,7 @@ class Manager:
             if found is None:
                 return False
             attachment = found.endpoint.spec.attachment
-        async with self._locks.only(attachment):
+        async with self._locks.hold(attachment):
             managed = self._registry.attached(attachment)
             # Another endpoint may have come while this waited; it is not the one that was meant.
             if managed is None or self._registry.find(selector) is not managed:
@@ -258,7 +258,7 @@ class Manager:
     async def _dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
         endpoint = managed.endpoint
         attachment, link = endpoint.spec.attachment, endpoint.spec.link
-        async with self._locks.only(attachment):
+        async with self._locks.hold(attachment):
             if self._registry.attached(attachment) is not managed:
                 return
             if addresses is Addresses.RELEASE:

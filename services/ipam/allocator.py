@@ -12,11 +12,11 @@ Not here: which address comes next (`pool.py`), what a request may ask (`space.p
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 from services.common import telemetry
 from services.common.errors import AlreadyExists, Exhausted, NotFound, PodlaneError
 from services.common.lifecycle import Shielded
+from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.ipam.ledger import Ledger, Reservation
 from services.ipam.model import Allocation, AllocationRequest, Clock, PoolStatus
@@ -40,7 +40,7 @@ class Allocator:
         self._ledger = ledger
         self._store = store
         self._clock = clock
-        self._owners = _OwnerLocks()
+        self._owners = KeyedLocks()
         self._shielded = Shielded()
         self._reserved = asyncio.Event()
         self._sweeper: asyncio.Task[None] | None = None
@@ -105,7 +105,7 @@ class Allocator:
         return found.mtu if found is not None else 0
 
     async def _allocate(self, request: AllocationRequest) -> tuple[Allocation, bool]:
-        async with self._owners.only(request.owner):
+        async with self._owners.hold(request.owner):
             held = self._ledger.held_by(request.owner)
             if held is not None:
                 self._ledger.check_repeat(held, request)
@@ -148,7 +148,7 @@ class Allocator:
         return renewed
 
     async def _confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
-        async with self._owners.only(owner):
+        async with self._owners.hold(owner):
             held = self._ledger.held_by(owner)
             if held is None:
                 raise NotFound(
@@ -170,7 +170,7 @@ class Allocator:
             return confirmed
 
     async def _release(self, owner: Attachment) -> Allocation | None:
-        async with self._owners.only(owner):
+        async with self._owners.hold(owner):
             held = self._ledger.held_by(owner)
             if held is not None:
                 await self._store.remove(held, self._clock.wall())
@@ -189,7 +189,7 @@ class Allocator:
         return expired
 
     async def _expire_one(self, owner: Attachment) -> bool:
-        async with self._owners.only(owner):
+        async with self._owners.hold(owner):
             held = self._ledger.held_by(owner)
             # It may have been confirmed, renewed or released while this waited.
             if held is None or not self._ledger.is_due(owner):
@@ -223,22 +223,3 @@ class Allocator:
             if left <= 0:
                 return
             await asyncio.sleep(left)
-
-
-class _OwnerLocks:
-    """One lock per owner that has a verb running."""
-
-    def __init__(self) -> None:
-        self._locks: dict[Attachment, tuple[asyncio.Lock, int]] = {}
-
-    @contextlib.asynccontextmanager
-    async def only(self, owner: Attachment) -> AsyncIterator[None]:
-        lock, users = self._locks.get(owner) or (asyncio.Lock(), 0)
-        self._locks[owner] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks.pop(owner)
-            if users > 1:
-                self._locks[owner] = lock, users - 1

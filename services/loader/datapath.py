@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
+from services.common.locks import KeyedLocks
 from services.loader import bpffs, libbpf, maps, model
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry, PolicyCount
 from services.loader.libbpf import BpfError, Fd
-from services.loader.locks import KeyedLocks
 from services.loader.model import EndpointRecord, EndpointSpec, Observed, Running
 from services.loader.pins import Pins
 from services.loader.statedir import StateDir

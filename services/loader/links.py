@@ -26,6 +26,7 @@ from pathlib import Path
 
 from services.common import telemetry
 from services.common.errors import PodlaneError
+from services.common.locks import KeyedLocks
 from services.common.model import Attachment, Phase
 from services.loader import linkspec, rtnl
 from services.loader.linkdelete import LinkDeletions
@@ -33,7 +34,6 @@ from services.loader.linkmaker import LinkMaker, look, visit
 from services.loader.linkrecord import LinkRecords
 from services.loader.linkspec import CreatedLink, HostEnd, Link, LinkRecord, LinkRemoval, LinkSpec, LinkStatus
 from services.loader.linkwatch import LinkMonitor
-from services.loader.locks import KeyedLocks
 from services.loader.netlink import Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.phases import Stopwatch

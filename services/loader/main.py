@@ -9,6 +9,7 @@ from services.common import lifecycle, sockets, telemetry
 from services.common.config import LoaderSettings, Settings
 from services.common.edge import Server
 from services.common.lifecycle import Hook, Shielded
+from services.common.locks import KeyedLocks
 from services.loader import headers, privileges
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
@@ -16,7 +17,6 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.host import Host
 from services.loader.links import Links
-from services.loader.locks import KeyedLocks
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer

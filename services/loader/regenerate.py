@@ -23,12 +23,12 @@ from dataclasses import dataclass
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, NotFound
+from services.common.locks import KeyedLocks
 from services.common.model import Phase
 from services.loader import headers, layout, libbpf, maps, model, objects
 from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
 from services.loader.datapath import Status, explained
-from services.loader.locks import KeyedLocks
 from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
 from services.loader.phases import Stopwatch

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -184,6 +185,57 @@ async def test_a_long_request_goes_through_grpcio(plugin: Plugin, services: Serv
     assert services.calls == ["AllocateAddresses", "CreateLink", "CreateEndpoint"]
 
 
+async def test_a_call_that_took_the_long_way_is_visible_in_the_log(plugin: Plugin, services: Services, tmp_path: Path):
+    log = tmp_path / "cni.log"
+
+    await plugin.cni("ADD", services.conf(labels={"a": "x" * 20_000}, logFile=str(log)))
+
+    steps = json.loads(log.read_text())["steps"]
+    assert [step[2] for step in steps[:2]] == ["ok", "ok"]
+    assert steps[2][2].startswith("ok, by grpcio: a request of 20")
+
+
+@pytest.mark.parametrize(("state", "made"), [(1, True), (2, False)])
+async def test_an_answer_that_was_not_understood_is_asked_for_again_and_undone_with_care(
+    plugin: Plugin, services: Services, tmp_path: Path, state: int, made: bool
+):
+    """The first call made the reservation, the second one finds it there: only its state tells whose it is."""
+    from podlane.ipam.v1 import ipam_pb2
+
+    services.script["AllocateAddresses"] = allocated(created=False, state=state)
+    services.script["CreateLink"] = refuse(grpc.StatusCode.ALREADY_EXISTS, "eth0 is somebody else's")
+    services.script["ReleaseAddresses"] = ipam_pb2.ReleaseAddressesResponse()
+    front = tmp_path / "front.sock"
+    asked = []
+
+    async def first_garbage_then_ipam(reader: Any, writer: Any) -> None:
+        asked.append(None)
+        if len(asked) == 1:
+            await reader.read(65536)
+            writer.write(http2._frame(http2.SETTINGS, 0, 0, b"") + http2._frame(http2.PUSH_PROMISE, 0, 1, b"\0\0\0\2"))
+            return
+        behind_reader, behind_writer = await asyncio.open_unix_connection(services.socket("ipam"))
+        await asyncio.gather(relay(reader, behind_writer), relay(behind_reader, writer))
+
+    async with peer(front, first_garbage_then_ipam):
+        error = (await plugin.cni("ADD", services.conf(ipamSocket=str(front)))).error
+
+    assert error["code"] == 103
+    assert services.calls == ["AllocateAddresses", "CreateLink", *(["ReleaseAddresses"] if made else [])]
+
+
+async def relay(reader: Any, writer: Any) -> None:
+    """Copy one direction until it ends."""
+    try:
+        while chunk := await reader.read(65536):
+            writer.write(chunk)
+            await writer.drain()
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
 async def test_a_long_request_that_fails_is_told_as_any_other(plugin: Plugin, services: Services):
     services.script["CreateEndpoint"] = refuse(grpc.StatusCode.FAILED_PRECONDITION, "zu groß – ✗", field="labels")
 
@@ -201,6 +253,7 @@ async def test_a_long_request_to_nobody_is_code_11(plugin: Plugin, services: Ser
 
     assert error["code"] == 11
     assert str(services.socket("endpoint")) in error["msg"]
+    assert services.calls[-2:] == ["DeleteLink", "ReleaseAddresses"]
 
 
 async def test_a_long_answer_is_read(plugin: Plugin, services: Services):

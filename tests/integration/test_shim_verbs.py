@@ -12,7 +12,7 @@ from podlane.endpoint.v1 import endpoint_pb2
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
-from tests.shim_support import Plugin, Services, attachment, endpoint, link, refuse
+from tests.shim_support import Plugin, Services, attachment, endpoint, link, never, refuse
 
 StatusCode = grpc.StatusCode
 DEL = ["DeleteEndpoint", "DeleteLink", "ReleaseAddresses"]
@@ -81,6 +81,15 @@ async def test_del_with_a_service_down_names_its_socket(plugin: Plugin, services
     assert str(services.socket(service)) in error["msg"]
     assert ("ReleaseAddresses" in services.calls) is False
     assert "repeat DEL" in error["details"]
+
+
+async def test_a_service_that_hangs_costs_the_others_nothing(plugin: Plugin, services: Services):
+    services.script["DeleteEndpoint"] = never()
+
+    error = (await plugin.cni("DEL", services.conf(timeoutSeconds=0.2))).error
+
+    assert error["code"] == 11
+    assert services.calls == ["DeleteEndpoint", "DeleteLink"]
 
 
 async def test_del_with_everything_down_tells_all_of_it(plugin: Plugin, services: Services):

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
+from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.loader import adopt, libbpf
 from services.loader.attach import Attachers
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.libbpf import Fd
-from services.loader.locks import KeyedLocks
 from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry
 from services.loader.pins import Pins
 from services.loader.regenerate import Regenerator

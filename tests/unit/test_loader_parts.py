@@ -6,7 +6,7 @@ import errno
 import pytest
 
 from services.common.errors import Unavailable
-from services.loader.locks import KeyedLocks
+from services.common.locks import KeyedLocks
 from services.loader.phases import Stopwatch
 from services.loader.teardown import Teardown
 

@@ -12,6 +12,10 @@ class KeyedLocks:
         """Start with none."""
         self._locks: dict[Hashable, tuple[asyncio.Lock, int]] = {}
 
+    def busy(self, key: Hashable) -> bool:
+        """Return whether somebody holds the key's lock or waits for it."""
+        return key in self._locks
+
     @contextlib.asynccontextmanager
     async def hold(self, key: Hashable) -> AsyncIterator[None]:
         """Hold the key's lock for the block."""
