@@ -1,7 +1,7 @@
 """podlane's CNI plugin: a process that a runtime starts for every call, and that decides nothing itself.
 
 A call takes about ten milliseconds, most of them the interpreter's own start, so everything on the way of an ADD is
-made of built-in modules: no `json`, `socket`, `os`, `re`, `enum`, `dataclasses` or `typing`, which cost 3 to 20 ms.
+made of built-in modules: no `json`, `socket`, `os`, `re`, `enum`, `dataclasses` or `typing`, which cost up to 20 ms.
 
     shim.py         one call from environment and stdin to the JSON on stdout; nothing ends in a traceback
     spec.py         the CNI specification's words: versions, codes, environment, names

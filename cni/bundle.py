@@ -7,7 +7,7 @@
     modules   name → (file name, marshalled code); a module is unmarshalled when it is imported
     library   the directories where grpcio is found
 
-Why: each module of a package costs a start 0.15 ms of looking for it and reading it; from here it costs a tenth.
+Why: fourteen modules found and read one by one, even precompiled, cost an ADD 0.6 ms of CPU more than this one file.
 Docstrings and asserts are left out. The bundle is made by the very interpreter that will load it; when that one is
 replaced by another version, the script notices by the magic number and runs the sources, which lie beside the bundle.
 """

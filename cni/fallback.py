@@ -1,6 +1,6 @@
 """The same unary call by grpcio, for what http2.py does not understand: a long request, a peer with other habits.
 
-It costs 70 ms, which is why it isn't the first choice, and it is found in the environment that the plugin was installed
+It costs 80 ms, which is why it isn't the first choice, and it is found in the environment that the plugin was installed
 from. Messages stay bytes on both sides: protobuf is not needed.
 """
 

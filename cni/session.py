@@ -52,11 +52,12 @@ class Session:
                 self._request_id,
                 library=self._library,
             )
-            if response["detour"]:
-                outcome = f"ok, by grpcio: {response['detour']}"
-            return response
         except rpc.StepFailed as failed:
             outcome = failed.message
             raise
+        else:
+            if response["detour"]:
+                outcome = f"ok, by grpcio: {response['detour']}"
+            return response
         finally:
             self.steps.append((method.name, round((time.monotonic() - begin) * 1e3, 3), outcome))

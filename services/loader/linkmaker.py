@@ -66,15 +66,12 @@ class PodSide:
 @contextlib.contextmanager
 def visit(path: str) -> Iterator[PodSide]:
     """Open a pod's namespace with a socket in it. Raises NotFound or InvalidArgument; see Netns.open."""
-    with Netns.open(path) as netns:
-        try:
-            with netns.visit():
-                inside = Rtnl()
-                disabled = _read(_IPV6_CONF / "default" / "disable_ipv6") == "1"
-        except OSError as error:
-            raise explain(f"{path}: a netlink socket in the pod's namespace", error) from error
-        with inside:
-            yield PodSide(netns, inside, inside.cookie(), disabled)
+    with contextlib.ExitStack() as opened:
+        netns = opened.enter_context(Netns.open(path))
+        with _explained(f"{path}: a netlink socket in the pod's namespace"), netns.visit():
+            inside = opened.enter_context(Rtnl())
+            disabled = _read(_IPV6_CONF / "default" / "disable_ipv6") == "1"
+        yield PodSide(netns, inside, inside.cookie(), disabled)
 
 
 def _read(path: Path) -> str:
@@ -215,7 +212,8 @@ def _pair_requests(pod: PodSide, record: LinkRecord) -> list[Request]:
     peer = EndOfPair(ifname, record.pod_mac, record.mtu, netns_fd=pod.netns.fileno(), offload=offload)
     return [
         rtnl.new_veth(host, peer),
-        rtnl.set_link(ifname=record.host_ifname, inet_conf=_HOST_CONF, no_link_local=True),
+        rtnl.set_link(ifname=record.host_ifname, inet_conf=_HOST_CONF),
+        rtnl.no_link_local(record.host_ifname),
         rtnl.get_link(ifname=record.host_ifname),
     ]
 

@@ -15,8 +15,8 @@ Invariants
 
 Not here: programs, host routes and the node's end going up (regenerate.py, host.py).
 
-Measured on 2 CPUs, Linux 6.18: creating takes 0.9 ms, of which 0.3 are the kernel making the pair and 0.15 the pod's
-seven messages; a creation is not held up by deletions, which wait for RCU without the RTNL lock.
+Measured on 2 CPUs, Linux 6.18, in milliseconds: creating 1.1 (pair 0.35, pod's end 0.2, namespace 0.15, record twice
+0.1), deleting 0.9 where the kernel's own answer takes 25; neither waits for the other.
 """
 
 import asyncio

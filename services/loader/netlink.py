@@ -1,10 +1,10 @@
-"""rtnetlink, spoken in batches: the one door to AF_NETLINK (rtnetlink(7), Documentation/userspace-api/netlink).
+"""rtnetlink, spoken in batches: the loader's way into the kernel's network (rtnetlink(7)).
 
     requests ──► one send: the kernel carries them out in order ──► one acknowledgement each
 
 A pod's interface takes seven messages. Sent one by one through a library that builds each from a schema they cost
-0.1–0.2 ms of Python apiece; packed by `struct` and sent together they cost a tenth of that. A test holds every
-message equal to pyroute2's encoding of it.
+0.1–0.2 ms of Python apiece, and the library 27 MB; packed by `struct` and sent together they cost a tenth of that. A
+test has pyroute2 read every message that is sent and write every one that is read.
 
 Invariants
 - Every request is acknowledged. The kernel answers inside the send, so an answer that isn't there when it returns is
@@ -13,7 +13,8 @@ Invariants
 - An error carries the kernel's own sentence (NETLINK_EXT_ACK) and what the failed message of the batch was about.
   The kernel goes on with the rest of a batch after an error: a batch is not a transaction, undoing is the caller's.
 
-A socket belongs to one thread at a time and to the network namespace it was opened in (netlink_worker.py).
+A socket belongs to one thread at a time and to the network namespace it was opened in (netlink_worker.py). Requests
+only: notifications are linkwatch.py's.
 """
 
 import errno

@@ -1,8 +1,8 @@
 """The threads that talk netlink, and the queue before them.
 
-All RTNL work of the loader passes here: the kernel has one RTNL lock, so a second thread would only wait for it while
-holding a CPU's attention. The exception is deletion, which gives the lock up while it waits for RCU: it has a
-worker of its own, so that a pod that starts does not queue behind one that ends (measured in links' module).
+The loader's RTNL work passes here: the kernel has one RTNL lock, and a second thread would only wait for it. The
+exception is deletion, which gives the lock up and then waits for RCU for 25 ms: it has threads of its own
+(linkdelete.py), so that a pod that starts doesn't queue behind one that ends.
 
 A piece of work is a function of the worker's own socket. It runs from beginning to end on one thread, so what it finds
 stays true until it is done, as far as the loader is concerned. Abandoning the `await` doesn't stop it.

@@ -133,7 +133,8 @@ def uplink_mtu(state: NodeState) -> int:
 def _router_pair(mtu: int) -> list[Request]:
     return [
         rtnl.new_veth(EndOfPair(ROUTER, random_mac(), mtu), EndOfPair(ROUTER_PEER, random_mac(), mtu)),
-        *(rtnl.set_link(ifname=name, inet_conf=_ROUTER_CONF, no_link_local=True) for name in (ROUTER, ROUTER_PEER)),
+        *(rtnl.set_link(ifname=name, inet_conf=_ROUTER_CONF) for name in (ROUTER, ROUTER_PEER)),
+        *(rtnl.no_link_local(name) for name in (ROUTER, ROUTER_PEER)),
     ]
 
 

@@ -129,13 +129,11 @@ def set_link(
     mtu: int | None = None,
     group: int | None = None,
     inet_conf: Sequence[tuple[int, int]] = (),
-    no_link_local: bool = False,
     tolerate: frozenset[int] = frozenset(),
 ) -> Request:
     """Change a device, known by its index or its name. What is None or empty stays.
 
-    `inet_conf` sets net.ipv4.conf values by their IPV4_* index. `no_link_local` keeps IPv6 from giving the device an
-    address of its own (addr_gen_mode none).
+    `inet_conf` sets net.ipv4.conf values by their IPV4_* index.
     """
     change = (IFF_UP if up is not None else 0) | (IFF_NOARP if noarp is not None else 0)
     flags = (IFF_UP if up else 0) | (IFF_NOARP if noarp else 0)
@@ -148,15 +146,19 @@ def set_link(
         parts.append(u32(_IFLA_MTU, mtu))
     if group is not None:
         parts.append(u32(_IFLA_GROUP, group))
-    families = []
     if inet_conf:
         conf = nested(_IFLA_INET_CONF, *(u32(index, value) for index, value in inet_conf))
-        families.append(nested(socket.AF_INET, conf))
-    if no_link_local:
-        families.append(nested(socket.AF_INET6, u8(_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE)))
-    if families:
-        parts.append(nested(_IFLA_AF_SPEC, *families))
+        parts.append(nested(_IFLA_AF_SPEC, nested(socket.AF_INET, conf)))
     return Request(RTM_SETLINK, b"".join(parts), about=ifname or f"link {ifindex}", tolerate=tolerate)
+
+
+def no_link_local(ifname: str) -> Request:
+    """Keep IPv6 from giving a device an address of its own (addr_gen_mode none); without IPv6 there is none to keep."""
+    mode = u8(_IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE)
+    spec = nested(_IFLA_AF_SPEC, nested(socket.AF_INET6, mode))
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + text(_IFLA_IFNAME, ifname) + spec
+    tolerate = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP})
+    return Request(RTM_SETLINK, body, about=ifname, tolerate=tolerate)
 
 
 def get_link(*, ifindex: int = 0, ifname: str = "", netnsid: int | None = None) -> Request:

@@ -7,7 +7,8 @@ Each hook has one filter of ours with a fixed handle and priority, so attaching 
 program under RCU and a packet sees the old one or the new one, never none. The filter holds the program: it stays
 when the loader ends, and dies with the device.
 
-One batch attaches both hooks, 0.1 ms. Detaching removes the filters and leaves clsact, which is free without them.
+One batch attaches both hooks: 0.25 ms, replacing 0.16. Detaching (0.2 ms) removes our filters and leaves clsact, which
+may have others.
 """
 
 import errno

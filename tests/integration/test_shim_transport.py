@@ -206,7 +206,7 @@ async def test_an_answer_that_was_not_understood_is_asked_for_again_and_undone_w
     services.script["CreateLink"] = refuse(grpc.StatusCode.ALREADY_EXISTS, "eth0 is somebody else's")
     services.script["ReleaseAddresses"] = ipam_pb2.ReleaseAddressesResponse()
     front = tmp_path / "front.sock"
-    asked = []
+    asked: list[None] = []
 
     async def first_garbage_then_ipam(reader: Any, writer: Any) -> None:
         asked.append(None)

@@ -59,12 +59,18 @@ def test_a_veth_pair():
 def test_a_changed_link():
     message = read(
         ifinfmsg,
-        rtnl.set_link(ifindex=7, up=True, noarp=False, mac=MAC, mtu=1400, group=3, no_link_local=True),
+        rtnl.set_link(ifindex=7, up=True, noarp=False, mac=MAC, mtu=1400, group=3),
     )
 
     assert (message["index"], message["flags"], message["change"]) == (7, 0x1, 0x81)
     assert message.get_attr("IFLA_ADDRESS") == "02:00:00:00:00:01"
     assert (message.get_attr("IFLA_MTU"), message.get_attr("IFLA_GROUP")) == (1400, 3)
+
+
+def test_a_link_without_an_address_of_its_own():
+    message = read(ifinfmsg, rtnl.no_link_local("lxc0"))
+
+    assert message.get_attr("IFLA_IFNAME") == "lxc0"
     assert message.get_nested("IFLA_AF_SPEC", "AF_INET6", "IFLA_INET6_ADDR_GEN_MODE") == 1
 
 
