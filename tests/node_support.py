@@ -25,6 +25,7 @@ from typing import Any, Self
 from services.common import config
 
 SERVICES = ("loader", "ipam", "endpoint")
+MOUNTS = {"bpf": "bpf", "run": "tmpfs"}
 PODLANE = [sys.executable, "-m", "cli"]
 
 
@@ -109,12 +110,13 @@ class Node:
         self.close()
 
     def open(self) -> None:
-        """Make the namespace and the bpffs, write the settings, start the services, install the plugin."""
+        """Make the namespace and the mounts, write the settings, start the services, install the plugin."""
         run("ip", "netns", "add", self.name)
         run("ip", "-n", self.name, "link", "set", "lo", "up")
-        bpffs = self.dir / "bpf"
-        bpffs.mkdir()
-        run("mount", "-t", "bpf", "bpf", str(bpffs))
+        # As on a real node: /run is a tmpfs.
+        for name, kind in MOUNTS.items():
+            (self.dir / name).mkdir()
+            run("mount", "-t", kind, kind, str(self.dir / name))
         self.write_config()
         if self.start:
             self.podlane("node", "up")
@@ -154,7 +156,8 @@ class Node:
         for pod in self.pods:
             run("ip", "netns", "del", pod.netns, check=False)
         run("ip", "netns", "del", self.name, check=False)
-        run("umount", str(self.dir / "bpf"), check=False)
+        for name in MOUNTS:
+            run("umount", str(self.dir / name), check=False)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def exec(self, *argv: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:

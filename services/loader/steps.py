@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.model import Address
 from services.loader import libbpf, maps
 from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_exists
 from services.loader.blocking import Blocking
@@ -145,6 +146,14 @@ async def withdraw(kernel: Kernel, before: EndpointRecord, now: EndpointRecord) 
         await kernel.attachers.by_mode[before.attach_mode].detach(before.spec)
 
 
+def _addresses(datapath: Datapath, id_: int, live: EndpointRecord | None) -> list[Address]:
+    """Return the addresses that lead to the endpoint; only without a record does the whole map tell."""
+    if live is None:
+        return [entry.address for entry in datapath.endpoints.dump() if entry.endpoint_id == id_ and not entry.host]
+    found = (datapath.endpoints.get(address) for address in live.spec.addresses)
+    return [entry.address for entry in found if entry is not None and entry.endpoint_id == id_]
+
+
 async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRecord | None) -> bool:
     """Take an endpoint out of the kernel and the state directory, last step first; return whether there was anything.
 
@@ -154,7 +163,7 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
     the deletion of the link takes afterwards.
     """
     datapath = kernel.datapath
-    entries = [entry.address for entry in datapath.endpoints.dump() if entry.endpoint_id == id_ and not entry.host]
+    entries = _addresses(datapath, id_, live)
     found = live is not None or bool(entries) or datapath.has_policy(id_)
     with Teardown(f"endpoint {id_}") as teardown:
         for address in entries:
