@@ -13,7 +13,7 @@ all the rest. Removing what isn't there is success.
 import json
 import os
 import shutil
-import subprocess  # noqa: TID251 - installing may wait; the bundle must be made by the interpreter that will load it
+import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence

@@ -8,5 +8,5 @@ rm -rf protos/gen
 mkdir -p protos/gen
 "$python" -m grpc_tools.protoc -Iprotos \
     --python_out=protos/gen --grpc_python_out=protos/gen \
-    --mypy_out=protos/gen --mypy_grpc_out=protos/gen \
+    --mypy_out=quiet:protos/gen --mypy_grpc_out=quiet:protos/gen \
     $(cd protos && find podlane -name '*.proto' | sort)

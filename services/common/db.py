@@ -1,10 +1,14 @@
-"""SQLite as podlane uses it: WAL, synchronous=FULL, one thread, group commit.
+"""SQLite as podlane uses it: WAL, synchronous=NORMAL, one thread, group commit.
 
 All work on a database runs on one thread of its own, in the order it was asked for. Writes that arrive while a
-transaction is being synced to disk share the next one, and none is answered before its transaction is on disk. When
-one of them fails, the transaction is run again with a savepoint around each, so that it takes only itself back: the
-savepoints would cost more than the writes. A file that is damaged, whose schema is newer than the program, or that
-another process uses, is refused and left as it is.
+transaction is being committed share the next one, and none is answered before its transaction is committed: with the
+kernel, where no kill of the process can take it back. A power cut may take back the last transactions, never half of
+one (https://sqlite.org/pragma.html#pragma_synchronous); but it takes back the pods, links and maps that they were
+about, too, so waiting for the disk at every ADD would guard nothing.
+
+When one of the writes fails, the transaction is run again with a savepoint around each, so that it takes only itself
+back: the savepoints would cost more than the writes. A file that is damaged, whose schema is newer than the program,
+or that another process uses, is refused and left as it is.
 
 Not here: schemas (each service's `store.py`) and any decision about what to write.
 """
@@ -72,7 +76,7 @@ class Database:
         return await self._run(lambda: query(self._opened()))
 
     async def write(self, change: Callable[[Connection], T]) -> T:
-        """Run `change` in a transaction and return its result once that is on disk.
+        """Run `change` in a transaction and return its result once that is committed.
 
         A caller that is cancelled meanwhile does not undo the change. Errors of `change` come back as they are;
         a disk that can't be written is Unavailable. When another change of the same transaction fails, `change` runs
@@ -138,7 +142,7 @@ def _open(path: Path, migrations: Sequence[str]) -> Connection:
     try:
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         _check(connection, path)
         _migrate(connection, path, migrations)

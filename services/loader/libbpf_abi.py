@@ -5,7 +5,7 @@ Structures are those of <bpf/bpf.h> and <bpf/libbpf.h>; each begins with its own
 what an older caller doesn't set.
 """
 
-import ctypes  # noqa: TID251 - the declarations of libbpf.py, kept apart from its calls
+import ctypes
 import os
 import warnings
 from functools import cache

@@ -6,7 +6,7 @@ object's must be closed by `object_close`, after which those of its programs and
 libbpf prints nothing. What it would have printed is collected by `captured_output()` when somebody wants it.
 """
 
-import ctypes  # noqa: TID251 - the other half of libbpf.py
+import ctypes
 import mmap
 import os
 import threading
