@@ -1,5 +1,7 @@
 # podlane's menu. `make` alone prints it; `V=1` shows the commands.
 
+MAKEFLAGS += --no-print-directory
+
 Q := $(if $(V),,@)
 PYTHON := .venv/bin/python
 RUFF := .venv/bin/ruff

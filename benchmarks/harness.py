@@ -26,7 +26,7 @@ class Ran:
     cpu_ms: float
 
 
-def spawn(argv: Sequence[str], environment: Mapping[str, str], stdin: bytes) -> Ran:
+def spawn(argv: list[str], environment: Mapping[str, str], stdin: bytes) -> Ran:
     """Run a process to its end and time it."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as complaints:
         given.write(stdin)
@@ -117,8 +117,8 @@ class Report:
         lines = [("WHAT", "VALUE", "MUST", "AIM", "", "NOTE")]
         for row in self.rows:
             sign = "≤" if row.at_most else "≥"
-            limits = (f"{sign} {limit:g}" if limit is not None else "" for limit in (row.bound, row.aim))
-            lines.append((row.what, f"{row.value:.4g} {row.unit}".rstrip(), *limits, row.verdict(), row.note))
+            must, aim = (f"{sign} {limit:g}" if limit is not None else "" for limit in (row.bound, row.aim))
+            lines.append((row.what, f"{row.value:.4g} {row.unit}".rstrip(), must, aim, row.verdict(), row.note))
         widths = [max(len(line[column]) for line in lines) for column in range(6)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines

@@ -10,6 +10,7 @@ import time
 
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from benchmarks.harness import Report, Row
@@ -24,7 +25,6 @@ from tests.bpf_support import (
     POD_V6,
     WORLD_V4,
     Datapath,
-    Ether,
     compiled,
     constants,
     octets,
