@@ -1,8 +1,8 @@
 """podlane-loader: the privileged room. It makes the kernel look as it is told, and knows no pod's life.
 
 the pure middle     model · record · headers · pins · linkspec · layout · btf
-C and its objects   compile · template · objects
-the kernel's doors  libbpf* · maps · netlink · rtnl · netns · netlink_worker
+C and its objects   compile · template · objects · image
+the kernel's doors  libbpf* · maps · netlink · rtnl* · netns · netlink_worker
 links, the node     links · link* · host · tc · tcx · node · masquerade
 what is in force    statedir · datapath · steps · regenerate · adopt · nodeconfig
 the edge            servicer · messages · linkmessages · main

@@ -24,7 +24,18 @@ from pathlib import Path
 
 from services.loader.libbpf_abi import BpfError, Fd, MapCreateOpts, TestRunOpts, check, library
 
-__all__ = ["NO_PREALLOC", "AttachType", "BpfError", "Fd", "LinkInfo", "MapInfo", "MapType", "ProgramInfo", "TestRun"]
+__all__ = [
+    "NO_PREALLOC",
+    "RDONLY_PROG",
+    "AttachType",
+    "BpfError",
+    "Fd",
+    "LinkInfo",
+    "MapInfo",
+    "MapType",
+    "ProgramInfo",
+    "TestRun",
+]
 
 _CONTEXT_ROOM = 512  # struct __sk_buff is 192 bytes today; less than the kernel's is ENOSPC
 _CHUNK = 4096  # entries per batch call: large enough to forget the call, small enough to stay in the cache
@@ -48,6 +59,8 @@ class AttachType(IntEnum):
 
 
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, which LPM tries demand
+RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG: programs may not write
+_SCHED_CLS = 3  # BPF_PROG_TYPE_SCHED_CLS
 _UPDATE_ANY = 0  # BPF_ANY: create or replace
 
 
@@ -109,6 +122,11 @@ def map_create(kind: MapType, name: str, key_size: int, value_size: int, max_ent
     opts = MapCreateOpts(sz=ctypes.sizeof(MapCreateOpts), map_flags=flags)
     number = library().bpf_map_create(kind, name[:15].encode(), key_size, value_size, max_entries, ctypes.byref(opts))
     return Fd(check(number, "bpf_map_create", name), name)
+
+
+def map_freeze(fd: Fd) -> None:
+    """Forbid every further write from outside; the verifier then takes a read-only map's content for constants."""
+    check(library().bpf_map_freeze(fd.fileno()), "bpf_map_freeze", fd.about)
 
 
 def map_update(fd: Fd, key: bytes, value: bytes) -> None:
@@ -267,6 +285,16 @@ def program_by_id(ident: int) -> Fd | None:
 
 
 # ── running and attaching ──
+
+
+def prog_load(name: str, instructions: bytes) -> Fd:
+    """Load one program for tc from instructions in which descriptors of maps stand already; no log, no BTF.
+
+    The licence is what the objects in bpf/ say of themselves, as far as the kernel asks: whether the GPL allows it.
+    """
+    content = ctypes.create_string_buffer(instructions, len(instructions))
+    number = library().bpf_prog_load(_SCHED_CLS, name.encode(), b"GPL", content, len(instructions) // 8, None)
+    return Fd(check(number, "bpf_prog_load", f"program {name}"), name)
 
 
 def prog_test_run(program: Fd, packet: bytes, *, repeat: int = 1, context: bytes = b"", room: int = 0) -> TestRun:

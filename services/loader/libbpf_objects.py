@@ -82,6 +82,16 @@ def program_fd(program: Handle, name: str) -> Fd:
     return Fd(os.dup(check(library().bpf_program__fd(program), "bpf_program__fd", name)), name)
 
 
+def program_instructions(program: Handle) -> bytes:
+    """Return a program's instructions; after the load they hold descriptors of maps, as the kernel was given them."""
+    return ctypes.string_at(library().bpf_program__insns(program), 8 * library().bpf_program__insn_cnt(program))
+
+
+def map_number(entry: Handle) -> int:
+    """Return the number of libbpf's own descriptor of a map; it is closed with the object."""
+    return int(library().bpf_map__fd(entry))
+
+
 def map_reuse(entry: Handle, fd: Fd) -> None:
     """Let the object use an existing map; its type and sizes are the existing one's from then on."""
     check(library().bpf_map__reuse_fd(entry, fd.fileno()), "bpf_map__reuse_fd", fd.about)

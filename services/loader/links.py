@@ -94,7 +94,7 @@ class Links:
             record, host, created = await self._worker.run(work)
             self._monitor.appeared(host.ifname, host.ifindex)
         if created:
-            _log.info("link created", attachment=str(spec.attachment), ifname=host.ifname, ifindex=host.ifindex)
+            _log.debug("link created", attachment=str(spec.attachment), ifname=host.ifname, ifindex=host.ifindex)
         return CreatedLink(_link(record, host), created, tuple(watch.phases))
 
     async def delete(self, attachment: Attachment) -> bool:
@@ -111,7 +111,7 @@ class Links:
             existed = await self._deletions.delete(ifname)
             self._records.remove(ifname)
         if existed:
-            _log.info("link deleted", attachment=str(attachment), ifname=ifname)
+            _log.debug("link deleted", attachment=str(attachment), ifname=ifname)
         return existed
 
     async def list(self, attachment: Attachment | None = None, *, verify: bool = False) -> list[LinkStatus]:

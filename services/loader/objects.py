@@ -13,7 +13,7 @@ Not here: which maps and constants an endpoint needs (`layout.py`, `maps.py`), a
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -107,23 +107,24 @@ def load(
     *,
     log_level: int = 0,
     only: str | None = None,
+    inspect: Callable[[Handle], None] | None = None,
 ) -> Programs:
     """Load all programs of an object with these constants on these maps; maps not given are created for them alone.
 
     `only`: load just this program; an object's log is that of its last one. `log_level` 1: keep the verifier's log in
-    the result, 4: only its statistics. Raises VerifierError, or BpfError when the kernel fails otherwise. Blocks for
-    the time of the verification, about a millisecond.
+    the result, 4: only its statistics. `inspect` sees the loaded object before it is closed. Raises VerifierError, or
+    BpfError when the kernel fails otherwise. Blocks for the time of the verification, about a millisecond.
     """
     log = LogBuffer(level=log_level) if log_level else None
     try:
-        return _load(code, constants, maps, log, only)
+        return _load(code, constants, maps, log, only=only, inspect=inspect)
     except BpfError as error:
         if error.call != "bpf_object__load":
             raise
     log = LogBuffer(level=1)
     with libbpf.captured_output() as output:
         try:
-            return _load(code, constants, maps, log, only)
+            return _load(code, constants, maps, log, only=only, inspect=inspect)
         except BpfError as error:
             raise _refusal(code.name, error, log.text(), output) from error
 
@@ -133,7 +134,9 @@ def _load(
     constants: Mapping[str, int | bytes],
     maps: Mapping[str, Fd],
     log: LogBuffer | None,
+    *,
     only: str | None,
+    inspect: Callable[[Handle], None] | None,
 ) -> Programs:
     handle = libbpf.object_open(code.content, code.name, log)
     try:
@@ -145,6 +148,8 @@ def _load(
         fds: dict[str, Fd] = {}
         for name, program in programs.items():
             fds[name] = libbpf.program_fd(program, name)
+        if inspect is not None:
+            inspect(handle)
         return Programs(fds, log.text() if log else "")
     finally:
         libbpf.object_close(handle)

@@ -25,10 +25,11 @@ from services.common import telemetry
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.locks import KeyedLocks
 from services.common.model import Phase
-from services.loader import headers, layout, libbpf, maps, model, objects
+from services.loader import headers, layout, libbpf, maps, model
 from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
 from services.loader.datapath import Status, explained
+from services.loader.image import Images
 from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
 from services.loader.phases import Stopwatch
@@ -75,6 +76,7 @@ class Regenerator:
         self._state = state
         self._templates = templates
         self._kernel = kernel
+        self._images = Images(kernel.blocking)
         self._node = node
         self._locks = locks
 
@@ -94,7 +96,7 @@ class Regenerator:
                 )
             job = _Job(spec, policy, await self._live(spec), self._state.build(spec.id), Stopwatch())
             outcome = await self._guarded(job, node)
-            _log.info(
+            _log.debug(
                 "regenerated",
                 endpoint=spec.id,
                 asked=int(level),
@@ -220,7 +222,7 @@ class Regenerator:
 
     async def _load(self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy) -> Programs:
         shared = {**self._kernel.datapath.shared, maps.POLICY: policy.fd}
-        return await self._kernel.blocking.run(lambda: objects.load(template.code, constants, shared))
+        return await self._images.load(template.hash, template.code, constants, shared)
 
 
 async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Programs | None) -> None:
