@@ -57,3 +57,5 @@ def report(contestants: Sequence[Contestant], into: Report, pods: int = 100, wid
             ratio = ours["median"] / by_name["bridge"]["wall_ms"]["median"]
             what = f"{verb}, {width} at a time, p50 ÷ bridge"
             into.add(Row(what, ratio, "×", BOUNDS[verb, width], 1.0, note=f"ms: {told}"))
+            single = by_name["podlane IPv4"]["wall_ms"]["median"] / by_name["bridge"]["wall_ms"]["median"]
+            into.add(Row(f"{what}, IPv4 only", single, "×"))

@@ -26,9 +26,11 @@ OUTPUT = Path("build/bench.json")
 def with_cni(report: Report, quick: bool) -> None:
     """ADD and DEL against the reference plugins."""
     with ExitStack() as stack:
-        here = stack.enter_context(Node())
+        # The reference plugins give a pod an IPv4 address; podlane by default gives it one of each family.
+        both, single = stack.enter_context(Node()), stack.enter_context(Node(ranges=["10.47.0.0/24"]))
         contestants = [
-            peers.podlane(here),
+            peers.podlane(both),
+            peers.podlane(single, "podlane IPv4"),
             stack.enter_context(peers.reference("bridge", "10.45.0.0/16")),
             stack.enter_context(peers.reference("ptp", "10.46.0.0/16")),
         ]

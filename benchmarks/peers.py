@@ -56,9 +56,9 @@ class _Plugin:
         return ran
 
 
-def podlane(node: Node) -> _Plugin:
+def podlane(node: Node, name: str = "podlane") -> _Plugin:
     """Return podlane on a node that is up."""
-    return _Plugin("podlane", node.bin_dir / "podlane", node.conf())
+    return _Plugin(name, node.bin_dir / "podlane", node.conf())
 
 
 @contextlib.contextmanager

@@ -40,6 +40,11 @@ def described(programs: Programs) -> dict[str, tuple[bytes, int, int]]:
     return {name: (info.tag, info.instructions, info.verified_instructions) for name, info in infos.items()}
 
 
+def descriptors() -> int:
+    """Return how many this process has."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def test_the_second_load_gives_the_same_programs_as_libbpf(images: Images, shared: Mapping[str, Fd]):
     with await images.load("t", compiled(), ADDRESSES, shared) as first:
         through_libbpf = described(first)
@@ -100,14 +105,14 @@ async def test_a_refusal_by_both_has_the_verifiers_log_and_leaves_no_descriptor(
 ):
     with await images.load("t", compiled(), ADDRESSES, shared):
         pass
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = descriptors()
     wrong = {**shared, maps.POLICY: shared[maps.CALL_POLICY]}
 
     with pytest.raises(VerifierError) as caught:
         await images.load("t", compiled(), ADDRESSES, wrong)
 
     assert caught.value.log
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert descriptors() == before
 
 
 async def test_an_object_with_a_map_of_its_own_always_goes_through_libbpf(images: Images, shared: Mapping[str, Fd]):

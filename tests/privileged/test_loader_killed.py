@@ -12,7 +12,7 @@ pytestmark = pytest.mark.privileged
 
 BUILD = [
     "statedir.Build.begin",
-    "objects.load",
+    "image.Images.load",
     "statedir.Build.intend",
     "maps.Policy.sync",
     "maps.CallPolicy.set",
