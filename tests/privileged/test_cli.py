@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.node_support import Node
+from tests.node_support import Node, run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("cli")]
 
@@ -116,12 +116,16 @@ def test_down_leaves_the_pods_talking_and_a_second_down_is_no_error(node: Node):
     ],
 )
 def test_a_bad_setting_is_named_in_the_first_line(shared_node: Node, text: str, named: str):
-    file = shared_node.dir / "bad.toml"
-    run_dir = f'run_dir = "{shared_node.dir}/r"\nlib_dir = "{shared_node.dir}/l"\n'
-    file.write_text(text.replace("[node]\n", "[node]\n" + run_dir) if "[node]" in text else f"[node]\n{run_dir}{text}")
-
-    outcome = shared_node.exec(*shared_node.command(file), "node", "up", check=False)
-    shared_node.exec(*shared_node.command(file), "node", "down", check=False)
+    file, bpffs = shared_node.dir / "bad.toml", shared_node.dir / "b"
+    places = f'run_dir = "{shared_node.dir}/r"\nlib_dir = "{shared_node.dir}/l"\nbpffs = "{bpffs}"\n'
+    file.write_text(text.replace("[node]\n", "[node]\n" + places) if "[node]" in text else f"[node]\n{places}{text}")
+    bpffs.mkdir(exist_ok=True)
+    run("mount", "-t", "bpf", "bpf", str(bpffs))
+    try:
+        outcome = shared_node.exec(*shared_node.command(file), "node", "up", check=False)
+        shared_node.exec(*shared_node.command(file), "node", "down", check=False)
+    finally:
+        run("umount", str(bpffs))
 
     assert outcome.returncode == 1
     assert named in outcome.stderr
