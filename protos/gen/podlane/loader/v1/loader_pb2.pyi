@@ -387,6 +387,7 @@ class Link(_message.Message):
     host_ifname: _builtins.str
     """The node's end: `lxc` and the first 12 hex digits of SHA-256("containerID:ifname")."""
     host_ifindex: _builtins.int
+    """0: the kernel has lost the link, only its record is there."""
     netns_path: _builtins.str
     """As given to CreateLink."""
     mtu: _builtins.int

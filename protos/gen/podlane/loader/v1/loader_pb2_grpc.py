@@ -149,7 +149,7 @@ class LoaderServiceServicer:
 
     def RemoveEndpoint(self, request, context):
         """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
-        state directory. The link stays. Already gone is success.
+        state directory. The link stays, with the node's end down. Already gone is success.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class LoaderServiceStub:
     """
     RemoveEndpoint: _grpc.UnaryUnaryMultiCallable[_loader_pb2.RemoveEndpointRequest, _loader_pb2.RemoveEndpointResponse]
     """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
-    state directory. The link stays. Already gone is success.
+    state directory. The link stays, with the node's end down. Already gone is success.
     """
     ListEndpointDatapaths: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ListEndpointDatapathsRequest, _loader_pb2.ListEndpointDatapathsResponse]
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
@@ -97,7 +97,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
     RemoveEndpoint: _aio.UnaryUnaryMultiCallable[_loader_pb2.RemoveEndpointRequest, _loader_pb2.RemoveEndpointResponse]  # type: ignore[assignment]
     """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
-    state directory. The link stays. Already gone is success.
+    state directory. The link stays, with the node's end down. Already gone is success.
     """
     ListEndpointDatapaths: _aio.UnaryUnaryMultiCallable[_loader_pb2.ListEndpointDatapathsRequest, _loader_pb2.ListEndpointDatapathsResponse]  # type: ignore[assignment]
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
@@ -180,7 +180,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_loader_pb2.RemoveEndpointResponse, _abc.Awaitable[_loader_pb2.RemoveEndpointResponse]]:
         """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
-        state directory. The link stays. Already gone is success.
+        state directory. The link stays, with the node's end down. Already gone is success.
         """
 
     @_abc_1.abstractmethod
