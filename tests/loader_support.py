@@ -218,7 +218,13 @@ class LoaderNode:
         return pod
 
     async def regenerate(
-        self, pod: Pod, level: int = 2, policy: list[pb.PolicyEntry] | None = None, **options: bool
+        self,
+        pod: Pod,
+        level: int = 2,
+        policy: list[pb.PolicyEntry] | None = None,
+        *,
+        dry_run: bool = False,
+        **options: bool,
     ) -> pb.RegenerateEndpointResponse:
         """Regenerate a pod's endpoint; options with `_` for `-`."""
         endpoint = pb.EndpointConfig()
@@ -230,6 +236,7 @@ class LoaderNode:
             endpoint=endpoint,
             level=pb.RegenerationLevel.ValueType(level),
             policy=ALLOW_ALL if policy is None else policy,
+            dry_run=dry_run,
         )
         reply: pb.RegenerateEndpointResponse = await self.call("RegenerateEndpoint", request)
         return reply

@@ -19,9 +19,9 @@ from services.common.locks import KeyedLocks
 from services.loader import bpffs, libbpf, maps, model
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.headers import SIZES
-from services.loader.layout import EndpointEntry, PolicyCount
+from services.loader.layout import EndpointEntry
 from services.loader.libbpf import BpfError, Fd
-from services.loader.model import EndpointRecord, EndpointSpec, Observed, Running
+from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyEntry, Running
 from services.loader.pins import Pins
 from services.loader.statedir import StateDir
 
@@ -112,7 +112,7 @@ class Datapath:
     async def observe(self, record: EndpointRecord) -> Observed:
         """Return what the kernel has of what was put in force."""
         spec = record.spec
-        entries = [one.entry for one in self._policy_entries(spec.id)]
+        entries = self.policy_entries(spec.id)
         return Observed(
             link=link_exists(spec),
             running=await self.running(record),
@@ -121,11 +121,12 @@ class Datapath:
             policy_entries=len(entries),
         )
 
-    def _policy_entries(self, id_: int) -> list[PolicyCount]:
+    def policy_entries(self, id_: int) -> list[PolicyEntry]:
+        """Return what an endpoint's policy map holds; nothing when there is none."""
         if not self.has_policy(id_):
             return []
         with self.policy(id_) as policy:
-            return policy.dump()
+            return [one.entry for one in policy.dump()]
 
     async def status(self, record: EndpointRecord) -> Status:
         """Compare the record of one endpoint with the kernel."""
@@ -154,7 +155,7 @@ class Datapath:
         if id_ not in self._known_to_kernel():
             return None  # removed while we waited for its lock
         reachable = any(entry.endpoint_id == id_ and not entry.host for entry in self.endpoints.dump())
-        entries = len(self._policy_entries(id_))
+        entries = len(self.policy_entries(id_))
         problem = f"the kernel has maps of endpoint {id_} and {self._state.root / str(id_)} is missing"
         return Status(id_, None, reachable, entries, (f"{problem}: regenerate or remove it",))
 

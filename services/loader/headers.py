@@ -58,6 +58,18 @@ def ep_config(options: Mapping[str, bool]) -> str:
     return "\n".join([*lines, ""])
 
 
+def changed(before: str | None, after: str) -> list[str]:
+    """Say which switches differ between two ep_config.h as `ep_config` writes them; no header before: nothing."""
+    if before is None:
+        return []
+    old, new = frozenset(before.splitlines()), frozenset(after.splitlines())
+    return [
+        f"option {name}: {'off → on' if f'#define {one.define}' in new else 'on → off'}"
+        for name, one in OPTIONS.items()
+        if (f"#define {one.define}" in old) != (f"#define {one.define}" in new)
+    ]
+
+
 def digest(header: str) -> str:
     """Return a header's SHA-256, hex."""
     return hashlib.sha256(header.encode()).hexdigest()

@@ -54,6 +54,10 @@ def write_node(view: NodeView) -> pb.GetNodeResponse:
             pb.Template(hash=one.hash, built=wire.write_time(one.built), compile_us=one.compile_us)
             for one in view.templates
         ],
+        options=[
+            pb.EndpointOptionInfo(name=name, default=one.default, text=one.text, define=one.define)
+            for name, one in OPTIONS.items()
+        ],
     )
 
 

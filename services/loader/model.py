@@ -148,9 +148,9 @@ def config_hash(template_hash: str, attach_mode: str, constants: Mapping[str, in
 
 
 def reload_reason(
-    spec: EndpointSpec, wanted_hash: str, record: EndpointRecord | None, lost: Sequence[str]
+    spec: EndpointSpec, level: Level, wanted_hash: str, record: EndpointRecord | None, lost: Sequence[str]
 ) -> str | None:
-    """Return why the endpoint's programs must be loaded anew, None when what is loaded fits.
+    """Return why the endpoint's programs are loaded anew, None when what is loaded stays.
 
     `lost` are the sentences about programs from `program_problems`.
     """
@@ -160,7 +160,30 @@ def reload_reason(
         return "the configuration has changed"
     if record.spec.host_ifindex != spec.host_ifindex:
         return f"the link is another one: ifindex {record.spec.host_ifindex} became {spec.host_ifindex}"
-    return lost[0] if lost else None
+    if lost:
+        return lost[0]
+    return "it was asked for" if level is Level.REWRITE_LOAD else None
+
+
+def policy_changes(id_: int, before: Iterable[PolicyEntry], after: Iterable[PolicyEntry]) -> list[str]:
+    """Say how a policy map changes, in one sentence or none."""
+    old, new = set(before), set(after)
+    if old == new:
+        return []
+    return [f"policy map policy_{id_}: {len(new - old)} entries written, {len(old - new)} removed"]
+
+
+def led_elsewhere(address: Address, id_: int) -> str:
+    """Say that the endpoint map has to be written for an address."""
+    return f"the endpoint map did not lead {address} to endpoint {id_}"
+
+
+def map_changes(spec: EndpointSpec, live: EndpointRecord | None, observed: Observed | None) -> list[str]:
+    """Say which entries of the endpoint map a regeneration would write."""
+    leads_here = observed.leads_here if observed is not None else {}
+    # Another identity or interface changes the entries' values, wherever they lead.
+    same = live is not None and (live.spec.identity, live.spec.host_ifindex) == (spec.identity, spec.host_ifindex)
+    return [led_elsewhere(one, spec.id) for one in spec.addresses if not (same and leads_here.get(one, False))]
 
 
 def program_problems(record: EndpointRecord, running: Running) -> list[str]:

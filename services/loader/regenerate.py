@@ -3,8 +3,9 @@
     level 1, no-rebuild      no program is touched: policy map, node's end and routes, endpoint map entries
     level 2, rewrite+load    headers → template → load → steps.py → commit of the state directory
 
-Level 1 is promoted when the programs don't fit the configuration, whatever the reason (model.reload_reason). Level 2
-with nothing to change is level 1: a repeat of a request loads nothing. The response says what was done.
+Level 1 is promoted when the programs don't fit the configuration, whatever the reason (model.reload_reason): who wants
+«as needed» asks for level 1. Level 2 loads in any case. The response says what was done, why, and what it changed;
+`preview` says it without doing it.
 
 Invariants
 - One endpoint is regenerated or removed at a time, in the order of the requests; endpoints don't wait for each other.
@@ -42,12 +43,13 @@ _log = telemetry.logger("regenerate")
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a regeneration did, and why programs were loaded (None: they were not)."""
+    """What a regeneration did or would do, why programs are loaded (None: they are not), and what else differs."""
 
     status: Status
     level: Level
     reason: str | None
     phases: tuple[Phase, ...]
+    changes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,12 @@ class _Job:
     """One regeneration under way."""
 
     spec: EndpointSpec
+    level: Level
     policy: Sequence[PolicyEntry]
     live: EndpointRecord | None
     build: Build
     watch: Stopwatch
+    changes: list[str] = dataclasses.field(default_factory=list)
 
 
 class Regenerator:
@@ -88,13 +92,8 @@ class Regenerator:
         """
         async with self._locks.hold(spec.id):
             node = self._node()
-            if not link_exists(spec):
-                raise NotFound(
-                    f"endpoint {spec.id}: there is no link {spec.host_ifname} with index {spec.host_ifindex}",
-                    ifname=spec.host_ifname,
-                    ifindex=spec.host_ifindex,
-                )
-            job = _Job(spec, policy, await self._live(spec), self._state.build(spec.id), Stopwatch())
+            _check_link(spec)
+            job = _Job(spec, level, policy, await self._live(spec), self._state.build(spec.id), Stopwatch())
             outcome = await self._guarded(job, node)
             _log.debug(
                 "regenerated",
@@ -105,6 +104,42 @@ class Regenerator:
                 us={phase.name: phase.duration_us for phase in outcome.phases},
             )
             return outcome
+
+    async def preview(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry]) -> Outcome:
+        """Say what `regenerate` would do now. Nothing is compiled, loaded or written. Raises as it does."""
+        async with self._locks.hold(spec.id):
+            node = self._node()
+            _check_link(spec)
+            live = self._state.record(spec.id)
+            if live is not None and live.spec.generation > spec.generation:
+                raise _newer(live, spec.generation)
+            if live is not None and live.spec.generation < spec.generation:
+                live = None  # it would be taken down first
+            with explained(f"endpoint {spec.id}"):
+                return await self._would(spec, level, policy, live, node)
+
+    async def _would(
+        self,
+        spec: EndpointSpec,
+        level: Level,
+        policy: Sequence[PolicyEntry],
+        live: EndpointRecord | None,
+        node: NodeConfig,
+    ) -> Outcome:
+        datapath, header = self._kernel.datapath, headers.ep_config(spec.options)
+        template, made = self._templates.identify(headers.node_config(), header)
+        wanted = model.config_hash(template, self._kernel.attachers.mode, _constants(spec, node))
+        observed = await datapath.observe(live) if live is not None else None
+        lost = model.program_problems(live, observed.running) if live is not None and observed is not None else []
+        reason = model.reload_reason(spec, level, wanted, live, lost)
+        entries = datapath.policy_entries(spec.id)
+        changes = headers.changed(self._state.header(spec.id), header)
+        if reason is not None and not made:
+            changes.append(f"shape {template[:12]} is new: clang compiles it")
+        changes += model.policy_changes(spec.id, entries, policy)
+        changes += model.map_changes(spec, live, observed)
+        status = Status(spec.id, live, live is not None, len(entries), ())
+        return Outcome(status, _level(reason), reason, (), tuple(changes))
 
     async def remove(self, id_: int, generation: int) -> bool:
         """Take an endpoint down; return whether anything was there. `generation` 0: whatever holds the id.
@@ -155,7 +190,7 @@ class Regenerator:
         wanted = model.config_hash(template.hash, self._kernel.attachers.mode, constants)
         with job.watch.phase("observe"):
             lost = await self._lost(job.live)
-        reason = model.reload_reason(job.spec, wanted, job.live, lost)
+        reason = model.reload_reason(job.spec, job.level, wanted, job.live, lost)
         if reason is None and job.live is not None:
             record = await self._refresh(job, job.live, header)
         else:
@@ -163,9 +198,10 @@ class Regenerator:
             record = await self._reload(job, template, constants, wanted)
         return Outcome(
             Status(job.spec.id, record, reachable=True, policy_entries=record.policy_entries, problems=()),
-            Level.NO_REBUILD if reason is None else Level.REWRITE_LOAD,
+            _level(reason),
             reason,
             tuple(job.watch.phases),
+            tuple(job.changes),
         )
 
     async def _lost(self, live: EndpointRecord | None) -> list[str]:
@@ -229,7 +265,7 @@ async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Progr
     """Take the steps in their order, and commit. `programs` None: those that are loaded stay."""
     watch = job.watch
     with watch.phase("policy"):
-        await steps.fill(policy, job.policy)
+        job.changes.extend(await steps.fill(policy, job.policy))
     if programs is not None:
         with watch.phase("attach"):
             steps.slot(programs)
@@ -237,10 +273,23 @@ async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Progr
     with watch.phase("host"):
         await steps.connect(job.live)
     with watch.phase("maps"):
-        steps.publish()
+        job.changes.extend(steps.publish())
     if job.build.begun:
         with watch.phase("commit"):
             job.build.commit()
+
+
+def _level(reason: str | None) -> Level:
+    return Level.NO_REBUILD if reason is None else Level.REWRITE_LOAD
+
+
+def _check_link(spec: EndpointSpec) -> None:
+    if not link_exists(spec):
+        raise NotFound(
+            f"endpoint {spec.id}: there is no link {spec.host_ifname} with index {spec.host_ifindex}",
+            ifname=spec.host_ifname,
+            ifindex=spec.host_ifindex,
+        )
 
 
 def _constants(spec: EndpointSpec, node: NodeConfig) -> dict[str, int | bytes]:

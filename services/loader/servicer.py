@@ -96,11 +96,17 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), endpoint=spec.id)
         level = messages.read_level(request.level, "level")
         policy = messages.read_policy(request.policy, "policy")
-        outcome = await self._parts.shielded.run(self._parts.regenerator.regenerate(spec, level, policy))
+        regenerator = self._parts.regenerator
+        if request.dry_run:
+            outcome = await regenerator.preview(spec, level, policy)
+        else:
+            outcome = await self._parts.shielded.run(regenerator.regenerate(spec, level, policy))
         return pb.RegenerateEndpointResponse(
             datapath=messages.write_status(outcome.status),
             level=pb.RegenerationLevel.ValueType(outcome.level),
             phases=wire.write_phases(outcome.phases),
+            reason=outcome.reason or "",
+            changes=outcome.changes,
         )
 
     async def RemoveEndpoint(  # noqa: N802 - the name that grpc calls

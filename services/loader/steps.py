@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.model import Address
-from services.loader import libbpf, maps
+from services.loader import libbpf, maps, model
 from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_exists
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
@@ -74,13 +74,14 @@ class Steps:
             self._undo.callback(datapath.unpin_policy, id_)
         return self._held.enter_context(datapath.policy(id_))
 
-    async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> None:
-        """Make the policy map hold exactly these entries."""
+    async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
+        """Make the policy map hold exactly these entries; say what that changed."""
         before = [one.entry for one in policy.dump()]
         if set(before) == set(entries):
-            return
+            return []
         self._undo.callback(policy.sync, before)
         await self._run(len(before) + len(entries), lambda: policy.sync(entries))
+        return model.policy_changes(self._spec.id, before, entries)
 
     def slot(self, programs: Programs) -> None:
         """Let local delivery jump into the new policy program."""
@@ -113,9 +114,10 @@ class Steps:
             self._undo.push_async_callback(self._kernel.host.disconnect, self._spec)
         await self._kernel.host.connect(self._spec)
 
-    def publish(self) -> None:
-        """Let each address lead to the endpoint."""
+    def publish(self) -> list[str]:
+        """Let each address lead to the endpoint; say which did not."""
         endpoints = self._kernel.datapath.endpoints
+        changed = []
         for entry in entries_of(self._spec):
             before = endpoints.get(entry.address)
             if before == entry:
@@ -125,6 +127,8 @@ class Steps:
             else:
                 self._undo.callback(endpoints.put, before)
             endpoints.put(entry)
+            changed.append(model.led_elsewhere(entry.address, self._spec.id))
+        return changed
 
     def _hold(self, program_id: int | None) -> Fd | None:
         program = libbpf.program_by_id(program_id) if program_id is not None else None

@@ -111,6 +111,14 @@ class Templates:
             return self._made[key]
         return await asyncio.shield(self._begin(key, node_config, ep_config))
 
+    def identify(self, node_config: str, ep_config: str) -> tuple[str, bool]:
+        """Return a shape's hash without making it, and whether it is made already. Raises Unavailable as `get`."""
+        key = shape_key(self._digest, node_config, ep_config)
+        if key in self._made:
+            return self._made[key].hash, True
+        ident = self._ident(key)
+        return ident, (self._root / ident).exists()
+
     def prepare(self, node_config: str, ep_config: str) -> None:
         """Begin to make a shape that will be needed. Whoever needs it waits for it then, or hears why it failed."""
         self._begin(shape_key(self._digest, node_config, ep_config), node_config, ep_config)
@@ -133,20 +141,30 @@ class Templates:
             self._made[key] = task.result()
 
     async def _make(self, key: str, node_config: str, ep_config: str) -> Template:
-        prebuilt = _read(self._prebuilt / key) if self._prebuilt else None
+        directory = self._root / self._ident(key)
+        found = _found(directory)
+        if found is not None:
+            return found
+        prebuilt = self._read_prebuilt(key)
         if prebuilt is not None:
-            ident = shape_hash(key, prebuilt.compiler)
-            return _found(self._root / ident) or _keep(self._root / ident, prebuilt, 0)
+            return _keep(directory, prebuilt, 0)
+        return await _compile(directory, self._known_compiler(key), self._sources, node_config, ep_config)
+
+    def _ident(self, key: str) -> str:
+        prebuilt = self._read_prebuilt(key)
+        return shape_hash(key, prebuilt.compiler if prebuilt is not None else self._known_compiler(key).identity)
+
+    def _read_prebuilt(self, key: str) -> _Files | None:
+        return _read(self._prebuilt / key) if self._prebuilt else None
+
+    def _known_compiler(self, key: str) -> Compiler:
         if self._compiler is None:
             raise Unavailable(
                 f"no compiler ({self._clang}) and no prebuilt object for shape {key[:12]}: install clang or set the "
                 "endpoint's options back to what was prebuilt",
                 shape=key,
             )
-        ident = shape_hash(key, self._compiler.identity)
-        return _found(self._root / ident) or await _compile(
-            self._root / ident, self._compiler, self._sources, node_config, ep_config
-        )
+        return self._compiler
 
 
 async def prebuild(directory: Path, sources: Path, node_config: str, ep_config: str, *, clang: str = "clang") -> Path:

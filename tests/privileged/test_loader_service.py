@@ -70,18 +70,46 @@ async def test_level_1_changes_the_policy_and_leaves_the_programs(node: LoaderNo
     assert program_ids(reply.datapath) == program_ids(before)
 
 
-async def test_a_repeat_reloads_nothing_and_an_option_reloads(node: LoaderNode) -> None:
+async def test_level_1_loads_what_has_changed_and_level_2_in_any_case(node: LoaderNode) -> None:
     pod = await node.link()
     first = await node.regenerate(pod)
-    again = await node.regenerate(pod)
+    again = await node.regenerate(pod, level=1)
+    forced = await node.regenerate(pod)
     other = await node.regenerate(pod, level=1, arp_responder=False)
 
-    assert [reply.level for reply in (first, again, other)] == [2, 1, 2]
+    assert [reply.level for reply in (first, again, forced, other)] == [2, 1, 2, 2]
     assert program_ids(first.datapath) == program_ids(again.datapath)
-    assert first.datapath.config_hash == again.datapath.config_hash != other.datapath.config_hash
+    assert not set(program_ids(forced.datapath).values()) & set(program_ids(first.datapath).values())
+    assert first.datapath.config_hash == forced.datapath.config_hash != other.datapath.config_hash
+    assert [reply.reason for reply in (again, forced, other)] == [
+        "",
+        "it was asked for",
+        "the configuration has changed",
+    ]
     assert {"headers", "template", "load", "policy", "attach", "host", "maps", "commit"} <= {
         phase.name for phase in first.phases
     }
+
+
+async def test_a_dry_run_says_what_would_change_and_touches_nothing(node: LoaderNode) -> None:
+    pod = await node.add()
+    (before,) = await node.datapaths(pod.endpoint.id)
+    files = sorted(path.stat().st_mtime_ns for path in node.state.rglob("*"))
+
+    same = await node.regenerate(pod, level=1, dry_run=True)
+    deny = [pb.PolicyEntry(direction=pb.TRAFFIC_DIRECTION_EGRESS)]
+    policy = await node.regenerate(pod, level=1, policy=deny, dry_run=True)
+    option = await node.regenerate(pod, level=1, dry_run=True, debug=True)
+    forced = await node.regenerate(pod, level=2, dry_run=True)
+
+    assert (same.level, list(same.changes)) == (1, [])
+    assert (policy.level, list(policy.changes)) == (1, ["policy map policy_10: 0 entries written, 1 removed"])
+    assert (option.level, option.reason) == (2, "the configuration has changed")
+    assert option.changes[0] == "option debug: off → on"
+    assert option.changes[1].endswith("is new: clang compiles it")
+    assert (forced.level, forced.reason, list(forced.changes)) == (2, "it was asked for", [])
+    assert (await node.datapaths(pod.endpoint.id)) == [before]
+    assert sorted(path.stat().st_mtime_ns for path in node.state.rglob("*")) == files
 
 
 async def test_a_compile_error_leaves_the_old_programs_live(node: LoaderNode, tmp_path: Path) -> None:
@@ -108,8 +136,8 @@ async def test_a_killed_loader_costs_no_packet_and_the_next_finds_everything_in_
         await node.restart(signal.SIGKILL)
         assert await node.datapaths() == before
         assert await node.problems() == []
-        assert (await node.regenerate(two)).level == pb.REGENERATION_LEVEL_NO_REBUILD
-        assert (await node.regenerate(one, debug=True)).level == pb.REGENERATION_LEVEL_REWRITE_LOAD
+        assert (await node.regenerate(two, level=1)).level == pb.REGENERATION_LEVEL_NO_REBUILD
+        assert (await node.regenerate(one, level=1, debug=True)).level == pb.REGENERATION_LEVEL_REWRITE_LOAD
 
     assert lost == []
     three = await node.add()

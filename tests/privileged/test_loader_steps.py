@@ -294,13 +294,13 @@ async def test_level_1_becomes_2_when_the_configuration_has_changed(bench: Bench
     assert {one.id for one in outcome.status.record.programs}.isdisjoint(one.id for one in before.programs)
 
 
-async def test_an_identical_repeat_loads_and_writes_nothing(bench: Bench) -> None:
+async def test_an_identical_repeat_at_level_1_loads_and_writes_nothing(bench: Bench) -> None:
     await bench.build()
     before, inode = bench.snapshot(), (bench.state.root / "7").stat().st_ino
 
-    outcome = await bench.build()
+    outcome = await bench.build(level=Level.NO_REBUILD)
 
-    assert (outcome.level, outcome.reason) == (Level.NO_REBUILD, None)
+    assert (outcome.level, outcome.reason, outcome.changes) == (Level.NO_REBUILD, None, ())
     assert bench.snapshot() == before
     assert (bench.state.root / "7").stat().st_ino == inode
     assert bench.link.calls == ["attach", "connect", "connect"]

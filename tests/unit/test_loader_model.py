@@ -11,17 +11,21 @@ from services.loader.model import (
     Direction,
     EndpointRecord,
     EndpointSpec,
+    Level,
     Observed,
     PolicyEntry,
     Program,
     Running,
     config_hash,
+    map_changes,
+    policy_changes,
     policy_digest,
     problems,
     program_problems,
     reload_reason,
 )
 
+AS_NEEDED = Level.NO_REBUILD
 V4, V6 = ip_address("10.244.0.9"), ip_address("fd00:10:244::9")
 SPEC = EndpointSpec(7, 3, Attachment("podlane", "c0ffee", "eth0"), "lxc0", 42, b"\2" * 6, b"\4" * 6, (V4, V6), 4711)
 PROGRAMS = (
@@ -46,7 +50,7 @@ WHOLE = Observed(
 
 def test_nothing_is_wrong_when_the_kernel_has_what_was_put_in_force() -> None:
     assert problems(RECORD, WHOLE) == []
-    assert reload_reason(SPEC, "a" * 64, RECORD, []) is None
+    assert reload_reason(SPEC, AS_NEEDED, "a" * 64, RECORD, []) is None
 
 
 @pytest.mark.parametrize(
@@ -85,25 +89,41 @@ def test_each_thing_the_kernel_can_lose_has_a_sentence(lost: dict[str, Any], say
 
 
 def test_an_endpoint_without_a_record_must_be_loaded() -> None:
-    assert reload_reason(SPEC, "a" * 64, None, []) == "the endpoint has no programs yet"
+    assert reload_reason(SPEC, AS_NEEDED, "a" * 64, None, []) == "the endpoint has no programs yet"
 
 
 def test_another_configuration_must_be_loaded() -> None:
-    assert reload_reason(SPEC, "e" * 64, RECORD, []) == "the configuration has changed"
+    assert reload_reason(SPEC, AS_NEEDED, "e" * 64, RECORD, []) == "the configuration has changed"
 
 
 def test_another_link_must_be_loaded_although_nothing_else_changed() -> None:
     moved = dataclasses.replace(SPEC, host_ifindex=43)
 
-    assert reload_reason(moved, "a" * 64, RECORD, []) == "the link is another one: ifindex 42 became 43"
+    assert reload_reason(moved, AS_NEEDED, "a" * 64, RECORD, []) == "the link is another one: ifindex 42 became 43"
 
 
 def test_a_lost_program_must_be_loaded_again_and_a_lost_map_entry_is_no_reason() -> None:
     lost = program_problems(RECORD, Running({**RUNNING.ids, "tc ingress": None}, RUNNING.tags, 5))
-    assert reload_reason(SPEC, "a" * 64, RECORD, lost) == lost[0]
+    assert reload_reason(SPEC, AS_NEEDED, "a" * 64, RECORD, lost) == lost[0]
 
     lost = program_problems(RECORD, dataclasses.replace(WHOLE, leads_here={}, policy_digest="").running)
-    assert reload_reason(SPEC, "a" * 64, RECORD, lost) is None
+    assert reload_reason(SPEC, AS_NEEDED, "a" * 64, RECORD, lost) is None
+
+
+def test_level_2_loads_whatever_is_there_and_level_1_only_what_is_needed() -> None:
+    assert reload_reason(SPEC, Level.NO_REBUILD, "a" * 64, RECORD, []) is None
+    assert reload_reason(SPEC, Level.REWRITE_LOAD, "a" * 64, RECORD, []) == "it was asked for"
+
+
+def test_a_preview_says_which_map_entries_would_be_written() -> None:
+    allow, web = PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS, 256, 6, 443, 16)
+
+    assert policy_changes(7, [allow], [allow]) == []
+    assert policy_changes(7, [allow], [web]) == ["policy map policy_7: 1 entries written, 1 removed"]
+    assert map_changes(SPEC, RECORD, WHOLE) == []
+    everything = [f"the endpoint map did not lead {address} to endpoint 7" for address in SPEC.addresses]
+    assert map_changes(SPEC, None, None) == everything
+    assert map_changes(dataclasses.replace(SPEC, identity=SPEC.identity + 1), RECORD, WHOLE) == everything
 
 
 def test_the_policy_digest_knows_content_and_no_order() -> None:

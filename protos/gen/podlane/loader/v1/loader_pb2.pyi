@@ -30,9 +30,11 @@ class _RegenerationLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reg
     REGENERATION_LEVEL_UNSPECIFIED: _RegenerationLevel.ValueType  # 0
     """Level 0, `invalid`."""
     REGENERATION_LEVEL_NO_REBUILD: _RegenerationLevel.ValueType  # 1
-    """Level 1, `no-rebuild`: maps only. Becomes level 2 when the loaded programs don't fit the configuration."""
+    """Level 1, `no-rebuild`: maps only. Becomes level 2 when the loaded programs don't fit the configuration or
+    are not where they belong, so that it is also «as needed».
+    """
     REGENERATION_LEVEL_REWRITE_LOAD: _RegenerationLevel.ValueType  # 2
-    """Level 2, `rewrite+load`: headers, programs and maps."""
+    """Level 2, `rewrite+load`: headers, programs and maps, whether or not they need it."""
 
 class RegenerationLevel(_RegenerationLevel, metaclass=_RegenerationLevelEnumTypeWrapper):
     """How much of an endpoint a regeneration renews."""
@@ -40,9 +42,11 @@ class RegenerationLevel(_RegenerationLevel, metaclass=_RegenerationLevelEnumType
 REGENERATION_LEVEL_UNSPECIFIED: RegenerationLevel.ValueType  # 0
 """Level 0, `invalid`."""
 REGENERATION_LEVEL_NO_REBUILD: RegenerationLevel.ValueType  # 1
-"""Level 1, `no-rebuild`: maps only. Becomes level 2 when the loaded programs don't fit the configuration."""
+"""Level 1, `no-rebuild`: maps only. Becomes level 2 when the loaded programs don't fit the configuration or
+are not where they belong, so that it is also «as needed».
+"""
 REGENERATION_LEVEL_REWRITE_LOAD: RegenerationLevel.ValueType  # 2
-"""Level 2, `rewrite+load`: headers, programs and maps."""
+"""Level 2, `rewrite+load`: headers, programs and maps, whether or not they need it."""
 Global___RegenerationLevel: _TypeAlias = RegenerationLevel  # noqa: Y015
 
 class _TrafficDirection:
@@ -187,6 +191,7 @@ class GetNodeResponse(_message.Message):
     KERNEL_FIELD_NUMBER: _builtins.int
     COMPILER_FIELD_NUMBER: _builtins.int
     TEMPLATES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     hash: _builtins.str
     attach_mode: _builtins.str
     """`tc` or `tcx`."""
@@ -203,6 +208,12 @@ class GetNodeResponse(_message.Message):
     def templates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Template]:
         """Compiled shapes on disk."""
 
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointOptionInfo]:
+        """The switches that endpoints have.
+        next field: 9
+        """
+
     def __init__(
         self,
         *,
@@ -213,14 +224,49 @@ class GetNodeResponse(_message.Message):
         kernel: _builtins.str = ...,
         compiler: _builtins.str = ...,
         templates: _abc.Iterable[Global___Template] | None = ...,
+        options: _abc.Iterable[Global___EndpointOptionInfo] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_mode", b"attach_mode", "compiler", b"compiler", "config", b"config", "hash", b"hash", "kernel", b"kernel", "mtu", b"mtu", "templates", b"templates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_mode", b"attach_mode", "compiler", b"compiler", "config", b"config", "hash", b"hash", "kernel", b"kernel", "mtu", b"mtu", "options", b"options", "templates", b"templates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetNodeResponse: _TypeAlias = GetNodeResponse  # noqa: Y015
+
+@_typing.final
+class EndpointOptionInfo(_message.Message):
+    """A switch of the endpoint programs, as `podlane config list` shows it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DEFAULT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    DEFINE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For example `debug`."""
+    default: _builtins.bool
+    """Whether it is on where nobody has set it."""
+    text: _builtins.str
+    """What it does, one sentence."""
+    define: _builtins.str
+    """The define in ep_config.h."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        default: _builtins.bool = ...,
+        text: _builtins.str = ...,
+        define: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default", b"default", "define", b"define", "name", b"name", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointOptionInfo: _TypeAlias = EndpointOptionInfo  # noqa: Y015
 
 @_typing.final
 class Template(_message.Message):
@@ -731,14 +777,17 @@ class RegenerateEndpointRequest(_message.Message):
     ENDPOINT_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     level: Global___RegenerationLevel.ValueType
+    dry_run: _builtins.bool
+    """Touch nothing, say what would be done. The datapath in the answer is the one in force.
+    next field: 5
+    """
     @_builtins.property
     def endpoint(self) -> Global___EndpointConfig: ...
     @_builtins.property
     def policy(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyEntry]:
-        """The whole policy map; what isn't here is removed.
-        next field: 4
-        """
+        """The whole policy map; what isn't here is removed."""
 
     def __init__(
         self,
@@ -746,10 +795,11 @@ class RegenerateEndpointRequest(_message.Message):
         endpoint: Global___EndpointConfig | None = ...,
         level: Global___RegenerationLevel.ValueType = ...,
         policy: _abc.Iterable[Global___PolicyEntry] | None = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint", "level", b"level", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "endpoint", b"endpoint", "level", b"level", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -764,22 +814,34 @@ class RegenerateEndpointResponse(_message.Message):
     DATAPATH_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     level: Global___RegenerationLevel.ValueType
     """What was done: 1 may have become 2."""
+    reason: _builtins.str
+    """Why programs were loaded; empty at level 1."""
     @_builtins.property
     def datapath(self) -> Global___EndpointDatapath: ...
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Phase]: ...
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What differs from before, one sentence each; empty: it was as it should be.
+        next field: 6
+        """
+
     def __init__(
         self,
         *,
         datapath: Global___EndpointDatapath | None = ...,
         level: Global___RegenerationLevel.ValueType = ...,
         phases: _abc.Iterable[_types_pb2.Phase] | None = ...,
+        reason: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["datapath", b"datapath"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["datapath", b"datapath", "level", b"level", "phases", b"phases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "datapath", b"datapath", "level", b"level", "phases", b"phases", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
