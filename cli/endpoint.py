@@ -1,15 +1,19 @@
 """`podlane endpoint`: the pods' endpoints as the endpoint service knows them."""
 
 import time
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
 import click
 
-from cli import connect
+from cli import connect, options
 from cli.present import age, enum_name, output_option, plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import InvalidArgument
+
+# The newest lines of the log that `get` shows; `log` shows all.
+_LINES = 10
 
 
 @click.group("endpoint", help="The pods' endpoints.")
@@ -84,15 +88,103 @@ def get_endpoint(settings: Settings, endpoint: str, output: str) -> None:
       podlane endpoint get 10.244.0.5
       podlane endpoint get default/web-0 -o json
     """
+    found = _get(settings, endpoint)
+    if output == "json":
+        show_json(plain(found))
+        return
+    for line in _describe(found):
+        click.echo(line)
+
+
+def _get(settings: Settings, endpoint: str) -> Any:
     from podlane.endpoint.v1 import endpoint_pb2
 
     request = endpoint_pb2.GetEndpointRequest(selector=selector(endpoint))
-    reply = connect.ask(connect.endpoint(settings), "GetEndpoint", request)
+    return connect.ask(connect.endpoint(settings), "GetEndpoint", request).endpoint
+
+
+@group.command("log")
+@click.argument("endpoint")
+@output_option
+@click.pass_obj
+def log(settings: Settings, endpoint: str, output: str) -> None:
+    """Show an endpoint's log, its newest 256 entries: ENDPOINT is an id, an address or namespace/pod."""
+    found = _get(settings, endpoint)
     if output == "json":
-        show_json(plain(reply.endpoint))
+        show_json(plain(found)["log"])
         return
-    for line in _describe(reply.endpoint):
+    for line in log_lines(found):
         click.echo(line)
+
+
+@group.command("health")
+@click.argument("endpoint")
+@output_option
+@click.pass_obj
+def health(settings: Settings, endpoint: str, output: str) -> None:
+    """Show how an endpoint is, and why: ENDPOINT is an id, an address or namespace/pod.
+
+    Exit code 1 when its health is a warning or a failure.
+    """
+    found = _get(settings, endpoint)
+    if output == "json":
+        show_json(plain(found.health))
+    else:
+        for line in (describe_health(found.health), *found.health.reasons):
+            click.echo(line)
+    if found.health.overall in {found.health.STATUS_WARNING, found.health.STATUS_FAILURE}:
+        raise SystemExit(1)
+
+
+@group.command("regenerate")
+@click.argument("endpoint")
+@click.option(
+    "--level",
+    type=click.Choice(["1", "2", "no-rebuild", "rewrite+load"]),
+    default="rewrite+load",
+    show_default=True,
+    help="1, no-rebuild: maps, and programs only where that is needed. 2, rewrite+load: programs in any case.",
+)
+@click.option("--dry-run", is_flag=True, help="Touch nothing, say what would change.")
+@output_option
+@click.pass_obj
+def regenerate(settings: Settings, endpoint: str, level: str, dry_run: bool, output: str) -> None:
+    """Put an endpoint's datapath in force again: ENDPOINT is an id, an address, namespace/pod, or `all`.
+
+    Exit code 1 when one failed; its old programs stay live and it is tried again in the background.
+
+    \b
+    Examples:
+      podlane endpoint regenerate 7
+      podlane endpoint regenerate all --level 1 --dry-run
+    """
+    from podlane.endpoint.v1 import endpoint_pb2
+    from podlane.loader.v1 import loader_pb2
+
+    number = 1 if level in {"1", "no-rebuild"} else 2
+    request = endpoint_pb2.RegenerateEndpointsRequest(
+        level=loader_pb2.RegenerationLevel.ValueType(number), dry_run=dry_run
+    )
+    if endpoint != "all":
+        request.selector.CopyFrom(selector(endpoint))
+    reply = connect.ask(connect.endpoint(settings), "RegenerateEndpoints", request)
+    options.show_results(reply.results, output, dry_run=dry_run)
+
+
+@group.command("config")
+@click.argument("endpoint")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
+@output_option
+@click.pass_obj
+def config(settings: Settings, endpoint: str, changes: tuple[str, ...], output: str) -> None:
+    """Show or set one endpoint's switches; VALUE is on, off, or default for what the node has.
+
+    \b
+    Examples:
+      podlane endpoint config 7
+      podlane endpoint config default/web-0 debug=on trace=on
+    """
+    options.show_or_set(settings, selector(endpoint), changes, output)
 
 
 def _describe(endpoint: Any) -> list[str]:
@@ -103,6 +195,7 @@ def _describe(endpoint: Any) -> list[str]:
     lines = [
         f"endpoint    {endpoint.id} (generation {endpoint.generation})",
         f"state       {state}",
+        f"health      {describe_health(endpoint.health)}",
         f"identity    {endpoint.identity}",
         f"pod         {pod}",
         f"attachment  network {attachment.network}, container {attachment.container_id}, {attachment.ifname}",
@@ -111,19 +204,58 @@ def _describe(endpoint: Any) -> list[str]:
         f"pod mac     {plain(link.pod_mac)}",
         f"created     {told['created']}",
     ]
+    if endpoint.options:
+        lines.append(f"options     {', '.join(_switches(endpoint.options))}")
     if endpoint.HasField("last_regeneration"):
         lines += _describe_regeneration(endpoint.last_regeneration)
-    return lines + [
-        f"log         {entry['time']} {entry['type']} {entry['code']}: {entry['message']}"
-        for entry in told["log"][-10:]
+    counters = endpoint.counters
+    lines.append(
+        f"counters    {counters.regenerations} regenerations, {counters.failures} failed, {counters.folded} triggers "
+        f"folded into others, {counters.refused} transitions refused"
+    )
+    lines += _describe_queue(endpoint.queue)
+    if endpoint.HasField("published"):
+        published = endpoint.published
+        lines.append(f"published   {published.key}, revision {published.revision}, {told['published']['written']}")
+    return lines + [f"log         {line}" for line in log_lines(endpoint)[-_LINES:]]
+
+
+def _switches(options: Mapping[str, bool]) -> list[str]:
+    return [f"{name} {'on' if enabled else 'off'}" for name, enabled in sorted(options.items())]
+
+
+def _describe_queue(queue: Any) -> list[str]:
+    lines = []
+    if queue.running:
+        lines.append(f"running     {queue.running}, for {age(time.time() - queue.running_since.seconds)}")
+    if queue.waiting:
+        lines.append(f"waiting     {', '.join(queue.waiting)} ({len(queue.waiting)} of {queue.size})")
+    return lines
+
+
+def log_lines(endpoint: Any) -> list[str]:
+    """Return an endpoint's log, a line per entry, the newest last."""
+    return [
+        f"{entry['time']} {entry['type']:<6} {entry['code']:<7} {entry['state']}: {entry['message']}"
+        for entry in plain(endpoint)["log"]
     ]
+
+
+def describe_health(health: Any) -> str:
+    """Return an endpoint's health in one line."""
+    kind = health.DESCRIPTOR.enum_types_by_name["Status"]
+    parts = ", ".join(f"{part} {enum_name(kind, getattr(health, part))}" for part in ("bpf", "policy", "connected"))
+    return f"{enum_name(kind, health.overall)} ({parts})"
 
 
 def _describe_regeneration(regeneration: Any) -> list[str]:
     level = enum_name(regeneration.DESCRIPTOR.fields_by_name["level"].enum_type, regeneration.level)
     outcome = f"failed: {regeneration.error}" if regeneration.error else "ok"
+    changes = "; ".join(filter(None, (regeneration.reload_reason, *regeneration.changes)))
     phases = ", ".join(f"{phase.name} {phase.duration_us / 1000:.2f} ms" for phase in regeneration.phases)
     lines = [f"regenerated {level}, {outcome} ({'; '.join(regeneration.reasons)})", f"phases      {phases}"]
+    if changes:
+        lines.append(f"changes     {changes}")
     return lines + [
         f"program     {program.name} id {program.id} tag {program.tag.hex()} at {program.hook}: "
         f"{program.instructions} instructions, {program.verified_instructions} verified"

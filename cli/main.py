@@ -10,6 +10,7 @@ from services.common import config
 from services.common.errors import PodlaneError
 
 _NOUNS = {
+    "config": "the switches of the endpoint programs, for all endpoints of the node",
     "cni": "install or remove the CNI plugin and its network configuration",
     "endpoint": "the pods' endpoints",
     "ipam": "addresses and pools",

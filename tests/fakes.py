@@ -17,6 +17,8 @@ Two rules:
    B7  Links and datapaths outlive the loader's process.
    B8  ConfirmAllocation is NOT_FOUND without a reservation, idempotent per endpoint, ALREADY_EXISTS for another one.
    B9  Released addresses can be asked for by name at once.
+   B10 RegenerateEndpoint at level 1 loads programs only where that is needed, at level 2 always; it says why, and
+       what it changed. A dry run touches nothing.
 
 Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after it,
 `calls` tells what was asked, and `reached` waits for it.
@@ -42,6 +44,8 @@ from services.common.errors import AlreadyExists, FailedPrecondition, NotFound, 
 from services.common.model import Attachment
 
 Key = tuple[str, str, str]
+
+OPTIONS = ("conntrack", "debug", "trace")
 
 
 def key(attachment: types.Attachment) -> Key:
@@ -235,7 +239,10 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
 
     async def GetNode(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Show the configuration."""
-        return await self.script.run("GetNode", request, lambda: loader_pb2.GetNodeResponse(config=self.node))
+        options = [loader_pb2.EndpointOptionInfo(name=name, text=f"The {name} switch") for name in OPTIONS]
+        return await self.script.run(
+            "GetNode", request, lambda: loader_pb2.GetNodeResponse(config=self.node, options=options)
+        )
 
     async def CreateLink(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Make a link, or return the one that is there."""
@@ -298,10 +305,13 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         if there is not None and there.generation > wanted.generation:
             raise FailedPrecondition(f"endpoint {wanted.id} is of generation {there.generation}")
         hash_ = hashlib.sha256(wanted.SerializeToString(deterministic=True)).hexdigest()  # B3
-        programs = [] if there is None else list(there.programs)
-        level = request.level
-        if level == loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD or there is None or there.config_hash != hash_:
+        level, reason = request.level, self._reason(request, there, hash_)
+        if reason:
             level = loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD
+        if request.dry_run:
+            return loader_pb2.RegenerateEndpointResponse(datapath=there, level=level, reason=reason)
+        programs = list(there.programs) if there is not None else []
+        if reason:
             programs = [self._load(name) for name in ("from_container", "to_container")]
         datapath = loader_pb2.EndpointDatapath(
             id=wanted.id,
@@ -315,7 +325,20 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         )
         self.kernel.datapaths[wanted.id] = datapath
         phases = [types.Phase(name="load", duration_us=300), types.Phase(name="attach", duration_us=200)]
-        return loader_pb2.RegenerateEndpointResponse(datapath=datapath, level=level, phases=phases)
+        changes = ["the kernel had lost something"] if there is not None and not _whole(there) else []
+        return loader_pb2.RegenerateEndpointResponse(
+            datapath=datapath, level=level, phases=phases, reason=reason, changes=changes
+        )
+
+    def _reason(self, request: Any, there: loader_pb2.EndpointDatapath | None, hash_: str) -> str:
+        """Why programs are loaded (B10)."""
+        if there is None:
+            return "the endpoint has no programs yet"
+        if there.config_hash != hash_:
+            return "the configuration has changed"
+        if not there.programs:
+            return "tc ingress is empty"
+        return "it was asked for" if request.level == loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD else ""
 
     def _load(self, name: str) -> loader_pb2.Program:
         self.kernel.programs += 1
@@ -343,6 +366,10 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             return loader_pb2.ListEndpointDatapathsResponse(datapaths=found)
 
         return await self.script.run("ListEndpointDatapaths", request, work)
+
+
+def _whole(datapath: loader_pb2.EndpointDatapath) -> bool:
+    return bool(datapath.reachable and datapath.programs and not datapath.problems)
 
 
 class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):

@@ -105,6 +105,10 @@ class EndpointSettings:
     """Regenerations at a time; 0: max(2, number of CPUs)."""
     peer_wait_seconds: float = 2.0
     """How long a call waits for ipam or the loader to come up before it is UNAVAILABLE."""
+    regenerate_interval_seconds: float = 120.0
+    """From the end of a periodic regeneration of all endpoints to the next; it loads only what is needed."""
+    publish_interval_seconds: float = 300.0
+    """How often an endpoint's record in the kvstore is looked at although nothing has changed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,8 @@ class Parameters:
     run: Callable[[], Awaitable[None]]
     interval: float = 0.0
     """From the end of a successful run to the next; 0: only after an update or a trigger."""
+    delay: float = 0.0
+    """From an update to the run that it causes; a trigger does not wait for it."""
     retry_base: float = 1.0
     """Back-off after the first error of a row; doubles with each further one."""
     retry_cap: float = 60.0
@@ -133,7 +135,10 @@ class Controller:
         self.parameters = parameters
         self.status = Status()
         self._wake = asyncio.Event()
-        self._wake.set()
+        if parameters.delay:
+            self.status.next_run = time.time() + parameters.delay
+        else:
+            self._wake.set()
         self._run: asyncio.Task[None] | None = None
         self._task = asyncio.create_task(self._repeat(), name=f"{resource}/{name}")
 
@@ -150,15 +155,25 @@ class Controller:
             self.status.coalesced += 1
         self._wake.set()
 
+    @property
+    def parked(self) -> bool:
+        """Whether it neither runs nor is going to by itself."""
+        status = self.status
+        return not (status.running_since or status.next_run or self._wake.is_set())
+
     def hanging(self) -> bool:
         """Return whether the current run has taken longer than its alarm."""
         since = self.status.running_since
         return bool(since) and time.time() - since > self.parameters.alarm
 
-    async def remove(self) -> None:
-        """End: cancel a run in progress, then run the stop function. Errors of that are logged."""
+    async def abandon(self) -> None:
+        """End: cancel a run in progress. The stop function is not run: what it would take back stays."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+
+    async def remove(self) -> None:
+        """End: cancel a run in progress, then run the stop function. Errors of that are logged."""
+        await self.abandon()
         if self.parameters.stop is None:
             return
         try:

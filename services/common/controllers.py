@@ -28,6 +28,10 @@ class Manager:
         else:
             self._controllers[name] = Controller(self.resource, name, parameters)
 
+    def get(self, name: str) -> Controller | None:
+        """Return the controller of that name."""
+        return self._controllers.get(name)
+
     def trigger(self, name: str) -> bool:
         """Run the controller now; False when there is none of that name."""
         known = self._controllers.get(name)
@@ -54,11 +58,18 @@ class Manager:
 
 
 class Registry:
-    """All managers of one process."""
+    """All managers of one process. A component: `stop` ends every controller and takes nothing back."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._managers: list[Manager] = []
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def stop(self) -> None:
+        """End all controllers, without their stop functions: the process ends, what they look after goes on."""
+        await asyncio.gather(*(controller.abandon() for controller in self))
 
     def enter(self, manager: Manager) -> None:
         """Add a manager."""

@@ -23,8 +23,33 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from services.common.errors import Exhausted, FailedPrecondition
-from services.endpoint.model import Level
+from services.common.errors import Exhausted, FailedPrecondition, Internal
+from services.endpoint.model import Level, Regeneration
+
+HISTORY = 16
+"""Ended events that a queue remembers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An event that has ended. `ended` in epoch seconds, `waited` and `ran` in seconds; `error` empty: success."""
+
+    name: str
+    ended: float
+    waited: float
+    ran: float
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """A queue at one moment; `running` empty: nothing runs."""
+
+    size: int
+    waiting: tuple[str, ...]
+    running: str
+    running_since: float
+    ended: tuple[Ended, ...]
 
 
 class Event:
@@ -56,7 +81,13 @@ class Event:
     def cancel(self, why: str) -> None:
         """Never run it; who awaits it is told why."""
         if not self._result.done():
+            self.waited = time.perf_counter() - self._enqueued
             self._result.set_exception(FailedPrecondition(f"{self.name} was cancelled: {why}"))
+
+    def ended(self) -> Ended:
+        """Return what became of it; it must be done."""
+        error = "cancelled" if self._result.cancelled() else str(self._result.exception() or "")
+        return Ended(self.name, time.time(), self.waited, self.ran, error)
 
     async def run(self) -> None:
         """Do the work; the error is the result, the queue goes on."""
@@ -98,11 +129,23 @@ class RegenerationEvent(Event):
         super().__init__("the regeneration", work)
         self.request = request
         self.begun = False
+        self._outcome: Regeneration | None = None
 
     def begin(self) -> Request:
         """Return what is to be done; from now on triggers need another event."""
         self.begun = True
         return self.request
+
+    def finish(self, outcome: Regeneration) -> None:
+        """Say what was done, for those who await it."""
+        self._outcome = outcome
+
+    @property
+    def outcome(self) -> Regeneration:
+        """What was done; only after a `result` that didn't raise."""
+        if self._outcome is None:
+            raise Internal(f"{self.name} has no outcome")
+        return self._outcome
 
     def fold(self, request: Request) -> bool:
         """Take another trigger in, if it isn't too late."""
@@ -123,12 +166,17 @@ class EventQueue:
         self._consumer: asyncio.Task[None] | None = None
         self._closed = ""
         self._last: RegenerationEvent | None = None
-        self.folded = 0
-        """Triggers that cost no regeneration of their own."""
+        self._running: tuple[str, float] = ("", 0.0)
+        self._ended: deque[Ended] = deque(maxlen=HISTORY)
 
     def __len__(self) -> int:
         """Return how many events wait."""
         return len(self._waiting)
+
+    def status(self) -> QueueStatus:
+        """Return what waits, what runs and what has ended."""
+        waiting = tuple(event.name for event in self._waiting)
+        return QueueStatus(self._size, waiting, *self._running, tuple(self._ended))
 
     def enqueue(self, event: Event) -> None:
         """Let an event wait its turn. Raises Exhausted (full) and FailedPrecondition (the endpoint is going)."""
@@ -146,21 +194,27 @@ class EventQueue:
             self._consumer = asyncio.get_running_loop().create_task(self._consume(), context=contextvars.Context())
         self._wake.set()
 
-    def trigger(self, request: Request, work: Callable[[RegenerationEvent], Awaitable[None]]) -> RegenerationEvent:
-        """Ask for a regeneration: fold into the one that waits, or enqueue one. Raises as `enqueue` does."""
+    def trigger(
+        self, request: Request, work: Callable[[RegenerationEvent], Awaitable[None]]
+    ) -> tuple[RegenerationEvent, bool]:
+        """Ask for a regeneration: fold into the one that waits, or enqueue one; return it and whether it was folded.
+
+        Raises as `enqueue` does.
+        """
         if self._last is not None and not self._closed and self._last.fold(request):
-            self.folded += 1
-            return self._last
+            return self._last, True
         event = RegenerationEvent(request, work)
         self.enqueue(event)
         self._last = event
-        return event
+        return event, False
 
     async def close(self, why: str) -> None:
         """Take no more events, cancel those that wait, wait for the one that runs. Repeating it is fine."""
         self._closed = self._closed or why
         while self._waiting:
-            self._waiting.popleft().cancel(why)
+            event = self._waiting.popleft()
+            event.cancel(why)
+            self._ended.append(event.ended())
         self._wake.set()
         if self._consumer is not None:
             await asyncio.wait((self._consumer,))
@@ -168,7 +222,13 @@ class EventQueue:
     async def _consume(self) -> None:
         while not self._closed or self._waiting:
             while self._waiting:
-                await self._waiting.popleft().run()
+                await self._run(self._waiting.popleft())
             self._wake.clear()
             if not self._closed:
                 await self._wake.wait()
+
+    async def _run(self, event: Event) -> None:
+        self._running = (event.name, time.time())
+        await event.run()
+        self._running = ("", 0.0)
+        self._ended.append(event.ended())

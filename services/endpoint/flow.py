@@ -129,6 +129,7 @@ class Creation:
 
     async def _build(self, event: RegenerationEvent) -> None:
         self._built = await self._regenerator.build(self._managed, event.begin())
+        event.finish(self._built)
 
     async def _take_down(self) -> None:
         endpoint = self._managed.endpoint

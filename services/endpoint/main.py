@@ -4,16 +4,19 @@ from collections.abc import Sequence
 
 from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 
-from services.common import lifecycle
+from services.common import controllers, lifecycle
 from services.common.client import Peer
 from services.common.config import EndpointSettings, Settings
+from services.common.controller import Parameters
 from services.common.db import Database
 from services.common.edge import Server
 from services.common.errors import InvalidArgument
+from services.common.kvstore.embedded import EmbeddedKvstore
 from services.endpoint.manager import Manager, Parts
 from services.endpoint.node import NodeKeeper, Readiness
+from services.endpoint.operate import Operator
 from services.endpoint.peers import IpamPeer, LoaderPeer
-from services.endpoint.recovery import Recovery
+from services.endpoint.publisher import Publisher
 from services.endpoint.regeneration import permits
 from services.endpoint.restore import Restorer
 from services.endpoint.servicer import EndpointServicer
@@ -21,36 +24,53 @@ from services.endpoint.store import MIGRATIONS, Store
 from services.endpoint.watch import Watchers
 
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
+_QUIET = frozenset({"GetEndpoint", "ListEndpoints", "WatchEndpoints", "CheckEndpoint", "ListOptions"})
+# A year: beyond it a typo is likelier than a wish.
+_LONGEST = 366 * 86400
 
 
 def build(settings: Settings) -> Sequence[lifecycle.Component]:
     """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
     endpoint = settings.endpoint
     _check(endpoint)
-    database = Database(endpoint.database, MIGRATIONS)
+    database, registry = Database(endpoint.database, MIGRATIONS), controllers.Registry()
     ipam_peer = Peer("ipam", settings.ipam.socket, endpoint.peer_wait_seconds)
     loader_peer = Peer("loader", settings.loader.socket, endpoint.peer_wait_seconds)
-    ipam, loader = IpamPeer(ipam_peer), LoaderPeer(loader_peer)
+    ipam, loader, store = IpamPeer(ipam_peer), LoaderPeer(loader_peer), Store(database)
     watchers = Watchers()
+    publisher = Publisher(EmbeddedKvstore(database), settings.node.name, endpoint.publish_interval_seconds)
     readiness = Readiness(endpoint.peer_wait_seconds, lambda ready: server.serving(ready=ready))
-    parts = Parts(Store(database), loader, ipam, Recovery(), watchers, readiness)
+    parts = Parts(store, loader, ipam, registry, publisher, watchers, readiness)
     manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
-    servicer = EndpointServicer(manager)
+    operator = Operator(manager.registry, manager.regenerator, store, loader)
+    servicer = EndpointServicer(manager, operator)
     server = Server(
         endpoint.socket,
         (NAME,),
         lambda grpc_server: endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server),
-        quiet=frozenset({"GetEndpoint", "ListEndpoints", "WatchEndpoints", "CheckEndpoint"}),
+        quiet=_QUIET,
     )
     keeper = NodeKeeper(
         settings.loader,
         loader,
         ipam,
-        Restorer(manager, loader, ipam),
+        Restorer(manager, loader, ipam, publisher),
         readiness=readiness,
         removed=manager.link_removed,
     )
-    return (database, ipam_peer, loader_peer, manager, server, watchers, keeper)
+
+    async def begin_controllers() -> None:
+        own = controllers.Manager("endpoint-manager", registry)
+        interval = endpoint.regenerate_interval_seconds
+        own.update(
+            "endpoint-regenerate",
+            Parameters(run=operator.regenerate_periodically, interval=interval, delay=interval, retry=False),
+        )
+
+    return (
+        *(database, ipam_peer, loader_peer, manager, operator, server, watchers, keeper),
+        lifecycle.Hook(begin_controllers),
+    )
 
 
 def _check(endpoint: EndpointSettings) -> None:
@@ -64,6 +84,10 @@ def _check(endpoint: EndpointSettings) -> None:
             f"[endpoint] peer_wait_seconds: {endpoint.peer_wait_seconds} is not between 0 and 3600",
             key="peer_wait_seconds",
         )
+    for key in ("regenerate_interval_seconds", "publish_interval_seconds"):
+        seconds = getattr(endpoint, key)
+        if not 0 < seconds <= _LONGEST:
+            raise InvalidArgument(f"[endpoint] {key}: {seconds} is not in (0, {_LONGEST}]", key=key)
 
 
 def main() -> int:

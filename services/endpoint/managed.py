@@ -1,4 +1,4 @@
-"""An endpoint while it lives in this process: its value, its event queue, and who is told when it changes.
+"""An endpoint while it lives in this process: its value, its event queue, its controllers, and who is told of changes.
 
 All changes of the value go through here; watchers are told of every move and every note. The log's entries reach the
 disk together with the next write of the record: a commit costs more than all else here, and what the kernel did can
@@ -6,10 +6,10 @@ be asked for again. What is younger than the last write when the process is kill
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from services.common import telemetry, wire
+from services.common import controllers, telemetry, wire
 from services.endpoint.events import EventQueue
 from services.endpoint.model import Endpoint, EndpointState, LogCode, LogEntry, LogType
 
@@ -17,21 +17,33 @@ _log = telemetry.logger("managed")
 Save = Callable[[Endpoint, Sequence[LogEntry]], Awaitable[None]]
 
 
-class ManagedEndpoint:
-    """One live endpoint. `publish` is called with what watchers are to see."""
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What all endpoints of a process share: the size of a queue, who keeps their controllers, who hears of changes."""
 
-    def __init__(
-        self, endpoint: Endpoint, queue_size: int, publish: Callable[[Endpoint], None], saved: int = 0
-    ) -> None:
+    queue_size: int
+    controllers: controllers.Registry
+    publish: Callable[[Endpoint], None]
+
+
+class ManagedEndpoint:
+    """One live endpoint."""
+
+    def __init__(self, endpoint: Endpoint, home: Home, saved: int = 0) -> None:
         """Begin with a value; `saved` is the number of its newest log entry that is on disk."""
         self.endpoint = endpoint
-        self.queue = EventQueue(f"endpoint {endpoint.id}", queue_size)
-        self._publish = publish
+        self.queue = EventQueue(f"endpoint {endpoint.id}", home.queue_size)
+        self.controllers = controllers.Manager(f"endpoint-{endpoint.id}", home.controllers)
+        self._publish = home.publish
         self._saved = saved
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the value; watchers see it with the next move or note."""
         self.endpoint = replace(self.endpoint, **changes)
+
+    def count(self, **events: int) -> None:
+        """Increase counters."""
+        self.endpoint = self.endpoint.counted(**events)
 
     def note(self, type_: LogType, code: LogCode, message: str) -> None:
         """Add an entry to the endpoint's log."""
@@ -42,7 +54,7 @@ class ManagedEndpoint:
         """Change the state if the table allows it; a refusal is logged and counted. Return whether it is `to` now."""
         before = self.endpoint
         self.endpoint = before.moved(to, waiting_for, wire.now(), builder=builder)
-        if self.endpoint.refused > before.refused:
+        if self.endpoint.counters.refused > before.counters.refused:
             _log.warning("transition refused", endpoint=before.id, state=before.state, to=to, builder=builder)
         if self.endpoint is not before:
             self._publish(self.endpoint)

@@ -5,17 +5,19 @@ DEL waits for the ADD that is in flight, even when nobody waits for that ADD any
 runs shielded: a caller that hangs up stops waiting, the work goes on.
 
 A creation that fails leaves nothing; where even undoing fails (the loader is gone), the endpoint stays as a remainder,
-`disconnecting`, and is taken down as soon as that is possible: by the background, by a DEL, or by the next ADD
-of the same attachment, whichever comes first.
+`disconnecting`, and is taken down as soon as that is possible: by the controller `removal`, by a DEL, or by the next
+ADD of the same attachment, whichever comes first.
 
-Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.py`).
+Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.py`), what operators ask (`operate.py`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from services.common import telemetry, wire
+from services.common import controllers, telemetry, wire
+from services.common.controller import Parameters
 from services.common.errors import PodlaneError
 from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
@@ -23,18 +25,21 @@ from services.common.model import Attachment
 from services.endpoint import flow, plan
 from services.endpoint.flow import Addresses, Creation
 from services.endpoint.ids import Ids
-from services.endpoint.managed import ManagedEndpoint
+from services.endpoint.managed import Home, ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCode, LogType
 from services.endpoint.node import Readiness
 from services.endpoint.observed import LinkRemoval
 from services.endpoint.peers import Ipam, Loader
-from services.endpoint.recovery import Recovery
-from services.endpoint.regeneration import INITIAL, REPEATED, Regenerator, recovery_name
+from services.endpoint.publisher import Publisher
+from services.endpoint.regeneration import INITIAL, RECOVERY, REPEATED, Regenerator
 from services.endpoint.registry import Registry, Selector
 from services.endpoint.store import Store
 from services.endpoint.watch import Change, Told, Watchers
 
 _log = telemetry.logger("manager")
+
+REMOVAL = "removal"
+_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,8 @@ class Parts:
     store: Store
     loader: Loader
     ipam: Ipam
-    recovery: Recovery
+    controllers: controllers.Registry
+    publisher: Publisher
     watchers: Watchers
     readiness: Readiness
 
@@ -55,35 +61,36 @@ class Manager:
     def __init__(self, parts: Parts, queue_size: int, permits: int) -> None:
         """Wire; nothing is read before `start`."""
         self._store, self._loader, self._ipam = parts.store, parts.loader, parts.ipam
-        self._recovery, self._watchers, self._readiness = parts.recovery, parts.watchers, parts.readiness
-        self._queue_size = queue_size
-        self._registry = Registry()
+        self._controllers, self._publisher = parts.controllers, parts.publisher
+        self._watchers, self._readiness = parts.watchers, parts.readiness
+        self._home = Home(queue_size, parts.controllers, self._publish)
+        self.registry = Registry()
         self._ids = Ids()
         self._locks = KeyedLocks()
         self._shielded = Shielded()
         self._background: set[asyncio.Task[None]] = set()
-        self.regenerator = Regenerator(parts.loader, parts.store, parts.recovery, permits, self._lost_link)
+        self.regenerator = Regenerator(parts.loader, parts.store, permits, self._lost_link)
 
     async def start(self) -> None:
         """Read the records; every endpoint is `restoring` until it was compared. Raises CorruptState, Unavailable."""
-        endpoints, self._ids = await self._store.load()
+        endpoints, self._ids, self.regenerator.node_options = await self._store.load()
         for endpoint in endpoints:
-            managed = self._manage(endpoint, saved=endpoint.log[-1].number if endpoint.log else 0)
+            managed = ManagedEndpoint(endpoint, self._home, saved=endpoint.log[-1].number if endpoint.log else 0)
             managed.explain("a comparison with the kernel, once the loader and ipam answer")
-            self._registry.put(managed)
+            self.registry.put(managed)
         _log.info("records read", endpoints=len(endpoints))
 
     async def stop(self) -> None:
         """Let what was begun finish, in the order in which it depends on each other."""
-        await self._recovery.stop()
+        await self._controllers.stop()
         await self._shielded.stop()
         while self._background:
             await asyncio.wait(self._background)
-        await asyncio.gather(*(managed.queue.close("the service is stopping") for managed in self._registry))
+        await asyncio.gather(*(managed.queue.close("the service is stopping") for managed in self.registry))
 
     def __iter__(self) -> Iterator[ManagedEndpoint]:
         """Go through the live endpoints in the order of their ids."""
-        return iter(self._registry)
+        return iter(self.registry)
 
     async def create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
         """Return the endpoint, ready, and whether it is new.
@@ -97,22 +104,22 @@ class Manager:
         """Take an endpoint down and forget it; False when there was none. Raises Unavailable: repeat it."""
         return await self._shielded.run(self._delete(selector))
 
-    def get(self, selector: Selector) -> Endpoint:
+    def get(self, selector: Selector) -> ManagedEndpoint:
         """Return one endpoint. Raises NotFound."""
-        return self._registry.get(selector).endpoint
+        return self.registry.get(selector)
 
     def page(self, after: int, size: int) -> list[Endpoint]:
         """Return up to `size` endpoints with ids beyond `after`, in their order."""
-        found = (managed.endpoint for managed in self._registry if managed.endpoint.id > after)
+        found = (managed.endpoint for managed in self.registry if managed.endpoint.id > after)
         return [endpoint for endpoint, _ in zip(found, range(size), strict=False)]
 
     def watch(self) -> AsyncIterator[Told]:
         """Yield what exists and then every change."""
-        return self._watchers.watch(managed.endpoint for managed in self._registry)
+        return self._watchers.watch(managed.endpoint for managed in self.registry)
 
     async def check(self, selector: Selector) -> tuple[Endpoint, tuple[str, ...]]:
         """Return an endpoint and what is wrong with it. Raises NotFound, Unavailable."""
-        endpoint = self.get(selector)
+        endpoint = self.get(selector).endpoint
         datapaths, allocations = await asyncio.gather(
             self._loader.datapaths(endpoint.id), self._ipam.allocations(endpoint.spec.attachment)
         )
@@ -124,13 +131,13 @@ class Manager:
 
     def link_removed(self, removal: LinkRemoval) -> None:
         """Take down, in the background, the endpoint whose link the kernel reports gone."""
-        for managed in self._registry:
+        for managed in self.registry:
             link = managed.endpoint.spec.link
             if (link.host_ifname, link.host_ifindex) == (removal.host_ifname, removal.host_ifindex):
                 self._lost_link(managed)
 
     def dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
-        """Take an endpoint down in the background, again and again until it succeeds.
+        """Take an endpoint down in the background, again and again until it succeeds: the controller `removal`.
 
         With RELEASE it is not touched if its link turns out to be there after all.
         """
@@ -144,9 +151,20 @@ class Manager:
             except PodlaneError as error:
                 endpoint = managed.endpoint
                 _log.warning("not taken down yet", endpoint=endpoint.id, why=why, error=error.message)
-                self._recovery.retry(f"endpoint-{endpoint.id}-{endpoint.generation}-removal", attempt)
+                managed.controllers.update(
+                    REMOVAL,
+                    Parameters(
+                        run=attempt,
+                        delay=_RETRY_SECONDS,
+                        retry_base=_RETRY_SECONDS,
+                        retry_cap=_LONGEST_RETRY_SECONDS,
+                    ),
+                )
 
-        task = asyncio.create_task(first())
+        self._begin(first())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -166,7 +184,7 @@ class Manager:
     async def _create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
         await self._readiness.wait()
         async with self._locks.hold(spec.attachment):
-            present = self._registry.attached(spec.attachment)
+            present = self.registry.attached(spec.attachment)
             if present is not None and plan.repeat(present.endpoint, spec) is plan.Repeat.SAME:
                 await self._make_ready(present)
                 return present.endpoint, False
@@ -180,15 +198,16 @@ class Manager:
             await self.regenerator.trigger(managed, REPEATED).result()
 
     async def _build(self, spec: EndpointSpec) -> Endpoint:
-        self._registry.check_addresses(spec.ips)
+        self.registry.check_addresses(spec.ips)
         managed = self._new(spec)
         creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator)
-        event = managed.queue.trigger(INITIAL, creation.run)
+        event, _ = managed.queue.trigger(INITIAL, creation.run)
         try:
             await event.result()
         except BaseException as error:
             await self._failed(managed, creation, error)
             raise
+        self._publisher.begin(managed)
         return managed.endpoint
 
     def _new(self, spec: EndpointSpec) -> ManagedEndpoint:
@@ -201,8 +220,8 @@ class Manager:
         triggered = known.moved(EndpointState.READY, "", now).moved(
             EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now
         )
-        managed = self._manage(triggered)
-        self._registry.put(managed)
+        managed = ManagedEndpoint(triggered, self._home)
+        self.registry.put(managed)
         self._watchers.tell(Change.UPSERTED, triggered)
         return managed
 
@@ -221,20 +240,20 @@ class Manager:
     async def _delete(self, selector: Selector) -> bool:
         attachment = selector.attachment
         if attachment is None:
-            found = self._registry.find(selector)
+            found = self.registry.find(selector)
             if found is None:
                 return False
             attachment = found.endpoint.spec.attachment
         async with self._locks.hold(attachment):
-            managed = self._registry.attached(attachment)
+            managed = self.registry.attached(attachment)
             # Another endpoint may have come while this waited; it is not the one that was meant.
-            if managed is None or self._registry.find(selector) is not managed:
+            if managed is None or self.registry.find(selector) is not managed:
                 return False
             await self._take_down(managed, Addresses.LEAVE)
             return True
 
     async def _take_down(self, managed: ManagedEndpoint, addresses: Addresses) -> None:
-        self._recovery.cancel(recovery_name(managed.endpoint.id))
+        await managed.controllers.remove(RECOVERY)
         await managed.queue.close("the endpoint is being deleted")
         try:
             await flow.take_down(managed, addresses, self._store, self._loader, self._ipam)
@@ -245,10 +264,12 @@ class Manager:
 
     async def _forget(self, managed: ManagedEndpoint) -> None:
         managed.move(EndpointState.DISCONNECTED, "")
-        self._registry.remove(managed)
+        self.registry.remove(managed)
         self._ids.free(managed.endpoint.id)
         self._watchers.tell(Change.DELETED, managed.endpoint)
         await managed.queue.close("the endpoint is deleted")
+        # Not awaited: it may be one of them that has brought this about.
+        self._begin(managed.controllers.remove_all())
 
     def _lost_link(self, managed: ManagedEndpoint) -> None:
         link = managed.endpoint.spec.link
@@ -259,7 +280,7 @@ class Manager:
         endpoint = managed.endpoint
         attachment, link = endpoint.spec.attachment, endpoint.spec.link
         async with self._locks.hold(attachment):
-            if self._registry.attached(attachment) is not managed:
+            if self.registry.attached(attachment) is not managed:
                 return
             if addresses is Addresses.RELEASE:
                 # What was seen may be old news by now: a mark is checked again before the sweep.
@@ -273,8 +294,5 @@ class Manager:
                 managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
             await self._take_down(managed, addresses)
 
-    def _manage(self, endpoint: Endpoint, saved: int = 0) -> ManagedEndpoint:
-        def publish(changed: Endpoint) -> None:
-            self._watchers.tell(Change.UPSERTED, changed)
-
-        return ManagedEndpoint(endpoint, self._queue_size, publish, saved)
+    def _publish(self, changed: Endpoint) -> None:
+        self._watchers.tell(Change.UPSERTED, changed)

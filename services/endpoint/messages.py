@@ -1,24 +1,34 @@
 """Between this service's messages and its values. Reading checks all and names the field; writing never fails."""
 
+import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from podlane.common.v1 import types_pb2 as types
 from podlane.endpoint.v1 import endpoint_pb2 as pb
-from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
 from services.common import wire
 from services.common.errors import InvalidArgument
 from services.common.model import Pod
+from services.endpoint.events import QueueStatus
+from services.endpoint.health import Health, health
 from services.endpoint.ids import LARGEST
-from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Level, Link, LogEntry, Program, Regeneration
-from services.endpoint.observed import Allocation, Built, Datapath, NodeConfig, PoolRange
-from services.endpoint.policy import PolicyEntry
+from services.endpoint.model import (
+    Endpoint,
+    EndpointSpec,
+    EndpointState,
+    Level,
+    LogEntry,
+    Publication,
+    Regeneration,
+)
+from services.endpoint.operate import Result
+from services.endpoint.options import OptionStatus
+from services.endpoint.peer_messages import read_link, write_link, write_option
 from services.endpoint.registry import Selector
 from services.endpoint.watch import Change, Told
 
-FAMILIES = {4: types.IP_FAMILY_IPV4, 6: types.IP_FAMILY_IPV6}
 _STATES = {state: pb.EndpointState.Value(f"ENDPOINT_STATE_{state.name}") for state in EndpointState}
 _CHANGES = {change: pb.WatchEndpointsResponse.Change.Value(f"CHANGE_{change.name}") for change in Change}
 # Kubernetes labels, with an optional source in front as in `k8s:app` (Kubernetes, "Labels and Selectors").
@@ -26,8 +36,6 @@ _LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:/\-]*[A-Za-z0-9])?")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.\-]*[A-Za-z0-9])?)?")
 _LONGEST_KEY, _LONGEST_VALUE, _LONGEST_POD = 317, 63, 253
 _RESERVED = "reserved:"
-# What SQLite's integers hold, and what an ifindex can be (an int in struct ifinfomsg).
-_LARGEST_INTEGER, _LARGEST_IFINDEX = 2**63 - 1, 2**31 - 1
 
 
 def read_spec(request: pb.CreateEndpointRequest) -> EndpointSpec:
@@ -45,28 +53,6 @@ def read_spec(request: pb.CreateEndpointRequest) -> EndpointSpec:
         link=link,
         addresses=wire.read_assigned_list(request.addresses, "addresses"),
         labels=_read_labels(request.labels),
-    )
-
-
-def read_link(message: loader_pb2.Link, field: str) -> Link:
-    """Return a link."""
-    if not 0 < message.host_ifindex <= _LARGEST_IFINDEX:
-        raise InvalidArgument(f"{field}.host_ifindex: {message.host_ifindex} is no interface's", field=field)
-    if message.netns_inode > _LARGEST_INTEGER:
-        raise InvalidArgument(f"{field}.netns_inode: {message.netns_inode} is no inode", field=field)
-    if "\0" in message.netns_path:
-        raise InvalidArgument(f"{field}.netns_path: a path has no NUL byte", field=field)
-    return Link(
-        attachment=wire.read_attachment(message.attachment, f"{field}.attachment"),
-        host_ifname=wire.check_ifname(message.host_ifname, f"{field}.host_ifname"),
-        host_ifindex=message.host_ifindex,
-        host_mac=wire.read_mac(message.host_mac, f"{field}.host_mac"),
-        pod_mac=wire.read_mac(message.pod_mac, f"{field}.pod_mac"),
-        netns_path=message.netns_path,
-        mtu=message.mtu,
-        pod_ifindex=message.pod_ifindex,
-        netns_inode=message.netns_inode,
-        up=message.up,
     )
 
 
@@ -112,8 +98,8 @@ def read_selector(message: pb.EndpointSelector) -> Selector:
     raise InvalidArgument("selector: one of id, attachment, address and pod is needed", field="selector")
 
 
-def write_endpoint(endpoint: Endpoint, *, log: bool) -> pb.Endpoint:
-    """Return the message of an endpoint, with or without its log."""
+def write_endpoint(endpoint: Endpoint) -> pb.Endpoint:
+    """Return the message of an endpoint, without its log."""
     spec, last = endpoint.spec, endpoint.last_regeneration
     return pb.Endpoint(
         id=endpoint.id,
@@ -122,28 +108,64 @@ def write_endpoint(endpoint: Endpoint, *, log: bool) -> pb.Endpoint:
         pod=wire.write_pod(spec.pod),
         state=_STATES[endpoint.state],
         addresses=map(wire.write_assigned, spec.addresses),
-        link=_write_link(spec.link),
+        link=write_link(spec.link),
         labels=spec.labels,
         identity=endpoint.identity,
         created=wire.write_time(endpoint.created),
         last_regeneration=_write_regeneration(last) if last is not None else None,
-        log=map(_write_entry, endpoint.log) if log else (),
         waiting_for=endpoint.waiting_for,
+        options=endpoint.options,
+        health=_write_health(health(endpoint)),
+        counters=pb.Counters(**dataclasses.asdict(endpoint.counters)),
     )
 
 
-def _write_link(link: Link) -> loader_pb2.Link:
-    return loader_pb2.Link(
-        attachment=wire.write_attachment(link.attachment),
-        host_ifname=link.host_ifname,
-        host_ifindex=link.host_ifindex,
-        host_mac=wire.write_mac(link.host_mac),
-        pod_mac=wire.write_mac(link.pod_mac),
-        netns_path=link.netns_path,
-        mtu=link.mtu,
-        pod_ifindex=link.pod_ifindex,
-        netns_inode=link.netns_inode,
-        up=link.up,
+def write_detail(endpoint: Endpoint, queue: QueueStatus) -> pb.Endpoint:
+    """Return the message of an endpoint with its log, its queue and what was published of it."""
+    message = write_endpoint(endpoint)
+    message.log.extend(map(_write_entry, endpoint.log))
+    message.queue.CopyFrom(_write_queue(queue))
+    if endpoint.published is not None:
+        message.published.CopyFrom(_write_publication(endpoint.published))
+    return message
+
+
+def _write_health(judged: Health) -> pb.EndpointHealth:
+    status = pb.EndpointHealth.Status.ValueType
+    return pb.EndpointHealth(
+        overall=status(judged.overall),
+        bpf=status(judged.bpf),
+        policy=status(judged.policy),
+        connected=status(judged.connected),
+        reasons=judged.reasons,
+    )
+
+
+def _write_publication(published: Publication) -> pb.Publication:
+    return pb.Publication(
+        key=published.key,
+        value=published.value,
+        revision=published.revision,
+        written=wire.write_time(published.written),
+    )
+
+
+def _write_queue(queue: QueueStatus) -> pb.EventQueue:
+    return pb.EventQueue(
+        size=queue.size,
+        waiting=queue.waiting,
+        running=queue.running,
+        running_since=wire.write_time(queue.running_since) if queue.running else None,
+        ended=[
+            pb.EndedEvent(
+                name=one.name,
+                ended=wire.write_time(one.ended),
+                waited_us=round(one.waited * 1e6),
+                ran_us=round(one.ran * 1e6),
+                error=one.error,
+            )
+            for one in queue.ended
+        ],
     )
 
 
@@ -166,6 +188,8 @@ def _write_regeneration(last: Regeneration) -> pb.Regeneration:
             for one in last.programs
         ],
         config_hash=last.config_hash,
+        reload_reason=last.reload_reason,
+        changes=last.changes,
     )
 
 
@@ -182,86 +206,46 @@ def _write_entry(entry: LogEntry) -> pb.LogEntry:
 def write_told(told: Told) -> pb.WatchEndpointsResponse:
     """Return what a watcher is told; without the log, which has a Get of its own."""
     change, endpoint = told
-    message = write_endpoint(endpoint, log=False) if endpoint is not None else None
+    message = write_endpoint(endpoint) if endpoint is not None else None
     return pb.WatchEndpointsResponse(change=_CHANGES[change], endpoint=message)
 
 
-def write_config(endpoint: Endpoint) -> loader_pb2.EndpointConfig:
-    """Return an endpoint as its programs are to see it."""
-    link = endpoint.spec.link
-    return loader_pb2.EndpointConfig(
-        id=endpoint.id,
-        generation=endpoint.generation,
-        attachment=wire.write_attachment(endpoint.spec.attachment),
-        host_ifname=link.host_ifname,
-        host_ifindex=link.host_ifindex,
-        host_mac=wire.write_mac(link.host_mac),
-        pod_mac=wire.write_mac(link.pod_mac),
-        addresses=map(wire.write_address, endpoint.spec.ips),
-        identity=endpoint.identity,
+def read_level(number: int) -> Level:
+    """Return a regeneration level."""
+    if number not in {Level.NO_REBUILD, Level.REWRITE_LOAD}:
+        raise InvalidArgument(
+            f"level: {number} is not a regeneration level: 1 (no-rebuild) or 2 (rewrite+load)", field="level"
+        )
+    return Level(number)
+
+
+def write_result(result: Result) -> pb.RegenerationResult:
+    """Return what became of one endpoint's regeneration."""
+    return pb.RegenerationResult(
+        id=result.id,
+        level=loader_pb2.RegenerationLevel.ValueType(result.level),
+        reload_reason=result.reload_reason,
+        changes=result.changes,
+        error=result.error,
+        duration_us=round(result.seconds * 1e6),
     )
 
 
-def write_policy_entry(entry: PolicyEntry) -> loader_pb2.PolicyEntry:
-    """Return the message of a policy entry."""
-    return loader_pb2.PolicyEntry(
-        direction=loader_pb2.TrafficDirection.ValueType(entry.direction),
-        identity=entry.identity,
-        protocol=entry.protocol,
-        port=entry.port,
-        port_prefix_length=entry.port_prefix_length,
-        deny=entry.deny,
-    )
+def read_changes(messages: Iterable[pb.OptionChange]) -> dict[str, bool | None]:
+    """Return what switches become."""
+    changes: dict[str, bool | None] = {}
+    for index, message in enumerate(messages):
+        if message.name in changes:
+            raise InvalidArgument(f"changes[{index}].name: {message.name!r} was given before", field="changes")
+        changes[message.name] = message.enabled if message.HasField("enabled") else None
+    if not changes:
+        raise InvalidArgument("changes: at least one switch is needed", field="changes")
+    return changes
 
 
-def write_node_config(config: NodeConfig) -> loader_pb2.NodeConfig:
-    """Return the message of the node's configuration."""
-    return loader_pb2.NodeConfig(
-        pod_cidrs=map(wire.write_network, config.pod_cidrs),
-        gateways=map(wire.write_address, config.gateways),
-        masquerade=config.masquerade,
-        mtu=config.mtu,
-    )
-
-
-def read_built(message: loader_pb2.RegenerateEndpointResponse) -> Built:
-    """Return what a regeneration did."""
-    return Built(read_datapath(message.datapath), Level(message.level), wire.read_phases(message.phases))
-
-
-def read_datapath(message: loader_pb2.EndpointDatapath) -> Datapath:
-    """Return what the kernel holds for an endpoint."""
-    return Datapath(
-        id=message.id,
-        generation=message.generation,
-        config_hash=message.config_hash,
-        host_ifname=message.host_ifname,
-        host_ifindex=message.host_ifindex,
-        reachable=message.reachable,
-        programs=_read_programs(message.programs),
-        problems=tuple(message.problems),
-    )
-
-
-def _read_programs(messages: Iterable[loader_pb2.Program]) -> tuple[Program, ...]:
-    return tuple(
-        Program(one.name, one.id, one.tag, one.instructions, one.verified_instructions, one.hook) for one in messages
-    )
-
-
-def read_range(message: ipam_pb2.PoolRange) -> PoolRange:
-    """Return one range of a pool."""
-    prefix = wire.read_network(message.prefix, "ranges.prefix")
-    return PoolRange(prefix, wire.read_address(message.gateway, "ranges.gateway"))
-
-
-def read_allocation(message: ipam_pb2.Allocation) -> Allocation:
-    """Return what an owner holds."""
-    return Allocation(
-        owner=wire.read_attachment(message.owner, "allocation.owner"),
-        addresses=tuple(
-            wire.read_address(one.address.address, f"allocation.addresses[{index}].address")
-            for index, one in enumerate(message.addresses)
-        ),
-        endpoint_id=message.endpoint_id,
-    )
+def write_options(options: Sequence[OptionStatus]) -> list[pb.OptionStatus]:
+    """Return the messages of switches."""
+    return [
+        pb.OptionStatus(info=write_option(one.info), node=one.node, endpoint=one.endpoint, enabled=one.enabled)
+        for one in options
+    ]

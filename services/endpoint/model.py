@@ -172,6 +172,30 @@ class Regeneration:
     error: str = ""
     programs: tuple[Program, ...] = ()
     config_hash: str = ""
+    reload_reason: str = ""
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What happened to an endpoint over its whole life, restarts included."""
+
+    regenerations: int = 0
+    failures: int = 0
+    folded: int = 0
+    """Triggers that cost no regeneration of their own."""
+    refused: int = 0
+    """Transitions that the table refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An endpoint's record in the kvstore; `written` in epoch seconds."""
+
+    key: str
+    value: str
+    revision: int
+    written: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,8 +232,11 @@ class Endpoint:
     """What a state other than ready waits for; empty when ready."""
     lost: str = ""
     """Why ipam does not hold its addresses for it; empty: it does."""
-    refused: int = 0
-    """Transitions that the table refused."""
+    options: Mapping[str, bool] = field(default_factory=dict)
+    """Switches that were set for this endpoint alone."""
+    counters: Counters = Counters()
+    published: Publication | None = None
+    """What this process last found or put in the kvstore."""
 
     def __str__(self) -> str:
         """Return it as errors and logs name it."""
@@ -221,6 +248,19 @@ class Endpoint:
         entry = LogEntry(number, now, type_, code, message, self.state)
         return replace(self, log=(*self.log[-LOG_ENTRIES + 1 :], entry))
 
+    def counted(self, *, regenerations: int = 0, failures: int = 0, folded: int = 0, refused: int = 0) -> Self:
+        """Return it with its counters increased."""
+        now = self.counters
+        return replace(
+            self,
+            counters=Counters(
+                now.regenerations + regenerations,
+                now.failures + failures,
+                now.folded + folded,
+                now.refused + refused,
+            ),
+        )
+
     def moved(self, to: EndpointState, waiting_for: str, now: float, *, builder: bool = False) -> Self:
         """Return it in another state, or in the same one with the refusal noted and counted."""
         if may_follow(self.state, to, builder=builder):
@@ -228,4 +268,4 @@ class Endpoint:
         if (self.state, to) in _SILENT:
             return self
         message = f"refused: {self.state} may not become {to}{' by a regeneration' if builder else ''}"
-        return replace(self, refused=self.refused + 1).noted(LogType.OTHER, LogCode.WARNING, message, now)
+        return self.counted(refused=1).noted(LogType.OTHER, LogCode.WARNING, message, now)

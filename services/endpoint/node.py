@@ -13,16 +13,17 @@ does not need the node ready: pods must be removable while it drains or is ill.
 
 import asyncio
 import contextlib
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
 from services.common import telemetry
 from services.common.config import LoaderSettings
+from services.common.controller import backoff
 from services.common.errors import PodlaneError, Unavailable
 from services.endpoint import plan
 from services.endpoint.observed import LinkRemoval
 from services.endpoint.peers import Ipam, Loader
-from services.endpoint.recovery import pause
 
 _log = telemetry.logger("node")
 
@@ -118,7 +119,7 @@ class NodeKeeper:
             if failures <= 1:
                 _log.warning("the node takes no endpoints", why=why)
             await self._readiness.close(why)
-            await asyncio.sleep(pause(failures, _FIRST_SECONDS, _LONGEST_SECONDS))
+            await asyncio.sleep(backoff(failures + 1, _FIRST_SECONDS, _LONGEST_SECONDS, random.random()))  # noqa: S311 # no secret
 
     async def _session(self) -> None:
         """Bring the node to ready and stay until a peer is lost. Raises what kept it from getting there."""

@@ -49,11 +49,16 @@ class Datapath:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What the loader did for a regeneration; `level` is what was needed, not what was asked for."""
+    """What the loader did for a regeneration, or would do.
+
+    `level` is what was needed: 1 may have become 2, for `reason`. `changes` says what differed from before.
+    """
 
     datapath: Datapath
     level: Level
     phases: tuple[Phase, ...]
+    reason: str = ""
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from services.common import wire
 from services.common.client import Peer
 from services.common.errors import FailedPrecondition, Internal, InvalidArgument
 from services.common.model import Address, Attachment, Pod
-from services.endpoint import messages
+from services.endpoint import peer_messages
 from services.endpoint.model import Endpoint, Level, Link
 from services.endpoint.observed import Allocation, Built, Datapath, LinkRemoval, NodeConfig, PoolRange
+from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import PolicyEntry
 
 # A first regeneration of a new shape compiles.
@@ -35,8 +36,16 @@ class Loader(Protocol):
     async def configure_node(self, config: NodeConfig) -> bool:
         """Put the node's configuration in force; return whether it changed."""
 
-    async def regenerate(self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...]) -> Built:
-        """Put an endpoint's datapath in force. Raises NotFound (link), FailedPrecondition (verifier, compiler)."""
+    async def options(self) -> tuple[OptionInfo, ...]:
+        """Return the switches that endpoint programs have."""
+
+    async def regenerate(
+        self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...], options: Options, *, dry_run: bool
+    ) -> Built:
+        """Put an endpoint's datapath in force, or only say what that would change.
+
+        Raises NotFound (link), FailedPrecondition (verifier, compiler).
+        """
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """Take an endpoint's datapath down; False when there was none, or another generation's."""
@@ -86,20 +95,28 @@ class LoaderPeer:
 
     async def configure_node(self, config: NodeConfig) -> bool:
         """See Loader."""
-        request = loader_pb2.ConfigureNodeRequest(config=messages.write_node_config(config))
+        request = loader_pb2.ConfigureNodeRequest(config=peer_messages.write_node_config(config))
         reply = await self._peer.call(self._stub.ConfigureNode, request, timeout=_BUILD_SECONDS)
         return bool(reply.changed)
 
-    async def regenerate(self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...]) -> Built:
+    async def options(self) -> tuple[OptionInfo, ...]:
+        """See Loader."""
+        reply = await self._peer.call(self._stub.GetNode, loader_pb2.GetNodeRequest(), timeout=_CALL_SECONDS)
+        return tuple(map(peer_messages.read_option, reply.options))
+
+    async def regenerate(
+        self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...], options: Options, *, dry_run: bool
+    ) -> Built:
         """See Loader."""
         request = loader_pb2.RegenerateEndpointRequest(
-            endpoint=messages.write_config(endpoint),
+            endpoint=peer_messages.write_config(endpoint, options),
             level=loader_pb2.RegenerationLevel.ValueType(level),
-            policy=map(messages.write_policy_entry, policy),
+            policy=map(peer_messages.write_policy_entry, policy),
+            dry_run=dry_run,
         )
         reply = await self._peer.call(self._stub.RegenerateEndpoint, request, timeout=_BUILD_SECONDS)
         with _trusting("loader"):
-            return messages.read_built(reply)
+            return peer_messages.read_built(reply)
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """See Loader."""
@@ -115,7 +132,7 @@ class LoaderPeer:
         """See Loader."""
         request = loader_pb2.ListEndpointDatapathsRequest(id=endpoint_id)
         reply = await self._peer.call(self._stub.ListEndpointDatapaths, request, timeout=_CALL_SECONDS)
-        return tuple(map(messages.read_datapath, reply.datapaths))
+        return tuple(map(peer_messages.read_datapath, reply.datapaths))
 
     async def links(self, attachment: Attachment | None = None) -> tuple[Link, ...]:
         """See Loader."""
@@ -124,7 +141,7 @@ class LoaderPeer:
         reply = await self._peer.call(self._stub.ListLinks, request, timeout=_CALL_SECONDS)
         with _trusting("loader"):
             return tuple(
-                messages.read_link(status.link, "links.link") for status in reply.links if _is_there(status.link)
+                peer_messages.read_link(status.link, "links.link") for status in reply.links if _is_there(status.link)
             )
 
     async def removals(self) -> AsyncIterator[LinkRemoval]:
@@ -149,26 +166,26 @@ class IpamPeer:
         """See Ipam."""
         reply = await self._peer.call(self._stub.ListPools, ipam_pb2.ListPoolsRequest(), timeout=_CALL_SECONDS)
         with _trusting("ipam"):
-            return tuple(messages.read_range(one) for pool in reply.pools for one in pool.ranges)
+            return tuple(peer_messages.read_range(one) for pool in reply.pools for one in pool.ranges)
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """See Ipam."""
         request = ipam_pb2.ConfirmAllocationRequest(owner=wire.write_attachment(owner), endpoint_id=endpoint_id)
         reply = await self._peer.call(self._stub.ConfirmAllocation, request, timeout=_CALL_SECONDS)
         with _trusting("ipam"):
-            return messages.read_allocation(reply.allocation)
+            return peer_messages.read_allocation(reply.allocation)
 
     async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
         """See Ipam."""
         request = ipam_pb2.AllocateAddressesRequest(
             owner=wire.write_attachment(owner),
             pod=wire.write_pod(pod),
-            families=[messages.FAMILIES[address.version] for address in requested],
+            families=[peer_messages.FAMILIES[address.version] for address in requested],
             requested=map(wire.write_address, requested),
         )
         reply = await self._peer.call(self._stub.AllocateAddresses, request, timeout=_CALL_SECONDS)
         with _trusting("ipam"):
-            return messages.read_allocation(reply.allocation)
+            return peer_messages.read_allocation(reply.allocation)
 
     async def release(self, owner: Attachment) -> None:
         """See Ipam."""
@@ -183,7 +200,7 @@ class IpamPeer:
         while True:
             reply = await self._peer.call(self._stub.ListAllocations, request, timeout=_CALL_SECONDS)
             with _trusting("ipam"):
-                found += map(messages.read_allocation, reply.allocations)
+                found += map(peer_messages.read_allocation, reply.allocations)
             if not reply.next_page_token:
                 return tuple(found)
             request.page_token = reply.next_page_token

@@ -20,7 +20,7 @@ class Action(Enum):
     KEEP = auto()
     """All is right: ready, nothing is touched."""
     REGENERATE = auto()
-    """The link is there and its datapath is not right: level 2."""
+    """The link is there and its datapath is not right: level 1, which loads where that is needed."""
     REMOVE = auto()
     """The link has gone: take the endpoint down and release its addresses."""
     UNDO = auto()

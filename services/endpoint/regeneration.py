@@ -3,13 +3,18 @@
     trigger ─▶ (fold into the waiting one │ enqueue) ─▶ permit ─▶ begin ─▶ regenerating ─▶ loader ─▶ ready ─▶ record
                                                                                 │ error
                                                                                 ▼
-                                                  waiting-to-regenerate, tried again until it succeeds
+                                        waiting-to-regenerate; the controller `regeneration-recovery` tries again
+                                        until it succeeds, or the link turns out to be gone
+
+Level 2 is asked for by who wants programs loaded: a new endpoint, or an operator. Everybody else (a restart, changed
+switches, the periodic regeneration) asks for level 1, which the loader promotes where that is needed.
 
 Permits bound how many regenerations run at a time, so that a restart with hundreds of endpoints leaves the node its
 CPUs. The first build of an endpoint takes none: it is what a pod waits for, and runtimes bound those themselves.
 
 A failed regeneration changes nothing in the kernel: the loader keeps the old programs live. The endpoint's record keeps
-the last success beside it, so that a restart compares with what is really in force.
+the last success beside it, so that a restart compares with what is really in force. A regeneration that found all as it
+should be leaves no trace but a count: the periodic one does so every few minutes.
 """
 
 import asyncio
@@ -19,19 +24,23 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from services.common import wire
+from services.common.controller import Parameters
 from services.common.errors import FailedPrecondition, NotFound, PodlaneError
 from services.common.model import Phase
-from services.endpoint import policy
+from services.endpoint import options, policy
 from services.endpoint.events import RegenerationEvent, Request
 from services.endpoint.managed import ManagedEndpoint
-from services.endpoint.model import EndpointState, Level, LogCode, LogType, Regeneration
+from services.endpoint.model import Endpoint, EndpointState, Level, LogCode, LogType, Regeneration
+from services.endpoint.observed import Built
 from services.endpoint.peers import Loader
-from services.endpoint.recovery import Recovery
 from services.endpoint.store import Store
 
 INITIAL = Request(Level.REWRITE_LOAD, ("initial build on endpoint creation",))
-RETRY = Request(Level.REWRITE_LOAD, ("retrying regeneration",))
-REPEATED = Request(Level.REWRITE_LOAD, ("endpoint creation was repeated",))
+REPEATED = Request(Level.NO_REBUILD, ("endpoint creation was repeated",))
+PERIODIC = Request(Level.NO_REBUILD, ("periodic endpoint regeneration",))
+RECOVERY = "regeneration-recovery"
+
+_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 30.0
 
 
 def permits(setting: int) -> int:
@@ -43,26 +52,23 @@ class Regenerator:
     """Regenerates endpoints. `link_gone` is called with an endpoint whose link the loader can't find."""
 
     def __init__(
-        self,
-        loader: Loader,
-        store: Store,
-        recovery: Recovery,
-        permits_: int,
-        link_gone: Callable[[ManagedEndpoint], None],
+        self, loader: Loader, store: Store, permits_: int, link_gone: Callable[[ManagedEndpoint], None]
     ) -> None:
         """Wire the parts."""
         self._loader = loader
         self._store = store
-        self._recovery = recovery
         self._permits = asyncio.Semaphore(permits_)
         self._link_gone = link_gone
+        self.node_options: options.Options = {}
+        """The node's switches; they count from the next regeneration on."""
 
     def trigger(self, managed: ManagedEndpoint, request: Request) -> RegenerationEvent:
         """Ask for a regeneration; await the event's `result` or leave it.
 
         Raises FailedPrecondition (the endpoint is going) and Exhausted (its queue is full).
         """
-        event = managed.queue.trigger(request, lambda event: self._regenerate(managed, event))
+        event, folded = managed.queue.trigger(request, lambda event: self._regenerate(managed, event))
+        managed.count(folded=folded)
         reasons = "; ".join(event.request.reasons)
         waiting_for = f"a regeneration at level {event.request.level} ({reasons})"
         if managed.endpoint.state in {EndpointState.WAITING_TO_REGENERATE, EndpointState.RESTORING}:
@@ -70,6 +76,10 @@ class Regenerator:
         else:
             managed.move(EndpointState.WAITING_TO_REGENERATE, waiting_for)
         return event
+
+    async def preview(self, managed: ManagedEndpoint, level: Level) -> Built:
+        """Return what a regeneration would do now; nothing is touched. Raises what the loader raises."""
+        return await self._ask(managed.endpoint, level, dry_run=True)
 
     async def build(self, managed: ManagedEndpoint, request: Request) -> Regeneration:
         """Have the loader build the endpoint, and note what came of it; the state stays `regenerating`.
@@ -82,13 +92,15 @@ class Regenerator:
             raise FailedPrecondition(f"{managed.endpoint} is {managed.endpoint.state}: it is not regenerated")
         started, begin = wire.now(), time.perf_counter()
         try:
-            built = await self._loader.regenerate(managed.endpoint, request.level, policy.allow_all())
+            built = await self._ask(managed.endpoint, request.level)
         except PodlaneError as error:
             failed = Regeneration(request.level, request.reasons, started, _phases(begin, ()), error.message)
             managed.update(last_regeneration=_keeping(failed, managed.endpoint.last_regeneration))
+            managed.count(failures=1)
             message = f"regeneration at level {request.level} failed ({reasons}): {error.message}"
             managed.note(LogType.BPF, LogCode.FAILURE, message)
             raise
+        managed.count(regenerations=1)
         done = Regeneration(
             level=built.level,
             reasons=request.reasons,
@@ -96,22 +108,31 @@ class Regenerator:
             phases=_phases(begin, built.phases),
             programs=built.datapath.programs,
             config_hash=built.datapath.config_hash,
+            reload_reason=built.reason,
+            changes=built.changes,
         )
-        managed.update(last_regeneration=done)
-        managed.note(LogType.BPF, LogCode.OK, f"regenerated at level {built.level} ({reasons})")
+        if _says_something(done, managed.endpoint.last_regeneration):
+            managed.update(last_regeneration=done)
+            managed.note(LogType.BPF, LogCode.OK, _describe(done))
         return done
+
+    async def _ask(self, endpoint: Endpoint, level: Level, *, dry_run: bool = False) -> Built:
+        switches = options.effective(self.node_options, endpoint.options)
+        return await self._loader.regenerate(endpoint, level, policy.allow_all(), switches, dry_run=dry_run)
 
     async def _regenerate(self, managed: ManagedEndpoint, event: RegenerationEvent) -> None:
         """Run as an event of the endpoint's queue."""
+        before = managed.endpoint.last_regeneration
         async with self._permits:
             request = event.begin()
             try:
-                await self.build(managed, request)
+                event.finish(await self.build(managed, request))
             except PodlaneError as error:
                 self._failed(managed, error)
                 raise
         managed.move(EndpointState.READY, "", builder=True)
-        await managed.save(self._store.update)
+        if managed.endpoint.last_regeneration is not before:
+            await managed.save(self._store.update)
 
     def _failed(self, managed: ManagedEndpoint, error: PodlaneError) -> None:
         if managed.endpoint.state in {EndpointState.DISCONNECTING, EndpointState.DISCONNECTED}:
@@ -119,16 +140,36 @@ class Regenerator:
         managed.move(EndpointState.WAITING_TO_REGENERATE, f"the next attempt; the last one failed: {error.message}")
         if isinstance(error, NotFound):
             self._link_gone(managed)
-        self._recovery.retry(recovery_name(managed.endpoint.id), lambda: self._try_again(managed))
+        recovery = managed.controllers.get(RECOVERY)
+        # Its own attempt fails here, too: then its back-off decides when the next one is.
+        if recovery is None or recovery.parked:
+            managed.controllers.update(
+                RECOVERY,
+                Parameters(
+                    run=lambda: self._try_again(managed),
+                    delay=_RETRY_SECONDS,
+                    retry_base=_RETRY_SECONDS,
+                    retry_cap=_LONGEST_RETRY_SECONDS,
+                ),
+            )
 
     async def _try_again(self, managed: ManagedEndpoint) -> None:
-        if managed.endpoint.state is not EndpointState.READY:
-            await self.trigger(managed, RETRY).result()
+        endpoint = managed.endpoint
+        if endpoint.state is EndpointState.READY:
+            return
+        failed = endpoint.last_regeneration
+        level = failed.level if failed is not None and failed.error else Level.NO_REBUILD
+        await self.trigger(managed, Request(level, ("retrying regeneration",))).result()
 
 
-def recovery_name(endpoint_id: int) -> str:
-    """Return the name under which an endpoint's failed regeneration is tried again."""
-    return f"endpoint-{endpoint_id}-regeneration-recovery"
+def _says_something(done: Regeneration, last: Regeneration | None) -> bool:
+    """Return whether a regeneration did anything, or ends a failure."""
+    return done.level is Level.REWRITE_LOAD or bool(done.changes) or last is None or bool(last.error)
+
+
+def _describe(done: Regeneration) -> str:
+    what = "; ".join(filter(None, (done.reload_reason, *done.changes)))
+    return f"regenerated at level {done.level} ({'; '.join(done.reasons)})" + (f": {what}" if what else "")
 
 
 def _phases(begin: float, loader: tuple[Phase, ...]) -> tuple[Phase, ...]:

@@ -25,6 +25,7 @@ from services.endpoint.model import EndpointState, Level, Link, LogCode, LogType
 from services.endpoint.observed import Allocation, Datapath, Observed
 from services.endpoint.peers import Ipam, Loader
 from services.endpoint.plan import Action, Claim
+from services.endpoint.publisher import Publisher
 
 _log = telemetry.logger("restore")
 
@@ -38,9 +39,10 @@ _ADDRESSES = {
 class Restorer:
     """Compares and mends."""
 
-    def __init__(self, manager: Manager, loader: Loader, ipam: Ipam) -> None:
+    def __init__(self, manager: Manager, loader: Loader, ipam: Ipam, publisher: Publisher) -> None:
         """Wire; `compare` works."""
         self._manager = manager
+        self._publisher = publisher
         self._loader, self._ipam = loader, ipam
 
     async def compare(self) -> None:
@@ -60,7 +62,9 @@ class Restorer:
             counts[verdict.action] += 1
             if verdict.action in {Action.KEEP, Action.REGENERATE}:
                 await self._claim(managed, observed.allocation)
+                self._publisher.begin(managed)
             await self._act(managed, verdict)
+        await self._publisher.prune(managed.endpoint for managed in self._manager)
         _log.info("compared", **{action.name.lower(): count for action, count in counts.items()})
 
     async def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:
@@ -70,7 +74,7 @@ class Restorer:
                 await self._manager.restored(managed)
         elif verdict.action is Action.REGENERATE:
             managed.note(LogType.BPF, LogCode.WARNING, f"not as it was put in force: {why}")
-            self._manager.regenerator.trigger(managed, Request(Level.REWRITE_LOAD, (f"syncing state to host: {why}",)))
+            self._manager.regenerator.trigger(managed, Request(Level.NO_REBUILD, (f"syncing state to host: {why}",)))
         else:
             self._manager.dispose(managed, _ADDRESSES[verdict.action], why)
 

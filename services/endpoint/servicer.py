@@ -11,6 +11,8 @@ from podlane.endpoint.v1 import endpoint_pb2_grpc
 from services.common.errors import InvalidArgument
 from services.endpoint import messages
 from services.endpoint.manager import Manager
+from services.endpoint.operate import Operator
+from services.endpoint.registry import Selector
 
 _PAGE, _LONGEST_PAGE = 1000, 10000
 # Endpoints that are written before other calls get their turn.
@@ -20,9 +22,10 @@ _CHUNK = 100
 class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     """The RPCs of endpoint.proto."""
 
-    def __init__(self, manager: Manager) -> None:
-        """Serve what `manager` does."""
+    def __init__(self, manager: Manager, operator: Operator) -> None:
+        """Serve what `manager` and `operator` do."""
         self._manager = manager
+        self._operator = operator
 
     async def CreateEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.CreateEndpointRequest, _context: Any
@@ -32,7 +35,7 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), pod=str(spec.pod))
         endpoint, created = await self._manager.create(spec)
         structlog.contextvars.bind_contextvars(endpoint=endpoint.id, created=created)
-        return pb.CreateEndpointResponse(endpoint=messages.write_endpoint(endpoint, log=False), created=created)
+        return pb.CreateEndpointResponse(endpoint=messages.write_endpoint(endpoint), created=created)
 
     async def DeleteEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.DeleteEndpointRequest, _context: Any
@@ -47,9 +50,9 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     async def GetEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.GetEndpointRequest, _context: Any
     ) -> pb.GetEndpointResponse:
-        """Show one endpoint with its log."""
-        endpoint = self._manager.get(messages.read_selector(request.selector))
-        return pb.GetEndpointResponse(endpoint=messages.write_endpoint(endpoint, log=True))
+        """Show one endpoint with its log and its queue."""
+        managed = self._manager.get(messages.read_selector(request.selector))
+        return pb.GetEndpointResponse(endpoint=messages.write_detail(managed.endpoint, managed.queue.status()))
 
     async def ListEndpoints(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListEndpointsRequest, _context: Any
@@ -62,7 +65,7 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         response = pb.ListEndpointsResponse(next_page_token=str(found[size - 1].id) if len(found) > size else "")
         for start in range(0, min(size, len(found)), _CHUNK):
             chunk = found[start : min(start + _CHUNK, size)]
-            response.endpoints.extend(messages.write_endpoint(endpoint, log=False) for endpoint in chunk)
+            response.endpoints.extend(map(messages.write_endpoint, chunk))
             await asyncio.sleep(0)
         return response
 
@@ -78,7 +81,34 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     ) -> pb.CheckEndpointResponse:
         """Say what is wrong with an endpoint."""
         endpoint, problems = await self._manager.check(messages.read_selector(request.selector))
-        return pb.CheckEndpointResponse(endpoint=messages.write_endpoint(endpoint, log=False), problems=problems)
+        return pb.CheckEndpointResponse(endpoint=messages.write_endpoint(endpoint), problems=problems)
+
+    async def RegenerateEndpoints(  # noqa: N802 - the name that grpc calls
+        self, request: pb.RegenerateEndpointsRequest, _context: Any
+    ) -> pb.RegenerateEndpointsResponse:
+        """Regenerate one endpoint or all."""
+        level = messages.read_level(request.level)
+        results = await self._operator.regenerate(_read_one(request), level, dry_run=request.dry_run)
+        return pb.RegenerateEndpointsResponse(results=map(messages.write_result, results))
+
+    async def ListOptions(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ListOptionsRequest, _context: Any
+    ) -> pb.ListOptionsResponse:
+        """Show the switches."""
+        found = await self._operator.list_options(_read_one(request))
+        return pb.ListOptionsResponse(options=messages.write_options(found))
+
+    async def SetOptions(  # noqa: N802 - the name that grpc calls
+        self, request: pb.SetOptionsRequest, _context: Any
+    ) -> pb.SetOptionsResponse:
+        """Set switches."""
+        results = await self._operator.set_options(_read_one(request), messages.read_changes(request.changes))
+        return pb.SetOptionsResponse(results=map(messages.write_result, results))
+
+
+def _read_one(request: Any) -> Selector | None:
+    """Return which endpoint a request is about; None: the node, or all."""
+    return messages.read_selector(request.selector) if request.HasField("selector") else None
 
 
 def _read_token(token: str) -> int:

@@ -1,4 +1,4 @@
-"""The rows behind the endpoints: what they are, their addresses, their logs, and which id was handed out last.
+"""The rows behind the endpoints: what they are, their addresses, logs and switches, and which id was handed out last.
 
 Of the state only its *stage* reaches the disk, because only that decides what a restart does: `creating` (the
 intent; undone unless it is whole), `created`, `disconnecting` (to be finished). The rest is found out by comparing
@@ -6,20 +6,24 @@ with the kernel. The UNIQUE columns make the database itself refuse a second end
 holder of an address.
 
 Addresses are packed, in network order; times are seconds since the epoch; a log entry is written once and never
-changed. `ids` has one row, written with each insert.
+changed. `ids` has one row, written with each insert. The embedded kvstore lives in the same file, so that what is
+published with a record's write shares its commit.
 """
 
+import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
 from services.common.db import Connection, Database, Row
 from services.common.errors import CorruptState
+from services.common.kvstore.embedded import SCHEMA
 from services.common.model import AssignedAddress, Attachment, Phase, Pod
 from services.endpoint.ids import Ids
 from services.endpoint.model import (
     LOG_ENTRIES,
+    Counters,
     Endpoint,
     EndpointSpec,
     EndpointState,
@@ -81,9 +85,15 @@ MIGRATIONS = (
     CREATE TABLE ids (last INTEGER NOT NULL, generation INTEGER NOT NULL) STRICT;
     INSERT INTO ids VALUES (0, 0);
     """,
+    f"""
+    ALTER TABLE endpoints ADD COLUMN options TEXT NOT NULL DEFAULT '{{}}';
+    ALTER TABLE endpoints ADD COLUMN counters TEXT NOT NULL DEFAULT '[0, 0, 0, 0]';
+    CREATE TABLE node_options (name TEXT PRIMARY KEY, enabled INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    {SCHEMA}
+    """,
 )
 
-_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 21)})"  # noqa: S608 - only question marks
+_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 23)})"  # noqa: S608 - only question marks
 
 
 class Store:
@@ -93,9 +103,18 @@ class Store:
         """Use a database that was made with MIGRATIONS."""
         self._database = database
 
-    async def load(self) -> tuple[list[Endpoint], Ids]:
-        """Return every endpoint, restoring or disconnecting, and the ids. Raises CorruptState."""
+    async def load(self) -> tuple[list[Endpoint], Ids, dict[str, bool]]:
+        """Return every endpoint, restoring or disconnecting, the ids and the node's switches. Raises CorruptState."""
         return await self._database.read(_load)
+
+    async def write_node_options(self, options: Mapping[str, bool]) -> None:
+        """Write the node's switches, all of them."""
+
+        def change(connection: Connection) -> None:
+            connection.execute("DELETE FROM node_options")
+            connection.executemany("INSERT INTO node_options VALUES (?, ?)", options.items())
+
+        await self._database.write(change)
 
     async def insert(self, endpoint: Endpoint, log: Sequence[LogEntry]) -> None:
         """Write a new endpoint, and that its id and generation have been handed out."""
@@ -112,12 +131,13 @@ class Store:
         await self._database.write(change)
 
     async def update(self, endpoint: Endpoint, log: Sequence[LogEntry]) -> None:
-        """Write stage, identity and last regeneration; a record that is gone stays gone."""
-        values = (endpoint.identity, _stage(endpoint), _regeneration(endpoint.last_regeneration))
+        """Write what can change of an endpoint; a record that is gone stays gone."""
+        values = _changing(endpoint)
 
         def change(connection: Connection) -> None:
             cursor = connection.execute(
-                "UPDATE endpoints SET identity = ?, stage = ?, regeneration = ? WHERE id = ? AND generation = ?",
+                "UPDATE endpoints SET identity = ?, stage = ?, regeneration = ?, options = ?, counters = ? "
+                "WHERE id = ? AND generation = ?",
                 (*values, endpoint.id, endpoint.generation),
             )
             if cursor.rowcount:
@@ -161,8 +181,19 @@ def _values(endpoint: Endpoint) -> tuple[object, ...]:
         *(link.host_ifname, link.host_ifindex, link.host_mac, link.pod_mac),
         *(link.netns_path, link.mtu, link.pod_ifindex, link.netns_inode),
         json.dumps(dict(spec.labels)),
-        *(endpoint.created, endpoint.identity, _stage(endpoint)),
+        endpoint.created,
+        *_changing(endpoint),
+    )
+
+
+def _changing(endpoint: Endpoint) -> tuple[object, ...]:
+    """Return what an update writes."""
+    return (
+        endpoint.identity,
+        _stage(endpoint),
         _regeneration(endpoint.last_regeneration),
+        json.dumps(dict(endpoint.options)),
+        json.dumps(dataclasses.astuple(endpoint.counters)),
     )
 
 
@@ -188,23 +219,26 @@ def _regeneration(last: Regeneration | None) -> str | None:
                 for one in last.programs
             ],
             "config_hash": last.config_hash,
+            "reload_reason": last.reload_reason,
+            "changes": last.changes,
         }
     )
 
 
-def _load(connection: Connection) -> tuple[list[Endpoint], Ids]:
+def _load(connection: Connection) -> tuple[list[Endpoint], Ids, dict[str, bool]]:
     try:
         addresses, logs = _grouped(connection, "addresses", _read_address), _grouped(connection, "log", _read_entry)
         rows = connection.execute("SELECT * FROM endpoints ORDER BY id")
         endpoints = [_read_endpoint(row, addresses.get(row["id"], ()), logs.get(row["id"], ())) for row in rows]
         ids = Ids(*connection.execute("SELECT last, generation FROM ids").fetchone())
+        options = {name: bool(enabled) for name, enabled in connection.execute("SELECT * FROM node_options")}
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptState(
             f"the endpoint database holds what the service never writes: {error!r}; restore it from a backup"
         ) from None
     for endpoint in endpoints:
         ids.observe(endpoint.id, endpoint.generation)
-    return endpoints, ids
+    return endpoints, ids, options
 
 
 def _grouped(connection: Connection, table: str, read: Callable[[Row], T]) -> dict[int, tuple[T, ...]]:
@@ -232,6 +266,8 @@ def _read_endpoint(row: Row, addresses: tuple[AssignedAddress, ...], log: tuple[
         built=row["stage"] != "creating",
         last_regeneration=_read_regeneration(row["regeneration"]),
         log=log,
+        options=json.loads(row["options"]),
+        counters=Counters(*json.loads(row["counters"])),
     )
 
 
@@ -262,6 +298,9 @@ def _read_regeneration(text: str | None) -> Regeneration | None:
         error=kept["error"],
         programs=tuple(Program(name, id_, bytes.fromhex(tag), *rest) for name, id_, tag, *rest in kept["programs"]),
         config_hash=kept["config_hash"],
+        # Schema 1 had no such words.
+        reload_reason=kept.get("reload_reason", ""),
+        changes=tuple(kept.get("changes", ())),
     )
 
 

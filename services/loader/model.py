@@ -178,12 +178,11 @@ def led_elsewhere(address: Address, id_: int) -> str:
     return f"the endpoint map did not lead {address} to endpoint {id_}"
 
 
-def map_changes(spec: EndpointSpec, live: EndpointRecord | None, observed: Observed | None) -> list[str]:
+def map_changes(spec: EndpointSpec, live: EndpointRecord, observed: Observed) -> list[str]:
     """Say which entries of the endpoint map a regeneration would write."""
-    leads_here = observed.leads_here if observed is not None else {}
     # Another identity or interface changes the entries' values, wherever they lead.
-    same = live is not None and (live.spec.identity, live.spec.host_ifindex) == (spec.identity, spec.host_ifindex)
-    return [led_elsewhere(one, spec.id) for one in spec.addresses if not (same and leads_here.get(one, False))]
+    same = (live.spec.identity, live.spec.host_ifindex) == (spec.identity, spec.host_ifindex)
+    return [led_elsewhere(one, spec.id) for one in spec.addresses if not (same and observed.leads_here.get(one, False))]
 
 
 def program_problems(record: EndpointRecord, running: Running) -> list[str]:

@@ -136,8 +136,9 @@ class Regenerator:
         changes = headers.changed(self._state.header(spec.id), header)
         if reason is not None and not made:
             changes.append(f"shape {template[:12]} is new: clang compiles it")
-        changes += model.policy_changes(spec.id, entries, policy)
-        changes += model.map_changes(spec, live, observed)
+        if live is not None and observed is not None:
+            changes += model.policy_changes(spec.id, entries, policy)
+            changes += model.map_changes(spec, live, observed)
         status = Status(spec.id, live, live is not None, len(entries), ())
         return Outcome(status, _level(reason), reason, (), tuple(changes))
 
@@ -201,7 +202,7 @@ class Regenerator:
             _level(reason),
             reason,
             tuple(job.watch.phases),
-            tuple(job.changes),
+            tuple(job.changes) if job.live is not None else (),  # of a first build everything is new
         )
 
     async def _lost(self, live: EndpointRecord | None) -> list[str]:

@@ -148,10 +148,13 @@ async def test_an_event_runs_in_the_context_of_who_enqueued_it() -> None:
 async def test_at_most_one_regeneration_runs_and_one_waits() -> None:
     """The third trigger finds the second and raises it."""
     queue, work = EventQueue("endpoint 1", 25), Work()
-    first = queue.trigger(Request(Level.NO_REBUILD, ("a",)), work)
+    first, folded = queue.trigger(Request(Level.NO_REBUILD, ("a",)), work)
+    assert not folded
     await work.running.wait()
-    second = queue.trigger(Request(Level.NO_REBUILD, ("b",)), work)
-    third = queue.trigger(Request(Level.REWRITE_LOAD, ("c",)), work)
+    second, folded = queue.trigger(Request(Level.NO_REBUILD, ("b",)), work)
+    assert not folded
+    third, folded = queue.trigger(Request(Level.REWRITE_LOAD, ("c",)), work)
+    assert folded
     assert third is second
     assert second is not first
 
@@ -159,7 +162,6 @@ async def test_at_most_one_regeneration_runs_and_one_waits() -> None:
     await second.result()
 
     assert work.done == [Request(Level.NO_REBUILD, ("a",)), Request(Level.REWRITE_LOAD, ("b", "c"))]
-    assert queue.folded == 1
     await queue.close("done")
 
 
@@ -177,11 +179,14 @@ def test_folding_never_loses_a_level_or_a_reason(steps: list[Request | None]) ->
             await steps_left.acquire()
 
         promised: list[tuple[RegenerationEvent, Request]] = []
+        saved = 0
         for step in steps:
             if step is None:
                 steps_left.release()
             else:
-                promised.append((queue.trigger(step, build), step))
+                triggered, folded = queue.trigger(step, build)
+                promised.append((triggered, step))
+                saved += folded
                 assert len(queue) <= 1 + (not built)
             await asyncio.sleep(0)
         for _ in steps:
@@ -191,7 +196,7 @@ def test_folding_never_loses_a_level_or_a_reason(steps: list[Request | None]) ->
             assert event.request.level >= request.level
             assert set(request.reasons) <= set(event.request.reasons)
         assert len(built) == len({id(event) for event, _ in promised})
-        assert queue.folded == len(promised) - len(built)
+        assert saved == len(promised) - len(built)
         await queue.close("done")
 
     asyncio.run(run())
@@ -202,3 +207,37 @@ def test_folding_is_associative_and_idempotent(a: Request, b: Request, c: Reques
     """So the order in which triggers meet does not matter."""
     assert a.folded(b).folded(c) == a.folded(b.folded(c))
     assert a.folded(a) == a
+
+
+async def test_a_queue_shows_what_waits_what_runs_and_how_the_last_events_ended() -> None:
+    """With the time that each waited and ran, so that a stuck endpoint says what it is stuck on."""
+    queue, gate, begun = EventQueue("endpoint 1", 25), asyncio.Event(), asyncio.Event()
+
+    async def stand(_event: Event) -> None:
+        begun.set()
+        await gate.wait()
+
+    async def fail(_event: Event) -> None:
+        raise Unavailable("not now")
+
+    for event in (Event("standing", stand), Event("failing", fail), Event("cancelled", stand)):
+        queue.enqueue(event)
+    await begun.wait()
+    status = queue.status()
+    assert (status.running, status.waiting, status.ended) == ("standing", ("failing", "cancelled"), ())
+    assert status.running_since > 0
+
+    gate.set()
+    closing = asyncio.create_task(queue.close("the endpoint is being deleted"))
+    await closing
+
+    status = queue.status()
+    assert (status.running, status.waiting) == ("", ())
+    ends = {ended.name: ended for ended in status.ended}
+    assert ends["standing"].error == ""
+    assert ends["standing"].ran > 0
+    assert {name for name, ended in ends.items() if "cancelled: the endpoint is being deleted" in ended.error} == {
+        "failing",
+        "cancelled",
+    }
+    assert all(ended.waited > 0 for ended in status.ended)

@@ -74,10 +74,10 @@ def test_a_refused_transition_changes_no_state_and_is_noted_or_silent_by_design(
     moved = endpoint(before).moved(to, "something", 1.0, builder=builder)
 
     if may_follow(before, to, builder=builder):
-        assert (moved.state, moved.waiting_for, moved.refused) == (to, "something", 0)
+        assert (moved.state, moved.waiting_for, moved.counters.refused) == (to, "something", 0)
     else:
         assert moved.state is before
-        assert len(moved.log) == moved.refused
+        assert len(moved.log) == moved.counters.refused
         assert all(entry.code is LogCode.WARNING for entry in moved.log)
 
 

@@ -1,18 +1,15 @@
-"""Watchers, finding endpoints, pauses between attempts, and steps with their undo."""
+"""Watchers, finding endpoints, and steps with their undo."""
 
-import asyncio
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from services.common import controllers
 from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition, NotFound, PodlaneError, Unavailable
 from services.common.model import AssignedAddress, Attachment, Pod
 from services.endpoint.flow import Step, run
-from services.endpoint.managed import ManagedEndpoint
+from services.endpoint.managed import Home, ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Link
-from services.endpoint.recovery import Recovery, pause
 from services.endpoint.registry import Registry, Selector
 from services.endpoint.watch import Change, Watchers
 
@@ -27,7 +24,7 @@ def endpoint(number: int, pod: Pod | None = None) -> Endpoint:
 
 def managed(number: int, pod: Pod | None = None) -> ManagedEndpoint:
     """Return a live endpoint that nobody watches."""
-    return ManagedEndpoint(endpoint(number, pod), 25, lambda _endpoint: None)
+    return ManagedEndpoint(endpoint(number, pod), Home(25, controllers.Registry(), lambda _endpoint: None))
 
 
 async def test_a_watcher_sees_what_exists_then_synced_then_each_change() -> None:
@@ -110,32 +107,6 @@ async def test_a_pod_with_two_endpoints_is_not_guessed_at() -> None:
 
     with pytest.raises(FailedPrecondition, match=r"has 2 endpoints \(1, 2\)"):
         registry.find(Selector(pod=Pod("default", "web")))
-
-
-@given(st.integers(0, 10**9))
-def test_pauses_grow_to_a_bound_and_never_reach_zero(failures: int) -> None:
-    """However long something keeps failing."""
-    assert 0.4 <= pause(failures) <= 30.0
-
-
-async def test_an_attempt_is_repeated_until_it_succeeds_and_once_per_name() -> None:
-    """The second of a name is the first."""
-    recovery, done, attempts = Recovery(first=0.001), asyncio.Event(), 0
-
-    async def attempt() -> None:
-        nonlocal attempts
-        attempts += 1
-        if attempts < 4:
-            raise Unavailable("not yet")
-        done.set()
-
-    recovery.retry("x", attempt)
-    recovery.retry("x", attempt)
-    await done.wait()
-    await recovery.stop()
-
-    assert attempts == 4
-    assert "x" not in recovery
 
 
 class Steps:

@@ -96,6 +96,26 @@ class Endpoint(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class OptionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.bool
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.bool = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     ATTACHMENT_FIELD_NUMBER: _builtins.int
@@ -109,6 +129,11 @@ class Endpoint(_message.Message):
     LAST_REGENERATION_FIELD_NUMBER: _builtins.int
     LOG_FIELD_NUMBER: _builtins.int
     WAITING_FOR_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    COUNTERS_FIELD_NUMBER: _builtins.int
+    QUEUE_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """1–65535, unique on the node."""
     generation: _builtins.int
@@ -117,9 +142,7 @@ class Endpoint(_message.Message):
     identity: _builtins.int
     """Security identity; 5 is `reserved:init`."""
     waiting_for: _builtins.str
-    """What a state other than ready waits for, in words.
-    next field: 14
-    """
+    """What a state other than ready waits for, in words."""
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -138,6 +161,24 @@ class Endpoint(_message.Message):
     def log(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]:
         """The newest entries last, at most 256."""
 
+    @_builtins.property
+    def options(self) -> _containers.ScalarMap[_builtins.str, _builtins.bool]:
+        """Switches that were set for this endpoint alone."""
+
+    @_builtins.property
+    def health(self) -> Global___EndpointHealth: ...
+    @_builtins.property
+    def counters(self) -> Global___Counters: ...
+    @_builtins.property
+    def queue(self) -> Global___EventQueue:
+        """Absent in lists and streams."""
+
+    @_builtins.property
+    def published(self) -> Global___Publication:
+        """Absent in lists and streams, and until the endpoint was published.
+        next field: 19
+        """
+
     def __init__(
         self,
         *,
@@ -154,14 +195,240 @@ class Endpoint(_message.Message):
         last_regeneration: Global___Regeneration | None = ...,
         log: _abc.Iterable[Global___LogEntry] | None = ...,
         waiting_for: _builtins.str = ...,
+        options: _abc.Mapping[_builtins.str, _builtins.bool] | None = ...,
+        health: Global___EndpointHealth | None = ...,
+        counters: Global___Counters | None = ...,
+        queue: Global___EventQueue | None = ...,
+        published: Global___Publication | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "created", b"created", "last_regeneration", b"last_regeneration", "link", b"link", "pod", b"pod"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "counters", b"counters", "created", b"created", "health", b"health", "last_regeneration", b"last_regeneration", "link", b"link", "pod", b"pod", "published", b"published", "queue", b"queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "created", b"created", "generation", b"generation", "id", b"id", "identity", b"identity", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "pod", b"pod", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "options", b"options", "pod", b"pod", "published", b"published", "queue", b"queue", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
+
+@_typing.final
+class EndpointHealth(_message.Message):
+    """How an endpoint is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Status:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _StatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[EndpointHealth._Status.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        STATUS_UNSPECIFIED: EndpointHealth._Status.ValueType  # 0
+        """Not set."""
+        STATUS_OK: EndpointHealth._Status.ValueType  # 1
+        """As it should be."""
+        STATUS_PENDING: EndpointHealth._Status.ValueType  # 2
+        """On its way there."""
+        STATUS_WARNING: EndpointHealth._Status.ValueType  # 3
+        """It works; something about it wants attention."""
+        STATUS_FAILURE: EndpointHealth._Status.ValueType  # 4
+        """It doesn't work, or not as configured."""
+        STATUS_DISABLED: EndpointHealth._Status.ValueType  # 5
+        """Not in use yet, or not any more."""
+
+    class Status(_Status, metaclass=_StatusEnumTypeWrapper):
+        """How a part of it is."""
+
+    STATUS_UNSPECIFIED: EndpointHealth.Status.ValueType  # 0
+    """Not set."""
+    STATUS_OK: EndpointHealth.Status.ValueType  # 1
+    """As it should be."""
+    STATUS_PENDING: EndpointHealth.Status.ValueType  # 2
+    """On its way there."""
+    STATUS_WARNING: EndpointHealth.Status.ValueType  # 3
+    """It works; something about it wants attention."""
+    STATUS_FAILURE: EndpointHealth.Status.ValueType  # 4
+    """It doesn't work, or not as configured."""
+    STATUS_DISABLED: EndpointHealth.Status.ValueType  # 5
+    """Not in use yet, or not any more."""
+
+    OVERALL_FIELD_NUMBER: _builtins.int
+    BPF_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    overall: Global___EndpointHealth.Status.ValueType
+    """The worst of the others."""
+    bpf: Global___EndpointHealth.Status.ValueType
+    """Programs and maps."""
+    policy: Global___EndpointHealth.Status.ValueType
+    """The rules in force."""
+    connected: Global___EndpointHealth.Status.ValueType
+    """Link and addresses."""
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One sentence for each status that isn't OK."""
+
+    def __init__(
+        self,
+        *,
+        overall: Global___EndpointHealth.Status.ValueType = ...,
+        bpf: Global___EndpointHealth.Status.ValueType = ...,
+        policy: Global___EndpointHealth.Status.ValueType = ...,
+        connected: Global___EndpointHealth.Status.ValueType = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bpf", b"bpf", "connected", b"connected", "overall", b"overall", "policy", b"policy", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndpointHealth: _TypeAlias = EndpointHealth  # noqa: Y015
+
+@_typing.final
+class Counters(_message.Message):
+    """What happened to an endpoint over its life, restarts included."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGENERATIONS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    FOLDED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    regenerations: _builtins.int
+    """Regenerations that succeeded."""
+    failures: _builtins.int
+    """Regenerations that failed."""
+    folded: _builtins.int
+    """Triggers that cost no regeneration of their own, because one waited already."""
+    refused: _builtins.int
+    """State transitions that the table refused."""
+    def __init__(
+        self,
+        *,
+        regenerations: _builtins.int = ...,
+        failures: _builtins.int = ...,
+        folded: _builtins.int = ...,
+        refused: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failures", b"failures", "folded", b"folded", "refused", b"refused", "regenerations", b"regenerations"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Counters: _TypeAlias = Counters  # noqa: Y015
+
+@_typing.final
+class EventQueue(_message.Message):
+    """An endpoint's event queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    RUNNING_FIELD_NUMBER: _builtins.int
+    RUNNING_SINCE_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    size: _builtins.int
+    """How many events may wait."""
+    running: _builtins.str
+    """The one that runs; empty: none."""
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Those that wait, the next one first."""
+
+    @_builtins.property
+    def running_since(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndedEvent]:
+        """The newest 16 events that ended, the newest last."""
+
+    def __init__(
+        self,
+        *,
+        size: _builtins.int = ...,
+        waiting: _abc.Iterable[_builtins.str] | None = ...,
+        running: _builtins.str = ...,
+        running_since: _timestamp_pb2.Timestamp | None = ...,
+        ended: _abc.Iterable[Global___EndedEvent] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["running_since", b"running_since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "running", b"running", "running_since", b"running_since", "size", b"size", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventQueue: _TypeAlias = EventQueue  # noqa: Y015
+
+@_typing.final
+class EndedEvent(_message.Message):
+    """An event that has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
+    WAITED_US_FIELD_NUMBER: _builtins.int
+    RAN_US_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    waited_us: _builtins.int
+    ran_us: _builtins.int
+    error: _builtins.str
+    """Why it failed or was cancelled; empty: success."""
+    @_builtins.property
+    def ended(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        ended: _timestamp_pb2.Timestamp | None = ...,
+        waited_us: _builtins.int = ...,
+        ran_us: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ended", b"ended", "error", b"error", "name", b"name", "ran_us", b"ran_us", "waited_us", b"waited_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndedEvent: _TypeAlias = EndedEvent  # noqa: Y015
+
+@_typing.final
+class Publication(_message.Message):
+    """An endpoint's record in the kvstore."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    value: _builtins.str
+    """The record as it is there: JSON."""
+    revision: _builtins.int
+    """Grows with each change in the kvstore."""
+    @_builtins.property
+    def written(self) -> _timestamp_pb2.Timestamp:
+        """When the value was written."""
+
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        written: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "revision", b"revision", "value", b"value", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Publication: _TypeAlias = Publication  # noqa: Y015
 
 @_typing.final
 class Regeneration(_message.Message):
@@ -176,10 +443,14 @@ class Regeneration(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     PROGRAMS_FIELD_NUMBER: _builtins.int
     CONFIG_HASH_FIELD_NUMBER: _builtins.int
+    RELOAD_REASON_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     level: _loader_pb2.RegenerationLevel.ValueType
     error: _builtins.str
     """Empty: success."""
     config_hash: _builtins.str
+    reload_reason: _builtins.str
+    """Why programs were loaded; empty at level 1."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why it ran, in the order of the triggers that were folded into it."""
@@ -192,6 +463,10 @@ class Regeneration(_message.Message):
     def programs(self) -> _containers.RepeatedCompositeFieldContainer[_loader_pb2.Program]:
         """The programs that are in force after it."""
 
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What differed from before, one sentence each."""
+
     def __init__(
         self,
         *,
@@ -202,10 +477,12 @@ class Regeneration(_message.Message):
         error: _builtins.str = ...,
         programs: _abc.Iterable[_loader_pb2.Program] | None = ...,
         config_hash: _builtins.str = ...,
+        reload_reason: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_hash", b"config_hash", "error", b"error", "level", b"level", "phases", b"phases", "programs", b"programs", "reasons", b"reasons", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "config_hash", b"config_hash", "error", b"error", "level", b"level", "phases", b"phases", "programs", b"programs", "reasons", b"reasons", "reload_reason", b"reload_reason", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,3 +913,271 @@ class CheckEndpointResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckEndpointResponse: _TypeAlias = CheckEndpointResponse  # noqa: Y015
+
+@_typing.final
+class RegenerateEndpointsRequest(_message.Message):
+    """Asks for regenerations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    level: _loader_pb2.RegenerationLevel.ValueType
+    """Level 1 loads programs only where that is needed."""
+    dry_run: _builtins.bool
+    """Touch nothing, say what would be done."""
+    @_builtins.property
+    def selector(self) -> Global___EndpointSelector:
+        """Absent: all endpoints."""
+
+    def __init__(
+        self,
+        *,
+        selector: Global___EndpointSelector | None = ...,
+        level: _loader_pb2.RegenerationLevel.ValueType = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "level", b"level", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegenerateEndpointsRequest: _TypeAlias = RegenerateEndpointsRequest  # noqa: Y015
+
+@_typing.final
+class RegenerateEndpointsResponse(_message.Message):
+    """What the regenerations did."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegenerationResult]:
+        """In the order of the endpoints' ids."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RegenerationResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegenerateEndpointsResponse: _TypeAlias = RegenerateEndpointsResponse  # noqa: Y015
+
+@_typing.final
+class RegenerationResult(_message.Message):
+    """What became of one endpoint's regeneration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    RELOAD_REASON_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    DURATION_US_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The endpoint's id."""
+    level: _loader_pb2.RegenerationLevel.ValueType
+    """What was done, or would be."""
+    reload_reason: _builtins.str
+    """Why programs were or would be loaded; empty at level 1."""
+    error: _builtins.str
+    """Empty: success."""
+    duration_us: _builtins.int
+    """From the trigger to the end, waiting included."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What else differs from before, one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        level: _loader_pb2.RegenerationLevel.ValueType = ...,
+        reload_reason: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        error: _builtins.str = ...,
+        duration_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "duration_us", b"duration_us", "error", b"error", "id", b"id", "level", b"level", "reload_reason", b"reload_reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegenerationResult: _TypeAlias = RegenerationResult  # noqa: Y015
+
+@_typing.final
+class ListOptionsRequest(_message.Message):
+    """Asks for switches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def selector(self) -> Global___EndpointSelector:
+        """Absent: those of the node."""
+
+    def __init__(
+        self,
+        *,
+        selector: Global___EndpointSelector | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOptionsRequest: _TypeAlias = ListOptionsRequest  # noqa: Y015
+
+@_typing.final
+class ListOptionsResponse(_message.Message):
+    """The switches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___OptionStatus]:
+        """In alphabetical order."""
+
+    def __init__(
+        self,
+        *,
+        options: _abc.Iterable[Global___OptionStatus] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOptionsResponse: _TypeAlias = ListOptionsResponse  # noqa: Y015
+
+@_typing.final
+class OptionStatus(_message.Message):
+    """One switch and what it is set to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INFO_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    ENDPOINT_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    node: _builtins.bool
+    """What the node's endpoints have unless they are set otherwise; absent: the default."""
+    endpoint: _builtins.bool
+    """What the endpoint has; absent: as the node."""
+    enabled: _builtins.bool
+    """What is in force."""
+    @_builtins.property
+    def info(self) -> _loader_pb2.EndpointOptionInfo: ...
+    def __init__(
+        self,
+        *,
+        info: _loader_pb2.EndpointOptionInfo | None = ...,
+        node: _builtins.bool | None = ...,
+        endpoint: _builtins.bool | None = ...,
+        enabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_endpoint", b"_endpoint", "_node", b"_node", "endpoint", b"endpoint", "info", b"info", "node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_endpoint", b"_endpoint", "_node", b"_node", "enabled", b"enabled", "endpoint", b"endpoint", "info", b"info", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__endpoint: _TypeAlias = _typing.Literal["endpoint"]  # noqa: Y015
+    _WhichOneofArgType__endpoint: _TypeAlias = _typing.Literal["_endpoint", b"_endpoint"]  # noqa: Y015
+    _WhichOneofReturnType__node: _TypeAlias = _typing.Literal["node"]  # noqa: Y015
+    _WhichOneofArgType__node: _TypeAlias = _typing.Literal["_node", b"_node"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__endpoint) -> _WhichOneofReturnType__endpoint | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__node) -> _WhichOneofReturnType__node | None: ...
+
+Global___OptionStatus: _TypeAlias = OptionStatus  # noqa: Y015
+
+@_typing.final
+class SetOptionsRequest(_message.Message):
+    """Sets switches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def selector(self) -> Global___EndpointSelector:
+        """Absent: those of the node."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___OptionChange]:
+        """Each switch at most once."""
+
+    def __init__(
+        self,
+        *,
+        selector: Global___EndpointSelector | None = ...,
+        changes: _abc.Iterable[Global___OptionChange] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetOptionsRequest: _TypeAlias = SetOptionsRequest  # noqa: Y015
+
+@_typing.final
+class OptionChange(_message.Message):
+    """What a switch becomes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    enabled: _builtins.bool
+    """Absent: back to what is above it, the node's or the default."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        enabled: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+
+Global___OptionChange: _TypeAlias = OptionChange  # noqa: Y015
+
+@_typing.final
+class SetOptionsResponse(_message.Message):
+    """What the regenerations did that followed; the switches themselves are set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegenerationResult]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___RegenerationResult] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetOptionsResponse: _TypeAlias = SetOptionsResponse  # noqa: Y015

@@ -65,6 +65,21 @@ class EndpointServiceStub:
                 request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CheckEndpointRequest.SerializeToString,
                 response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CheckEndpointResponse.FromString,
                 _registered_method=True)
+        self.RegenerateEndpoints = channel.unary_unary(
+                '/podlane.endpoint.v1.EndpointService/RegenerateEndpoints',
+                request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.RegenerateEndpointsRequest.SerializeToString,
+                response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.RegenerateEndpointsResponse.FromString,
+                _registered_method=True)
+        self.ListOptions = channel.unary_unary(
+                '/podlane.endpoint.v1.EndpointService/ListOptions',
+                request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListOptionsRequest.SerializeToString,
+                response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListOptionsResponse.FromString,
+                _registered_method=True)
+        self.SetOptions = channel.unary_unary(
+                '/podlane.endpoint.v1.EndpointService/SetOptions',
+                request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsRequest.SerializeToString,
+                response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsResponse.FromString,
+                _registered_method=True)
 
 
 class EndpointServiceServicer:
@@ -118,6 +133,29 @@ class EndpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegenerateEndpoints(self, request, context):
+        """Regenerates one endpoint or all, and returns when that is done. One that fails is told in its result; its
+        old programs stay live and it is tried again in the background. Errors of the call itself: NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListOptions(self, request, context):
+        """The switches of the endpoint programs and what they are set to: for the node, or for one endpoint.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetOptions(self, request, context):
+        """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
+        INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EndpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -150,6 +188,21 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.CheckEndpoint,
                     request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CheckEndpointRequest.FromString,
                     response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CheckEndpointResponse.SerializeToString,
+            ),
+            'RegenerateEndpoints': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegenerateEndpoints,
+                    request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.RegenerateEndpointsRequest.FromString,
+                    response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.RegenerateEndpointsResponse.SerializeToString,
+            ),
+            'ListOptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOptions,
+                    request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListOptionsRequest.FromString,
+                    response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListOptionsResponse.SerializeToString,
+            ),
+            'SetOptions': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetOptions,
+                    request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsRequest.FromString,
+                    response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -315,6 +368,87 @@ class EndpointService:
             '/podlane.endpoint.v1.EndpointService/CheckEndpoint',
             podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CheckEndpointRequest.SerializeToString,
             podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CheckEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegenerateEndpoints(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.endpoint.v1.EndpointService/RegenerateEndpoints',
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.RegenerateEndpointsRequest.SerializeToString,
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.RegenerateEndpointsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.endpoint.v1.EndpointService/ListOptions',
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListOptionsRequest.SerializeToString,
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListOptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetOptions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.endpoint.v1.EndpointService/SetOptions',
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsRequest.SerializeToString,
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

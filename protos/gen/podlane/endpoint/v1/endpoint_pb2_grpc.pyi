@@ -52,6 +52,16 @@ class EndpointServiceStub:
     """Streams the endpoints that there are, then every change, until the caller hangs up."""
     CheckEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.CheckEndpointRequest, _endpoint_pb2.CheckEndpointResponse]
     """Compares an endpoint with the kernel, for CNI CHECK: read only."""
+    RegenerateEndpoints: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.RegenerateEndpointsRequest, _endpoint_pb2.RegenerateEndpointsResponse]
+    """Regenerates one endpoint or all, and returns when that is done. One that fails is told in its result; its
+    old programs stay live and it is tried again in the background. Errors of the call itself: NOT_FOUND.
+    """
+    ListOptions: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ListOptionsRequest, _endpoint_pb2.ListOptionsResponse]
+    """The switches of the endpoint programs and what they are set to: for the node, or for one endpoint."""
+    SetOptions: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.SetOptionsRequest, _endpoint_pb2.SetOptionsResponse]
+    """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
+    INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
+    """
 
 @_typing.type_check_only
 class EndpointServiceAsyncStub(EndpointServiceStub):
@@ -77,6 +87,16 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     """Streams the endpoints that there are, then every change, until the caller hangs up."""
     CheckEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.CheckEndpointRequest, _endpoint_pb2.CheckEndpointResponse]  # type: ignore[assignment]
     """Compares an endpoint with the kernel, for CNI CHECK: read only."""
+    RegenerateEndpoints: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.RegenerateEndpointsRequest, _endpoint_pb2.RegenerateEndpointsResponse]  # type: ignore[assignment]
+    """Regenerates one endpoint or all, and returns when that is done. One that fails is told in its result; its
+    old programs stay live and it is tried again in the background. Errors of the call itself: NOT_FOUND.
+    """
+    ListOptions: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ListOptionsRequest, _endpoint_pb2.ListOptionsResponse]  # type: ignore[assignment]
+    """The switches of the endpoint programs and what they are set to: for the node, or for one endpoint."""
+    SetOptions: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.SetOptionsRequest, _endpoint_pb2.SetOptionsResponse]  # type: ignore[assignment]
+    """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
+    INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
+    """
 
 class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
     """The endpoint manager: from a CNI ADD to a pod that can talk, and back."""
@@ -135,5 +155,33 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_endpoint_pb2.CheckEndpointResponse, _abc.Awaitable[_endpoint_pb2.CheckEndpointResponse]]:
         """Compares an endpoint with the kernel, for CNI CHECK: read only."""
+
+    @_abc_1.abstractmethod
+    def RegenerateEndpoints(
+        self,
+        request: _endpoint_pb2.RegenerateEndpointsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.RegenerateEndpointsResponse, _abc.Awaitable[_endpoint_pb2.RegenerateEndpointsResponse]]:
+        """Regenerates one endpoint or all, and returns when that is done. One that fails is told in its result; its
+        old programs stay live and it is tried again in the background. Errors of the call itself: NOT_FOUND.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOptions(
+        self,
+        request: _endpoint_pb2.ListOptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.ListOptionsResponse, _abc.Awaitable[_endpoint_pb2.ListOptionsResponse]]:
+        """The switches of the endpoint programs and what they are set to: for the node, or for one endpoint."""
+
+    @_abc_1.abstractmethod
+    def SetOptions(
+        self,
+        request: _endpoint_pb2.SetOptionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.SetOptionsResponse, _abc.Awaitable[_endpoint_pb2.SetOptionsResponse]]:
+        """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
+        INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
+        """
 
 def add_EndpointServiceServicer_to_server(servicer: EndpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,154 @@
+"""Between the other services' messages and this service's values. Reading checks all and names the field."""
+
+from collections.abc import Iterable
+
+from podlane.common.v1 import types_pb2 as types
+from podlane.ipam.v1 import ipam_pb2
+from podlane.loader.v1 import loader_pb2
+
+from services.common import wire
+from services.common.errors import InvalidArgument
+from services.endpoint.model import Endpoint, Level, Link, Program
+from services.endpoint.observed import Allocation, Built, Datapath, NodeConfig, PoolRange
+from services.endpoint.options import OptionInfo, Options
+from services.endpoint.policy import PolicyEntry
+
+FAMILIES = {4: types.IP_FAMILY_IPV4, 6: types.IP_FAMILY_IPV6}
+# What SQLite's integers hold, and what an ifindex can be (an int in struct ifinfomsg).
+_LARGEST_INTEGER, _LARGEST_IFINDEX = 2**63 - 1, 2**31 - 1
+
+
+def read_link(message: loader_pb2.Link, field: str) -> Link:
+    """Return a link."""
+    if not 0 < message.host_ifindex <= _LARGEST_IFINDEX:
+        raise InvalidArgument(f"{field}.host_ifindex: {message.host_ifindex} is no interface's", field=field)
+    if message.netns_inode > _LARGEST_INTEGER:
+        raise InvalidArgument(f"{field}.netns_inode: {message.netns_inode} is no inode", field=field)
+    if "\0" in message.netns_path:
+        raise InvalidArgument(f"{field}.netns_path: a path has no NUL byte", field=field)
+    return Link(
+        attachment=wire.read_attachment(message.attachment, f"{field}.attachment"),
+        host_ifname=wire.check_ifname(message.host_ifname, f"{field}.host_ifname"),
+        host_ifindex=message.host_ifindex,
+        host_mac=wire.read_mac(message.host_mac, f"{field}.host_mac"),
+        pod_mac=wire.read_mac(message.pod_mac, f"{field}.pod_mac"),
+        netns_path=message.netns_path,
+        mtu=message.mtu,
+        pod_ifindex=message.pod_ifindex,
+        netns_inode=message.netns_inode,
+        up=message.up,
+    )
+
+
+def write_link(link: Link) -> loader_pb2.Link:
+    """Return the message of a link."""
+    return loader_pb2.Link(
+        attachment=wire.write_attachment(link.attachment),
+        host_ifname=link.host_ifname,
+        host_ifindex=link.host_ifindex,
+        host_mac=wire.write_mac(link.host_mac),
+        pod_mac=wire.write_mac(link.pod_mac),
+        netns_path=link.netns_path,
+        mtu=link.mtu,
+        pod_ifindex=link.pod_ifindex,
+        netns_inode=link.netns_inode,
+        up=link.up,
+    )
+
+
+def read_option(message: loader_pb2.EndpointOptionInfo) -> OptionInfo:
+    """Return a switch as the loader describes it."""
+    return OptionInfo(message.name, message.default, message.text, message.define)
+
+
+def write_option(info: OptionInfo) -> loader_pb2.EndpointOptionInfo:
+    """Return the message of a switch."""
+    return loader_pb2.EndpointOptionInfo(name=info.name, default=info.default, text=info.text, define=info.define)
+
+
+def write_config(endpoint: Endpoint, options: Options) -> loader_pb2.EndpointConfig:
+    """Return an endpoint as its programs are to see it."""
+    link = endpoint.spec.link
+    return loader_pb2.EndpointConfig(
+        id=endpoint.id,
+        generation=endpoint.generation,
+        attachment=wire.write_attachment(endpoint.spec.attachment),
+        host_ifname=link.host_ifname,
+        host_ifindex=link.host_ifindex,
+        host_mac=wire.write_mac(link.host_mac),
+        pod_mac=wire.write_mac(link.pod_mac),
+        addresses=map(wire.write_address, endpoint.spec.ips),
+        identity=endpoint.identity,
+        options=[loader_pb2.EndpointOption(name=name, enabled=enabled) for name, enabled in options.items()],
+    )
+
+
+def write_policy_entry(entry: PolicyEntry) -> loader_pb2.PolicyEntry:
+    """Return the message of a policy entry."""
+    return loader_pb2.PolicyEntry(
+        direction=loader_pb2.TrafficDirection.ValueType(entry.direction),
+        identity=entry.identity,
+        protocol=entry.protocol,
+        port=entry.port,
+        port_prefix_length=entry.port_prefix_length,
+        deny=entry.deny,
+    )
+
+
+def write_node_config(config: NodeConfig) -> loader_pb2.NodeConfig:
+    """Return the message of the node's configuration."""
+    return loader_pb2.NodeConfig(
+        pod_cidrs=map(wire.write_network, config.pod_cidrs),
+        gateways=map(wire.write_address, config.gateways),
+        masquerade=config.masquerade,
+        mtu=config.mtu,
+    )
+
+
+def read_built(message: loader_pb2.RegenerateEndpointResponse) -> Built:
+    """Return what a regeneration did."""
+    return Built(
+        read_datapath(message.datapath),
+        Level(message.level),
+        wire.read_phases(message.phases),
+        message.reason,
+        tuple(message.changes),
+    )
+
+
+def read_datapath(message: loader_pb2.EndpointDatapath) -> Datapath:
+    """Return what the kernel holds for an endpoint."""
+    return Datapath(
+        id=message.id,
+        generation=message.generation,
+        config_hash=message.config_hash,
+        host_ifname=message.host_ifname,
+        host_ifindex=message.host_ifindex,
+        reachable=message.reachable,
+        programs=_read_programs(message.programs),
+        problems=tuple(message.problems),
+    )
+
+
+def _read_programs(messages: Iterable[loader_pb2.Program]) -> tuple[Program, ...]:
+    return tuple(
+        Program(one.name, one.id, one.tag, one.instructions, one.verified_instructions, one.hook) for one in messages
+    )
+
+
+def read_range(message: ipam_pb2.PoolRange) -> PoolRange:
+    """Return one range of a pool."""
+    prefix = wire.read_network(message.prefix, "ranges.prefix")
+    return PoolRange(prefix, wire.read_address(message.gateway, "ranges.gateway"))
+
+
+def read_allocation(message: ipam_pb2.Allocation) -> Allocation:
+    """Return what an owner holds."""
+    return Allocation(
+        owner=wire.read_attachment(message.owner, "allocation.owner"),
+        addresses=tuple(
+            wire.read_address(one.address.address, f"allocation.addresses[{index}].address")
+            for index, one in enumerate(message.addresses)
+        ),
+        endpoint_id=message.endpoint_id,
+    )

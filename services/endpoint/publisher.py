@@ -1,0 +1,88 @@
+"""Publishing endpoints: the record of each goes into the kvstore, as a CiliumEndpoint goes into Kubernetes.
+
+    podlane/state/endpoints/v1/<node>/<id>   {"id": …, "node": …, "pod": …, "identity": …, "addresses": …, …}
+
+One controller per endpoint, `sync-to-kvstore`, puts the record and goes on putting it: when it has changed, and every
+few minutes, because a store can lose what it was given. A pod waits for none of it. When the endpoint goes, the
+controller's stop function takes the record away; where that fails, or the process was killed first, `prune` does it at
+the next start.
+
+The record says what others may act on. A regeneration in between is nobody else's business, so the state is `ready`
+from the first build to the deletion.
+"""
+
+import json
+from collections.abc import Iterable
+
+from services.common import telemetry
+from services.common.controller import Parameters
+from services.common.kvstore import Kvstore
+from services.endpoint.managed import ManagedEndpoint
+from services.endpoint.model import Endpoint, EndpointState, Publication
+
+PREFIX = "podlane/state/endpoints/v1"
+SYNC = "sync-to-kvstore"
+
+_log = telemetry.logger("publisher")
+
+
+class Publisher:
+    """Puts the records of one node's endpoints into a kvstore. `interval`: seconds between looks at what is there."""
+
+    def __init__(self, kvstore: Kvstore, node: str, interval: float) -> None:
+        """Wire."""
+        self._kvstore = kvstore
+        self._node = node
+        self._interval = interval
+
+    def begin(self, managed: ManagedEndpoint) -> None:
+        """Publish an endpoint from now on, or at once again."""
+
+        async def run() -> None:
+            await self._update(managed)
+
+        async def stop() -> None:
+            await self._kvstore.delete(self._key(managed.endpoint.id))
+
+        if not managed.controllers.trigger(SYNC):
+            managed.controllers.update(SYNC, Parameters(run=run, interval=self._interval, stop=stop))
+
+    async def prune(self, endpoints: Iterable[Endpoint]) -> int:
+        """Take away the records of this node that belong to none of `endpoints`; return how many those were."""
+        known = {self._key(endpoint.id) for endpoint in endpoints}
+        found = await self._kvstore.list(f"{PREFIX}/{self._node}/")
+        nobodys = [entry.key for entry in found if entry.key not in known]
+        for key in nobodys:
+            await self._kvstore.delete(key)
+            _log.warning("removed a published record of an endpoint that is gone", key=key)
+        return len(nobodys)
+
+    async def _update(self, managed: ManagedEndpoint) -> None:
+        endpoint = managed.endpoint
+        entry = await self._kvstore.put(self._key(endpoint.id), record(endpoint, self._node))
+        managed.update(published=Publication(entry.key, entry.value, entry.revision, entry.written))
+
+    def _key(self, id_: int) -> str:
+        return f"{PREFIX}/{self._node}/{id_}"
+
+
+def record(endpoint: Endpoint, node: str) -> str:
+    """Return what is published of an endpoint: JSON."""
+    spec = endpoint.spec
+    return json.dumps(
+        {
+            "id": endpoint.id,
+            "generation": endpoint.generation,
+            "node": node,
+            "pod": {"namespace": spec.pod.namespace, "name": spec.pod.name, "uid": spec.pod.uid},
+            "attachment": {
+                "network": spec.attachment.network,
+                "container_id": spec.attachment.container_id,
+                "ifname": spec.attachment.ifname,
+            },
+            "identity": {"id": endpoint.identity, "labels": dict(spec.labels)},
+            "addresses": [str(address) for address in spec.ips],
+            "state": "disconnecting" if endpoint.state is EndpointState.DISCONNECTING else "ready",
+        },
+        sort_keys=True,
+    )
