@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.endpoint.v1 import endpoint_pb2_grpc
 from podlane.ipam.v1 import ipam_pb2
+from podlane.loader.v1 import loader_pb2
 
 from services.common import config, lifecycle, wire
 from services.common.client import Peer
@@ -100,6 +101,28 @@ class Client:
         request = pb.CheckEndpointRequest(selector=pod.selector)
         return list((await self.peer.call(self.stub.CheckEndpoint, request, timeout=PATIENCE)).problems)
 
+    async def regenerate(
+        self, pod: FakePod | None = None, *, level: "loader_pb2.RegenerationLevel.ValueType", dry_run: bool = False
+    ) -> list[pb.RegenerationResult]:
+        """RegenerateEndpoints, of one pod or all."""
+        request = pb.RegenerateEndpointsRequest(
+            selector=pod.selector if pod is not None else None, level=level, dry_run=dry_run
+        )
+        return list((await self.peer.call(self.stub.RegenerateEndpoints, request, timeout=PATIENCE)).results)
+
+    async def options(self, pod: FakePod | None) -> list[pb.OptionStatus]:
+        """ListOptions, of one pod or the node."""
+        request = pb.ListOptionsRequest(selector=pod.selector if pod is not None else None)
+        return list((await self.peer.call(self.stub.ListOptions, request, timeout=PATIENCE)).options)
+
+    async def set_options(self, pod: FakePod | None, **changes: bool | None) -> list[pb.RegenerationResult]:
+        """SetOptions, of one pod or the node."""
+        request = pb.SetOptionsRequest(
+            selector=pod.selector if pod is not None else None,
+            changes=[pb.OptionChange(name=name, enabled=enabled) for name, enabled in changes.items()],
+        )
+        return list((await self.peer.call(self.stub.SetOptions, request, timeout=PATIENCE)).results)
+
     async def serving(self) -> bool:
         """Whether health says SERVING."""
         stub: Any = health_pb2_grpc.HealthStub(self.peer.channel)
@@ -175,6 +198,10 @@ class Surroundings:
         await self.loader.stop()
         await self.ipam.stop()
         shutil.rmtree(self.dir, ignore_errors=True)
+
+    def reload(self) -> None:
+        """Read the settings' file again, after a test has written to it."""
+        self.settings = config.load(self.file, {})
 
     def pod(self, name: str = "") -> FakePod:
         """Do the first two steps of an ADD."""
