@@ -1,15 +1,16 @@
 """endpoint: a pod's endpoint from CNI ADD to CNI DEL, and over every restart in between.
 
-servicer.py      messages in, messages out; `messages.py` turns one into the other
+servicer.py      messages in, messages out; `messages.py` and `peer_messages.py` turn one into the other
 manager.py       the verbs on the endpoints of this node, one at a time per attachment
+operate.py       what operators ask: regenerate, switches
 flow.py          create and delete as steps, each with its undo
 events.py        one queue per endpoint; regenerations in it fold together
-regeneration.py  what a regeneration event does
+regeneration.py  what a regeneration event does, and the controller that tries again
+publisher.py     the controller that keeps the endpoint's record in the kvstore
 managed.py       an endpoint while it lives here; `registry.py` finds it, `watch.py` tells of it
 node.py          keeps the loader configured and says when the node takes endpoints
 restore.py       compares what is recorded with what is there, and mends
-recovery.py      tries again what failed in the background
 peers.py         ipam and the loader, behind two Protocols
 store.py         the rows in SQLite
-model.py observed.py plan.py policy.py ids.py    pure: nouns, states, decisions
+model.py observed.py plan.py policy.py options.py health.py ids.py    pure: nouns, states, decisions
 """
