@@ -1,46 +1,52 @@
 """A controller: one task that runs a function again and again until it succeeds, and counts what happened.
 
-    waiting ──update, trigger, interval──► running ──ok──► waiting (for `interval`, or for ever)
-                      ▲                       │
-                      └──── back-off ◄──error─┘
+    waiting ──due: update, trigger, interval──► running ──ok──► waiting (for `interval`, or for ever)
+       ▲                                           │
+       └────────────────── back-off ◄────error─────┘        remove: run cancelled ─► stop function ─► gone
 
 After a success the next run is due `interval` seconds after the *end* of that run. After an error it is due after a
 back-off that doubles from `retry_base` to `retry_cap`, with jitter, so that many that failed together don't come back
 together. Triggers that arrive while one waits already are one trigger; a trigger or an update during a run makes
 exactly one more run. Counters survive updates.
 
-A run that takes longer than `alarm` is shown as hanging: it is not cancelled, because what it holds is not known here.
-`ControllerDone` raised by the function is a success that ends the repetition until the next update or trigger.
+A run that takes longer than `alarm` is shown as hanging and logged: it is not cancelled, because what it holds is not
+known here. `ControllerDone` raised by the function is a success that ends the repetition until the next update or
+trigger.
+
+Invariants
+- At most one run at a time; the stop function begins when no run is left.
+- What waits is a timer by the monotonic clock: a wall clock that is set moves no run. The wall clock is for showing.
+- A run has a context of its own with a request id of its own: it never logs under the id of the call that happened to
+  create or trigger the controller, and its calls to other services can be found in their logs.
+- Whoever is inside a run or a stop function is neither cancelled by nor waits for the removal that it asks for.
+- Failures in a row are logged at the 1st, 2nd, 4th, 8th, …: hours of one failure are a dozen lines.
+
+Hundreds of endpoints have several of these each, so one that waits is this object and a timer, no task.
 
 Not here: what the function does, and who owns the controller (`controllers.py`).
 """
 
 import asyncio
+import contextvars
+import math
+import os
 import random
 import time
-import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
+
+import structlog
 
 from services.common import telemetry
+from services.common.controller_status import Outcome, Result, Status
 from services.common.errors import PodlaneError
 
-HISTORY = 16
 _log = telemetry.logger("controller")
+_NEVER = math.inf
 
 
 class ControllerDone(Exception):
     """Raised by a controller's function: it has nothing left to do, and that is a success."""
-
-
-class Result(StrEnum):
-    """How one run ended."""
-
-    SUCCESS = "success"
-    FAILURE = "failure"
-    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +56,8 @@ class Parameters:
     run: Callable[[], Awaitable[None]]
     interval: float = 0.0
     """From the end of a successful run to the next; 0: only after an update or a trigger."""
-    delay: float = 0.0
-    """From an update to the run that it causes; a trigger does not wait for it."""
+    interval_jitter: float = 0.0
+    """Up to this share of `interval` is added at random: what began together must not run together for ever."""
     retry_base: float = 1.0
     """Back-off after the first error of a row; doubles with each further one."""
     retry_cap: float = 60.0
@@ -59,58 +65,23 @@ class Parameters:
     retry: bool = True
     """False: an error waits for `interval`, an update or a trigger like a success."""
     stop: Callable[[], Awaitable[None]] | None = None
-    """Run once when the controller is removed."""
+    """Run once when the controller is removed, after its last run; not when the process stops."""
     cancel_on_update: bool = False
-    """Whether an update cancels a run in progress rather than waiting for its end."""
+    """Whether the update that brings these parameters cancels a run in progress rather than waiting for its end."""
     alarm: float = 30.0
-    """A run that takes longer shows as hanging."""
+    """A run that takes longer shows as hanging; math.inf: none does."""
+    group: str = ""
+    """What metrics call it; empty: its name. One of few: never an endpoint's id."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """One finished run."""
+class Surroundings:
+    """What the controllers of a process have in common."""
 
-    result: Result
-    finished: float
-    """Seconds since the epoch."""
-    duration: float
-    """Seconds."""
-    error: str = ""
-    done: bool = False
-    """Whether the function said that it has nothing left to do."""
-
-
-@dataclass(slots=True)
-class Status:
-    """What happened so far. Times are seconds since the epoch, 0 for never."""
-
-    successes: int = 0
-    failures: int = 0
-    consecutive_failures: int = 0
-    last_success: float = 0.0
-    last_failure: float = 0.0
-    last_error: str = ""
-    last_duration: float = 0.0
-    running_since: float = 0.0
-    next_run: float = 0.0
-    """When the next run is due; 0: it waits for a trigger."""
-    coalesced: int = 0
-    """Triggers and updates that were folded into one that waited already."""
-    history: deque[Outcome] = field(default_factory=lambda: deque(maxlen=HISTORY))
-
-    def record(self, outcome: Outcome) -> None:
-        """Count a finished run."""
-        self.history.append(outcome)
-        self.last_duration = outcome.duration
-        if outcome.result is Result.SUCCESS:
-            self.successes += 1
-            self.consecutive_failures = 0
-            self.last_success = outcome.finished
-        elif outcome.result is Result.FAILURE:
-            self.failures += 1
-            self.consecutive_failures += 1
-            self.last_failure = outcome.finished
-            self.last_error = outcome.error
+    context: contextvars.Context
+    """Each run gets a copy."""
+    observe: Callable[[str, Outcome], None]
+    """Told of each run's group and outcome."""
 
 
 def backoff(consecutive: int, base: float, cap: float, jitter: float) -> float:
@@ -125,116 +96,251 @@ def backoff(consecutive: int, base: float, cap: float, jitter: float) -> float:
 
 
 class Controller:
-    """One task around one function. Made and removed by a `Manager`."""
+    """Runs one function. Made, updated and removed by a `Manager`, on the loop."""
 
-    def __init__(self, resource: str, name: str, parameters: Parameters) -> None:
-        """Start at once: the first run is due now."""
+    __slots__ = (
+        "_begun",
+        "_cancelled",
+        "_due",
+        "_farewell",
+        "_gone",
+        "_run",
+        "_stop",
+        "_surroundings",
+        "_timer",
+        "_uuid",
+        "name",
+        "parameters",
+        "resource",
+        "status",
+    )
+
+    def __init__(
+        self, resource: str, name: str, parameters: Parameters, surroundings: Surroundings, delay: float = 0.0
+    ) -> None:
+        """Run for the first time in `delay` seconds."""
         self.resource = resource
         self.name = name
-        self.uuid = str(uuid.uuid4())
         self.parameters = parameters
         self.status = Status()
-        self._wake = asyncio.Event()
-        if parameters.delay:
-            self.status.next_run = time.time() + parameters.delay
-        else:
-            self._wake.set()
+        self._surroundings = surroundings
+        self._uuid = ""
         self._run: asyncio.Task[None] | None = None
-        self._task = asyncio.create_task(self._repeat(), name=f"{resource}/{name}")
-
-    def update(self, parameters: Parameters) -> None:
-        """Replace the parameters and run with them now; counters stay."""
-        self.parameters = parameters
-        if parameters.cancel_on_update and self._run is not None:
-            self._run.cancel()
-        self.trigger()
-
-    def trigger(self) -> None:
-        """Run as soon as no run is in progress."""
-        if self._wake.is_set():
-            self.status.coalesced += 1
-        self._wake.set()
+        self._stop: asyncio.Task[None] | None = None
+        self._begun = 0.0
+        self._cancelled = False
+        self._gone: asyncio.Future[None] | None = None
+        self._farewell: Callable[[], Awaitable[None]] | None = None
+        # Of the next run while this waits, of the alarm while it runs.
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = asyncio.get_running_loop().time() + delay
+        self._wait()
 
     @property
-    def parked(self) -> bool:
-        """Whether it neither runs nor is going to by itself."""
-        status = self.status
-        return not (status.running_since or status.next_run or self._wake.is_set())
+    def uuid(self) -> str:
+        """Name this controller among all that have had or will have its name (16 random bytes, hex)."""
+        if not self._uuid:
+            self._uuid = os.urandom(16).hex()
+        return self._uuid
 
+    @property
+    def group(self) -> str:
+        """What metrics call it."""
+        return self.parameters.group or self.name
+
+    @property
+    def running_since(self) -> float:
+        """When the current run began, seconds since the epoch; 0: it waits."""
+        return time.time() - self._elapsed() if self._busy() else 0.0
+
+    @property
+    def next_run(self) -> float:
+        """When the next run is due, seconds since the epoch; 0: an update or a trigger is waited for."""
+        left = self._due - asyncio.get_running_loop().time()
+        return time.time() + left if left != _NEVER else 0.0
+
+    @property
+    def failing(self) -> bool:
+        """Whether it failed since it last succeeded."""
+        return self.status.consecutive_failures > 0
+
+    @property
     def hanging(self) -> bool:
-        """Return whether the current run has taken longer than its alarm."""
-        since = self.status.running_since
-        return bool(since) and time.time() - since > self.parameters.alarm
+        """Whether the current run has taken longer than its alarm."""
+        return self._busy() and self._elapsed() > self.parameters.alarm
 
-    async def abandon(self) -> None:
-        """End: cancel a run in progress. The stop function is not run: what it would take back stays."""
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+    @property
+    def leaving(self) -> bool:
+        """Whether it is being removed, or has been."""
+        return self._gone is not None
 
-    async def remove(self) -> None:
-        """End: cancel a run in progress, then run the stop function. Errors of that are logged."""
-        await self.abandon()
-        if self.parameters.stop is None:
+    @property
+    def inside(self) -> bool:
+        """Whether the caller is this controller's function, or was called or started by it."""
+        return _current.get() is self and self._busy()
+
+    def update(self, parameters: Parameters, delay: float = 0.0) -> None:
+        """Replace the parameters and run with them in `delay` seconds at the latest; counters stay."""
+        self.parameters = parameters
+        if parameters.cancel_on_update:
+            self._cancel()
+        self.trigger(delay)
+
+    def trigger(self, delay: float = 0.0) -> None:
+        """Run in `delay` seconds at the latest, or as soon after that as no run is in progress."""
+        if self.leaving:
             return
-        try:
-            await self.parameters.stop()
-        except Exception:  # noqa: BLE001 # whatever it is, the others that are removed with this one must go on
-            _log.exception("controller stop", resource=self.resource, controller=self.name)
+        due = asyncio.get_running_loop().time() + delay
+        if self._due <= due:
+            self.status.coalesced += 1
+            return
+        self._due = due
+        if self._run is None:
+            self._wait()
 
-    async def _repeat(self) -> None:
-        while True:
-            await self._due()
-            self._wake.clear()
-            parameters = self.parameters
-            outcome = await self._once(parameters)
-            self.status.record(outcome)
-            self._plan(parameters, outcome)
+    def remove(self, *, stop: bool = True) -> "asyncio.Future[None]":
+        """End, and return what is done when all has ended. Cancels a run in progress, then runs the stop function.
 
-    async def _due(self) -> None:
-        """Wait until the next run is due or somebody triggers."""
-        due = self.status.next_run
-        try:
-            async with asyncio.timeout(max(0.0, due - time.time()) if due else None):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
-        self.status.next_run = 0.0
+        `stop` False leaves that function out. Errors of it are logged.
+        """
+        if self._gone is None:
+            self._gone = asyncio.get_running_loop().create_future()
+            self._due = _NEVER
+            self._farewell = self.parameters.stop if stop else None
+            if self._run is None:
+                self._end(self._gone)
+        self._cancel()
+        return self._gone
 
-    async def _once(self, parameters: Parameters) -> Outcome:
-        """Run the function once in a task of its own, so that an update can cancel just that."""
-        begin = time.monotonic()
-        self.status.running_since = time.time()
-        self._run = asyncio.ensure_future(parameters.run())
-        result, error, done = Result.SUCCESS, "", False
-        try:
-            await asyncio.shield(self._run)
-        except ControllerDone:
-            done = True
-        except asyncio.CancelledError:
-            if not self._run.cancelled():  # this controller is being removed, and its run with it
-                self._run.cancel()
-                await asyncio.gather(self._run, return_exceptions=True)
-                raise
-            result = Result.CANCELLED
-        except Exception as problem:  # noqa: BLE001 # a controller outlives every error of its function
-            result, error = Result.FAILURE, self._explain(problem)
-        finally:
-            self._run = None
-            self.status.running_since = 0.0
-        return Outcome(result, time.time(), time.monotonic() - begin, error, done)
+    def _busy(self) -> bool:
+        return self._run is not None or self._stop is not None
 
-    def _explain(self, problem: Exception) -> str:
-        fields = {"resource": self.resource, "controller": self.name}
-        if isinstance(problem, PodlaneError):
-            _log.warning("controller run failed", error=problem.message, **fields)
-            return problem.message
-        _log.error("controller run failed", exc_info=problem, **fields)
-        return f"{type(problem).__name__}: {problem}"
+    def _elapsed(self) -> float:
+        return asyncio.get_running_loop().time() - self._begun
 
-    def _plan(self, parameters: Parameters, outcome: Outcome) -> None:
-        """Say when the next run is due."""
-        delay = 0.0 if outcome.done else parameters.interval
-        if outcome.result is Result.FAILURE and parameters.retry:
+    def _cancel(self) -> None:
+        # Once: a second cancellation would hit what the function does to clean up after the first.
+        if self._run is not None and not self._cancelled and not self.inside:
+            self._cancelled = True
+            self._run.cancel()
+
+    def _wait(self) -> None:
+        """Begin the next run when it is due."""
+        self._set_timer(self._due, self._begin)
+
+    def _set_timer(self, when: float, callback: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if when != _NEVER:
+            loop, context = asyncio.get_running_loop(), self._surroundings.context
+            self._timer = loop.call_at(when, callback, context=context)
+
+    def _begin(self) -> None:
+        self._due = _NEVER
+        self._cancelled = False
+        self._run = self._start(self.parameters.run, self._finished)
+
+    def _start(
+        self, function: Callable[[], Awaitable[None]], finished: "Callable[[asyncio.Task[None]], None]"
+    ) -> "asyncio.Task[None]":
+        loop, context = asyncio.get_running_loop(), self._surroundings.context.copy()
+        self._begun = loop.time()
+        self._set_timer(self._begun + self.parameters.alarm, self._hangs)
+        task = loop.create_task(self._call(function), name=f"{self.resource}/{self.name}", context=context)
+        # Not at the end of the coroutine: one that is cancelled before its first step never gets there.
+        task.add_done_callback(finished, context=context)
+        return task
+
+    async def _call(self, function: Callable[[], Awaitable[None]]) -> None:
+        _current.set(self)
+        structlog.contextvars.bind_contextvars(
+            request_id=os.urandom(6).hex(), resource=self.resource, controller=self.name
+        )
+        await function()
+
+    def _hangs(self) -> None:
+        _log.warning(
+            "controller run hangs", resource=self.resource, controller=self.name, seconds=round(self._elapsed(), 1)
+        )
+
+    def _finished(self, run: "asyncio.Task[None]") -> None:
+        """Record how a run ended and say when the next is due."""
+        duration = self._elapsed()
+        self._run = None
+        problem = self._problem(run)
+        done = isinstance(problem, ControllerDone)
+        failed_before = self.status.consecutive_failures
+        if run.cancelled() and self._cancelled:
+            outcome = self.status.record(Result.CANCELLED, time.time(), duration)
+        elif problem is None or done:
+            outcome = self.status.record(Result.SUCCESS, time.time(), duration)
+        else:
+            outcome = self.status.record(Result.FAILURE, time.time(), duration, _sentence(problem))
+        self._surroundings.observe(self.group, outcome)
+        if self._gone is not None:
+            self._end(self._gone)
+        else:
+            pause = _NEVER if done else self._pause(outcome.result)
+            self._due = min(self._due, asyncio.get_running_loop().time() + pause)
+            self._wait()
+        self._tell(outcome, problem, failed_before)
+
+    def _problem(self, run: "asyncio.Task[None]") -> BaseException | None:
+        if run.cancelled():
+            # Unless it was us, somebody cancelled what the function waited for; to give up then would be for ever.
+            return None if self._cancelled else PodlaneError("what the run waited for was cancelled")
+        return run.exception()
+
+    def _pause(self, result: Result) -> float:
+        """Return the seconds until the next run that nobody asks for."""
+        parameters = self.parameters
+        if result is Result.FAILURE and parameters.retry:
             count = self.status.consecutive_failures
-            delay = backoff(count, parameters.retry_base, parameters.retry_cap, random.random())  # noqa: S311 # no secret
-        self.status.next_run = outcome.finished + delay if delay else 0.0
+            return backoff(count, parameters.retry_base, parameters.retry_cap, random.random())  # noqa: S311 # no secret
+        jitter = parameters.interval_jitter * random.random()  # noqa: S311 # no secret
+        return parameters.interval * (1 + jitter) or _NEVER
+
+    def _tell(self, outcome: Outcome, problem: BaseException | None, failed_before: int) -> None:
+        """Log what is news. Called in the run's context, so the line has its request id, resource and name."""
+        if outcome.duration > self.parameters.alarm:
+            _log.warning("controller run that hung has ended", seconds=round(outcome.duration, 1))
+        failures = self.status.consecutive_failures
+        if outcome.result is Result.SUCCESS and failed_before:
+            _log.info("controller recovered", failures=failed_before)
+        if outcome.result is Result.FAILURE:
+            again = round(self._due - asyncio.get_running_loop().time(), 1) if self._due != _NEVER else None
+            foreseen = isinstance(problem, PodlaneError)
+            write = _log.warning if foreseen else _log.error
+            write = write if failures & (failures - 1) == 0 else _log.debug
+            write(
+                "controller run failed",
+                error=outcome.error,
+                failures=failures,
+                again_in_seconds=again,
+                exc_info=None if foreseen else problem,
+            )
+
+    def _end(self, gone: "asyncio.Future[None]") -> None:
+        """Run the stop function, if any, now that no run is left."""
+        self._set_timer(_NEVER, self._begin)
+        if self._farewell is None:
+            gone.set_result(None)
+        else:
+            self._stop = self._start(self._farewell, self._stopped)
+
+    def _stopped(self, stop: "asyncio.Task[None]") -> None:
+        self._set_timer(_NEVER, self._begin)
+        self._stop = None
+        if not stop.cancelled() and (problem := stop.exception()) is not None:
+            _log.error("controller stop function failed", error=_sentence(problem), exc_info=problem)
+        if self._gone is not None:
+            self._gone.set_result(None)
+
+
+# The controller whose run or stop function the caller is inside of; tasks that it starts inherit it.
+_current: contextvars.ContextVar[Controller | None] = contextvars.ContextVar("controller", default=None)
+
+
+def _sentence(problem: BaseException) -> str:
+    return problem.message if isinstance(problem, PodlaneError) else f"{type(problem).__name__}: {problem}"

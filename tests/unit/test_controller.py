@@ -1,47 +1,38 @@
-"""The controller's promises, without waiting for real time where a promise isn't about time."""
+"""What a controller promises, by clocks that the test moves."""
 
 import asyncio
-import itertools
+import contextvars
+import gc
+import math
+import weakref
+from typing import Any
 
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.controller import HISTORY, ControllerDone, Parameters, Result, backoff
+from services.common.controller import ControllerDone, Parameters, backoff
+from services.common.controller_status import HISTORY, Outcome, Result
 from services.common.controllers import Manager, Registry
 from services.common.errors import Unavailable
+from tests.controller_support import Clocks, Work, capture, only, settle
 
-
-class Work:
-    """A function whose runs a test can count, fail and hold up."""
-
-    def __init__(self, fail: int = 0, *, held: bool = False) -> None:
-        self.runs = 0
-        self.stopped = 0
-        self._fail = fail
-        self._ran = asyncio.Condition()
-        self.gate = asyncio.Event()
-        if not held:
-            self.gate.set()
-
-    async def run(self) -> None:
-        self.runs += 1
-        async with self._ran:
-            self._ran.notify_all()
-        await self.gate.wait()
-        if self.runs <= self._fail:
-            raise Unavailable(f"run {self.runs} fails")
-
-    async def stop(self) -> None:
-        self.stopped += 1
-
-    async def reached(self, runs: int) -> None:
-        async with asyncio.timeout(10), self._ran:
-            await self._ran.wait_for(lambda: self.runs >= runs)
+request: contextvars.ContextVar[Work] = contextvars.ContextVar("request")
 
 
 @pytest.fixture
-async def manager():
+async def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    return capture(monkeypatch, "services.common.controller")
+
+
+@pytest.fixture
+async def manager(clocks: Clocks):  # noqa: ARG001 - its clocks are in place before the first timer
     registry = Registry()
     manager = Manager("endpoint-7", registry)
     yield manager
@@ -49,145 +40,32 @@ async def manager():
     assert list(registry) == []
 
 
-def only(manager: Manager):
-    """Return the manager's one controller."""
-    (controller,) = manager
-    return controller
-
-
-async def settled(manager: Manager, runs: int) -> None:
-    """Wait until `runs` runs have been recorded."""
-    async with asyncio.timeout(10):
-        while (status := only(manager).status).successes + status.failures < runs:
-            await asyncio.sleep(0)
-
-
-async def test_it_retries_until_it_succeeds_and_counts(manager: Manager):
+async def test_it_retries_until_it_succeeds_and_then_no_more(manager: Manager, clocks: Clocks):
     work = Work(fail=3)
 
-    manager.update("sync", Parameters(work.run, retry_base=0.001))
-    await settled(manager, 4)
-
-    status = only(manager).status
-    assert (status.successes, status.failures, status.consecutive_failures) == (1, 3, 0)
-    assert status.last_error == "run 3 fails"
-    assert [outcome.result for outcome in status.history] == [Result.FAILURE] * 3 + [Result.SUCCESS]
-    assert status.next_run == 0.0
-
-
-async def test_without_retry_an_error_waits_for_a_trigger(manager: Manager):
-    work = Work(fail=1)
-    manager.update("sync", Parameters(work.run, retry=False))
-    await settled(manager, 1)
-    assert only(manager).status.next_run == 0.0
-
-    manager.trigger("sync")
-
-    await settled(manager, 2)
-    assert only(manager).status.successes == 1
-
-
-async def test_triggers_during_a_run_make_exactly_one_more(manager: Manager):
-    work = Work(held=True)
     manager.update("sync", Parameters(work.run))
-    await work.reached(1)
-
-    for _ in range(5):
-        manager.trigger("sync")
-    work.gate.set()
-    await settled(manager, 2)
-    await asyncio.sleep(0)
-
-    assert work.runs == 2
-    assert only(manager).status.coalesced == 4
-
-
-async def test_the_interval_counts_from_the_end_of_a_run(manager: Manager):
-    work = Work()
-    manager.update("sync", Parameters(work.run, interval=1000))
-    await settled(manager, 1)
+    for _ in range(10):
+        await clocks.advance(100)
 
     status = only(manager).status
-    assert status.next_run == pytest.approx(status.history[-1].finished + 1000)
+    assert work.runs == 4
+    assert (status.successes, status.failures, status.consecutive_failures) == (1, 3, 0)
+    assert only(manager).next_run == 0
 
 
-async def test_an_update_keeps_the_counters_and_runs_at_once(manager: Manager):
-    first, second = Work(), Work()
-    manager.update("sync", Parameters(first.run))
-    await settled(manager, 1)
-    uuid = only(manager).uuid
+async def test_retries_back_off_from_the_base_to_the_cap_with_jitter(manager: Manager, clocks: Clocks):
+    manager.update("sync", Parameters(Work(fail=100).run, retry_base=2, retry_cap=30))
+    await settle()
 
-    manager.update("sync", Parameters(second.run))
-    await settled(manager, 2)
+    waits = []
+    for _ in range(8):
+        waits.append(only(manager).next_run - clocks.wall)
+        await clocks.advance(waits[-1] + 0.001)
 
-    assert (first.runs, second.runs, only(manager).uuid) == (1, 1, uuid)
-
-
-async def test_cancel_on_update_cancels_the_run_in_progress(manager: Manager):
-    stuck, fresh = Work(held=True), Work()
-    manager.update("sync", Parameters(stuck.run, cancel_on_update=True))
-    await stuck.reached(1)
-
-    manager.update("sync", Parameters(fresh.run, cancel_on_update=True))
-    await settled(manager, 1)
-
-    assert [outcome.result for outcome in only(manager).status.history] == [Result.CANCELLED, Result.SUCCESS]
-
-
-async def test_done_is_a_success_that_ends_the_repetition(manager: Manager):
-    async def once() -> None:
-        raise ControllerDone
-
-    manager.update("recover", Parameters(once, interval=0.001))
-    await settled(manager, 1)
-
-    assert only(manager).status.next_run == 0.0
-
-
-async def test_removal_cancels_the_run_and_waits_for_the_stop_function(manager: Manager):
-    work = Work(held=True)
-    manager.update("sync", Parameters(work.run, stop=work.stop))
-    await work.reached(1)
-
-    assert await manager.remove("sync")
-
-    assert work.stopped == 1
-    assert list(manager) == []
-    assert not await manager.remove("sync")
-
-
-async def test_a_run_past_its_alarm_shows_as_hanging(manager: Manager):
-    work = Work(held=True)
-    manager.update("sync", Parameters(work.run, alarm=0))
-    await work.reached(1)
-
-    async with asyncio.timeout(10):
-        while not only(manager).hanging():
-            await asyncio.sleep(0)
-    assert only(manager).status.running_since
-
-
-async def test_an_unforeseen_exception_is_a_failure_like_any_other(manager: Manager):
-    runs = itertools.count()
-
-    async def odd() -> None:
-        if next(runs) == 0:
-            raise ZeroDivisionError("of nothing")
-
-    manager.update("sync", Parameters(odd, retry_base=0.001))
-    await settled(manager, 2)
-
-    assert only(manager).status.last_error == "ZeroDivisionError: of nothing"
-
-
-async def test_the_history_is_bounded(manager: Manager):
-    work = Work(fail=HISTORY + 5)
-    manager.update("sync", Parameters(work.run, retry_base=0.0001, retry_cap=0.0001))
-    await settled(manager, HISTORY + 6)
-
-    status = only(manager).status
-    assert len(status.history) == HISTORY
-    assert status.failures == HISTORY + 5
+    assert only(manager).status.failures == 9
+    for wait, full in zip(waits, (2, 4, 8, 16, 30, 30, 30, 30), strict=True):
+        assert full / 2 <= wait <= full
+    assert len(set(waits)) == 8
 
 
 @given(st.integers(1, 10_000), st.floats(0.01, 10), st.floats(10, 100), st.floats(0, 0.999))
@@ -196,3 +74,451 @@ def test_backoff_is_bounded_and_never_shrinks_with_errors(count: int, base: floa
 
     assert min(base, cap) / 2 <= wait <= cap
     assert backoff(count + 1, base, cap, jitter) >= wait
+
+
+async def test_without_retry_an_error_waits_for_the_interval(manager: Manager, clocks: Clocks):
+    work = Work(fail=1)
+    manager.update("sync", Parameters(work.run, retry=False, interval=500))
+    await settle()
+
+    assert only(manager).next_run == clocks.wall + 500
+    await clocks.advance(501)
+    assert work.runs == 2
+
+
+async def test_without_retry_and_interval_an_error_waits_for_a_trigger(manager: Manager, clocks: Clocks):
+    work = Work(fail=1)
+    manager.update("sync", Parameters(work.run, retry=False))
+    await clocks.advance(1_000_000)
+    assert (work.runs, only(manager).next_run) == (1, 0)
+
+    manager.trigger("sync")
+
+    await settle()
+    assert only(manager).status.successes == 1
+
+
+async def test_the_interval_counts_from_the_end_of_a_run(manager: Manager, clocks: Clocks):
+    work = Work(held=True)
+    manager.update("sync", Parameters(work.run, interval=1000))
+    await clocks.advance(400)
+    assert only(manager).next_run == 0
+
+    work.gate.set()
+    await settle()
+
+    assert only(manager).next_run == clocks.wall + 1000
+    await clocks.advance(999)
+    assert work.runs == 1
+    await clocks.advance(1.001)
+    assert work.runs == 2
+
+
+async def test_an_interval_may_be_longer_by_a_random_share(manager: Manager, clocks: Clocks):
+    manager.update("sync", Parameters(Work().run, interval=1000, interval_jitter=0.1))
+
+    waits = []
+    for _ in range(5):
+        await settle()
+        waits.append(only(manager).next_run - clocks.wall)
+        await clocks.advance(waits[-1] + 0.001)
+
+    assert all(1000 <= wait <= 1100 for wait in waits)
+    assert len(set(waits)) == 5
+
+
+async def test_a_wall_clock_that_is_set_moves_no_run(manager: Manager, clocks: Clocks):
+    work = Work()
+    manager.update("sync", Parameters(work.run, interval=1000))
+    await settle()
+
+    for jump in (1_000_000, -5_000_000):
+        clocks.wall += jump
+        await settle()
+        assert work.runs == 1
+        assert only(manager).next_run == clocks.wall + 1000
+
+    await clocks.advance(1000.001)
+    assert work.runs == 2
+
+
+async def test_triggers_during_a_run_make_exactly_one_more(manager: Manager):
+    work = Work(held=True)
+    manager.update("sync", Parameters(work.run))
+    await settle()
+
+    for _ in range(5):
+        manager.trigger("sync")
+    work.gate.set()
+    await settle()
+
+    assert work.runs == 2
+    assert only(manager).status.coalesced == 4
+
+
+async def test_triggers_before_a_run_are_one(manager: Manager):
+    work = Work()
+    manager.update("sync", Parameters(work.run))
+
+    for _ in range(5):
+        manager.trigger("sync")
+    await settle()
+
+    assert work.runs == 1
+    assert only(manager).status.coalesced == 5
+
+
+async def test_a_trigger_ends_the_back_off(manager: Manager):
+    work = Work(fail=1)
+    manager.update("sync", Parameters(work.run, retry_base=1000, retry_cap=1000))
+    await settle()
+
+    manager.trigger("sync")
+    await settle()
+
+    assert only(manager).status.successes == 1
+
+
+async def test_a_delayed_trigger_brings_a_run_forward_and_never_puts_it_off(manager: Manager, clocks: Clocks):
+    work = Work()
+    manager.update("sync", Parameters(work.run, interval=1000))
+    await settle()
+
+    manager.trigger("sync", 500)
+    manager.trigger("sync", 700)
+
+    assert only(manager).next_run == clocks.wall + 500
+    assert only(manager).status.coalesced == 1
+    await clocks.advance(499)
+    assert work.runs == 1
+    await clocks.advance(1.001)
+    assert work.runs == 2
+    await clocks.advance(201)
+    assert work.runs == 2
+
+
+async def test_a_function_can_say_when_it_wants_to_run_again(manager: Manager, clocks: Clocks):
+    times = iter((30, 60))
+
+    async def run() -> None:
+        manager.trigger("expire", next(times))
+
+    manager.update("expire", Parameters(run))
+    await settle()
+    assert only(manager).next_run == clocks.wall + 30
+    await clocks.advance(30.001)
+
+    assert only(manager).next_run == clocks.wall + 60
+    assert only(manager).status.successes == 2
+
+
+async def test_the_first_run_can_be_later(manager: Manager, clocks: Clocks):
+    work = Work()
+    manager.update("sync", Parameters(work.run), delay=10)
+
+    await clocks.advance(9.9)
+    assert work.runs == 0
+    await clocks.advance(0.2)
+    assert work.runs == 1
+
+
+async def test_a_trigger_of_nothing_says_so(manager: Manager):
+    assert not manager.trigger("sync")
+
+
+async def test_an_update_keeps_counters_and_uuid_and_runs_at_once(manager: Manager):
+    first, second = Work(fail=1), Work()
+    manager.update("sync", Parameters(first.run, retry_base=1000, retry_cap=1000))
+    await settle()
+    uuid = only(manager).uuid
+
+    manager.update("sync", Parameters(second.run))
+    await settle()
+
+    assert (first.runs, second.runs, only(manager).uuid) == (1, 1, uuid)
+    assert (only(manager).status.failures, only(manager).status.successes) == (1, 1)
+
+
+async def test_an_update_lets_the_run_in_progress_finish_and_then_runs_once_with_the_new_function(manager: Manager):
+    first, second = Work(held=True), Work()
+    manager.update("sync", Parameters(first.run))
+    await settle()
+
+    manager.update("sync", Parameters(second.run))
+    await settle()
+    assert (first.cancelled, second.runs) == (0, 0)
+    first.gate.set()
+    await settle()
+
+    assert (first.runs, second.runs, only(manager).status.successes) == (1, 1, 2)
+
+
+async def test_cancel_on_update_cancels_the_run_in_progress(manager: Manager):
+    stuck, fresh = Work(held=True), Work()
+    manager.update("sync", Parameters(stuck.run))
+    await settle()
+
+    manager.update("sync", Parameters(fresh.run, cancel_on_update=True))
+    await settle()
+
+    assert stuck.cancelled == 1
+    assert [outcome.result for outcome in only(manager).status.history] == [Result.CANCELLED, Result.SUCCESS]
+    assert (only(manager).status.failures, only(manager).failing) == (0, False)
+
+
+async def test_updates_in_a_row_cancel_a_run_once_so_that_it_can_clean_up(manager: Manager):
+    cleaned = asyncio.Event()
+
+    async def careful() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            cleaned.set()
+
+    manager.update("sync", Parameters(careful))
+    await settle()
+    for _ in range(3):
+        manager.update("sync", Parameters(Work().run, cancel_on_update=True))
+        await asyncio.sleep(0)
+    await settle()
+
+    assert cleaned.is_set()
+
+
+async def test_a_run_that_is_cancelled_before_its_first_step_is_no_end(manager: Manager):
+    work = Work()
+    manager.update("sync", Parameters(work.run))
+    await asyncio.sleep(0)  # the run's task exists now and has not begun
+    await asyncio.sleep(0)
+
+    manager.update("sync", Parameters(work.run, cancel_on_update=True))
+    await settle()
+
+    assert work.runs >= 1
+    assert only(manager).status.successes >= 1
+
+
+async def test_done_is_a_success_that_ends_the_repetition_until_a_trigger(manager: Manager, clocks: Clocks):
+    runs = 0
+
+    async def once() -> None:
+        nonlocal runs
+        runs += 1
+        raise ControllerDone
+
+    manager.update("recover", Parameters(once, interval=10))
+    await clocks.advance(1_000_000)
+    assert (runs, only(manager).status.successes, only(manager).next_run) == (1, 1, 0)
+
+    manager.trigger("recover")
+    await settle()
+    assert runs == 2
+
+
+async def test_an_unforeseen_exception_is_a_failure_with_its_traceback_in_the_log(
+    manager: Manager, clocks: Clocks, log: list[dict[str, Any]]
+):
+    async def odd() -> None:
+        raise ZeroDivisionError("of nothing")
+
+    manager.update("sync", Parameters(odd))
+    await settle()
+    await clocks.advance(2)
+
+    assert only(manager).status.failures == 2
+    assert only(manager).status.last_error == "ZeroDivisionError: of nothing"
+    assert "in odd" in log[0]["exception"]
+
+
+async def test_a_function_that_fails_before_it_can_be_awaited_is_a_failure_too(manager: Manager):
+    def odd() -> Any:
+        raise ZeroDivisionError
+
+    manager.update("sync", Parameters(odd))
+    await settle()
+
+    assert only(manager).status.failures == 1
+    assert only(manager).next_run
+
+
+async def test_what_is_cancelled_from_within_is_retried(manager: Manager, clocks: Clocks):
+    """A channel that closes cancels the calls in flight: that must not end the controller."""
+    calls: list[asyncio.Future[None]] = []
+
+    async def call() -> None:
+        calls.append(asyncio.get_running_loop().create_future())
+        await calls[-1]
+
+    manager.update("sync", Parameters(call))
+    await settle()
+    calls[0].cancel()
+    await settle()
+    assert only(manager).status.last_error == "what the run waited for was cancelled"
+    await clocks.advance(2)
+    calls[1].set_result(None)
+    await settle()
+
+    assert (only(manager).status.failures, only(manager).status.successes) == (1, 1)
+
+
+async def test_a_run_past_its_alarm_shows_as_hanging_and_is_logged_once(
+    manager: Manager, clocks: Clocks, log: list[dict[str, Any]]
+):
+    work = Work(held=True)
+    manager.update("sync", Parameters(work.run, alarm=30))
+    await settle()
+    began = clocks.wall
+    await clocks.advance(29)
+    assert not only(manager).hanging
+
+    await clocks.advance(2)
+    await clocks.advance(1000)
+
+    assert only(manager).hanging
+    assert only(manager).running_since == began
+    (line,) = log
+    assert (line["event"], line["resource"], line["controller"]) == ("controller run hangs", "endpoint-7", "sync")
+    work.gate.set()
+    await settle()
+    assert not only(manager).hanging
+    assert only(manager).running_since == 0
+    assert log[1]["event"] == "controller run that hung has ended"
+    assert log[1]["seconds"] == 1031
+
+
+async def test_a_run_in_time_raises_no_alarm(manager: Manager, clocks: Clocks, log: list[dict[str, Any]]):
+    manager.update("sync", Parameters(Work().run, alarm=30))
+    await settle()
+    await clocks.advance(1000)
+
+    assert log == []
+
+
+async def test_an_alarm_can_be_switched_off(manager: Manager, clocks: Clocks, log: list[dict[str, Any]]):
+    manager.update("sessions", Parameters(Work(held=True).run, alarm=math.inf))
+    await clocks.advance(1_000_000)
+
+    assert not only(manager).hanging
+    assert log == []
+
+
+async def test_the_status_has_everything_that_happened(manager: Manager, clocks: Clocks):
+    work = Work(fail=2, held=True)
+    manager.update("sync", Parameters(work.run, retry_base=4, retry_cap=4))
+    for took in (1, 2, 3):
+        await settle()
+        await clocks.advance(took)
+        work.gate.set()
+        await settle()
+        work.gate.clear()
+        await clocks.advance(5)
+
+    controller, status = only(manager), only(manager).status
+    history = list(status.history)
+    assert (controller.resource, controller.name, len(controller.uuid)) == ("endpoint-7", "sync", 32)
+    assert controller.parameters.retry_cap == 4
+    assert [(one.result.value, one.duration, one.error) for one in history] == [
+        ("failure", 1, "run 1 fails"),
+        ("failure", 2, "run 2 fails"),
+        ("success", 3, ""),
+    ]
+    assert (status.last_success, status.last_failure) == (history[2].finished, history[1].finished)
+    assert (status.last_error, status.last_duration) == ("run 2 fails", 3)
+    assert history[0].finished < history[1].finished < history[2].finished == clocks.wall - 5
+
+
+async def test_the_last_16_outcomes_are_kept(manager: Manager, clocks: Clocks):
+    work = Work(fail=HISTORY + 5)
+    manager.update("sync", Parameters(work.run, retry_base=1, retry_cap=1))
+    for _ in range(HISTORY + 6):
+        await clocks.advance(1.001)
+
+    status = only(manager).status
+    outcomes: list[Outcome] = list(status.history)
+    assert HISTORY == 16
+    assert len(status.history) == len(outcomes) == 16
+    assert [one.error for one in outcomes] == [f"run {number} fails" for number in range(7, 22)] + [""]
+    assert [one.result for one in outcomes] == [Result.FAILURE] * 15 + [Result.SUCCESS]
+    assert status.failures == HISTORY + 5
+
+
+async def test_an_endless_error_is_kept_short(manager: Manager):
+    async def verbose() -> None:
+        raise Unavailable("x" * 100_000)
+
+    manager.update("sync", Parameters(verbose))
+    await settle()
+
+    assert len(only(manager).status.last_error) == 500
+
+
+async def test_hours_of_one_failure_are_a_dozen_lines(manager: Manager, clocks: Clocks, log: list[dict[str, Any]]):
+    work = Work(fail=1_000)
+    manager.update("sync", Parameters(work.run))
+    for _ in range(1_000):
+        await clocks.advance(60.001)
+
+    failed = [line for line in log if line["event"] == "controller run failed"]
+    assert only(manager).status.failures == 1_000
+    assert [line["failures"] for line in failed] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
+    assert failed[0]["error"] == "run 1 fails"
+    assert failed[0]["resource"] == "endpoint-7"
+    await clocks.advance(61)
+    assert log[-1]["event"] == "controller recovered"
+    assert log[-1]["failures"] == 1_000
+
+
+async def test_a_run_never_has_the_request_id_of_the_call_that_asked_for_it(clocks: Clocks):
+    with structlog.contextvars.bound_contextvars(service="ipam"):
+        registry = Registry()
+    manager = Manager("ipam", registry)
+    seen: list[dict[str, Any]] = []
+
+    async def run() -> None:
+        seen.append(structlog.contextvars.get_contextvars())
+        if len(seen) == 3:
+            raise Unavailable("once more")
+
+    with structlog.contextvars.bound_contextvars(request_id="the call's", attachment="the call's"):
+        manager.update("sync", Parameters(run, interval=100))
+        await settle()
+        manager.trigger("sync")
+        await settle()
+        manager.update("sync", Parameters(run, interval=100))
+        await settle()
+    await clocks.advance(2)
+
+    assert len(seen) == 4
+    ids = {one["request_id"] for one in seen}
+    assert len(ids) == 4
+    assert "the call's" not in ids
+    for one in seen:
+        assert (one["service"], one["resource"], one["controller"]) == ("ipam", "ipam", "sync")
+        assert "attachment" not in one
+    await manager.remove_all()
+
+
+async def test_one_that_waits_keeps_nothing_alive_of_the_call_that_asked_for_it(manager: Manager):
+    def call() -> "weakref.ref[Work]":
+        held = Work()
+        request.set(held)
+        manager.update("sync", Parameters(Work().run), delay=1000)
+        return weakref.ref(held)
+
+    of_the_call = contextvars.copy_context().run(call)
+
+    gc.collect()
+    assert of_the_call() is None
+
+
+async def test_one_that_waits_holds_no_task(manager: Manager):
+    """Hundreds of endpoints have several: what waits must cost next to nothing."""
+    before = asyncio.all_tasks()
+
+    for number in range(100):
+        manager.update(f"sync-{number}", Parameters(Work().run, interval=1000))
+    await settle()
+
+    assert asyncio.all_tasks() == before
