@@ -57,6 +57,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         Restorer(manager, loader, ipam, publisher),
         readiness=readiness,
         removed=manager.link_removed,
+        registry=registry,
     )
 
     async def begin_controllers() -> None:
@@ -64,7 +65,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         interval = endpoint.regenerate_interval_seconds
         own.update(
             "endpoint-regenerate",
-            Parameters(run=operator.regenerate_periodically, interval=interval, delay=interval, retry=False),
+            Parameters(run=operator.regenerate_periodically, interval=interval, retry=False),
+            delay=interval,
         )
 
     return (

@@ -151,15 +151,8 @@ class Manager:
             except PodlaneError as error:
                 endpoint = managed.endpoint
                 _log.warning("not taken down yet", endpoint=endpoint.id, why=why, error=error.message)
-                managed.controllers.update(
-                    REMOVAL,
-                    Parameters(
-                        run=attempt,
-                        delay=_RETRY_SECONDS,
-                        retry_base=_RETRY_SECONDS,
-                        retry_cap=_LONGEST_RETRY_SECONDS,
-                    ),
-                )
+                removal = Parameters(run=attempt, retry_base=_RETRY_SECONDS, retry_cap=_LONGEST_RETRY_SECONDS)
+                managed.controllers.update(REMOVAL, removal, delay=_RETRY_SECONDS)
 
         self._begin(first())
 
@@ -268,7 +261,7 @@ class Manager:
         self._ids.free(managed.endpoint.id)
         self._watchers.tell(Change.DELETED, managed.endpoint)
         await managed.queue.close("the endpoint is deleted")
-        # Not awaited: it may be one of them that has brought this about.
+        # Not waited for: a kvstore that is away must not keep anybody.
         self._begin(managed.controllers.remove_all())
 
     def _lost_link(self, managed: ManagedEndpoint) -> None:

@@ -1,25 +1,23 @@
-"""Keeps the node able to take endpoints, and says whether it is: one session after the other, for ever.
+"""Keeps the node able to take endpoints, and says whether it is: the controller `configure-node`.
 
-    a session:  ipam's pools ─▶ loader.ConfigureNode ─▶ compare ─▶ READY ─▶ (a peer is lost) ─▶ the next session
+    ipam's pools ─▶ loader.ConfigureNode ─▶ compare ─▶ READY ─▶ (a peer is lost) ─▶ the controller's next run
 
-Services start and restart in any order, so nothing here ever gives up: a session that fails is followed by the next
-one after a growing pause. The loader is lost when its stream of link removals ends, ipam when its connection does;
-both are noticed at once. A peer that comes back may have been restarted, upgraded or reconfigured, which is why each
-session configures and compares again; where nothing has changed, that changes nothing.
+Services start and restart in any order, so nothing here ever gives up: a run that fails is followed by the next one
+after a growing pause. The loader is lost when its stream of link removals ends, ipam when its connection does; both are
+noticed at once. A peer that comes back may have been restarted, upgraded or reconfigured, which is why each run
+configures and compares again; where nothing has changed, that changes nothing.
 
-While no session is ready, health says NOT_SERVING and a CreateEndpoint waits a moment, then is told what for. Deleting
+While the node isn't ready, health says NOT_SERVING and a CreateEndpoint waits a moment, then is told what for. Deleting
 does not need the node ready: pods must be removable while it drains or is ill.
 """
 
 import asyncio
-import contextlib
-import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from services.common import telemetry
+from services.common import controllers, telemetry
 from services.common.config import LoaderSettings
-from services.common.controller import backoff
+from services.common.controller import Parameters
 from services.common.errors import PodlaneError, Unavailable
 from services.endpoint import plan
 from services.endpoint.observed import LinkRemoval
@@ -27,6 +25,7 @@ from services.endpoint.peers import Ipam, Loader
 
 _log = telemetry.logger("node")
 
+CONFIGURE = "configure-node"
 _FIRST_SECONDS, _LONGEST_SECONDS = 0.05, 2.0
 
 
@@ -68,14 +67,14 @@ class Readiness:
 
 
 class Comparing(Protocol):
-    """What a session needs of `restore.py`."""
+    """What is needed of `restore.py`."""
 
     async def compare(self) -> None:
         """Compare and mend."""
 
 
 class NodeKeeper:
-    """A component: `start` begins the sessions, `stop` ends them."""
+    """A component: `start` begins, `stop` ends. `removed` is told of each link that goes."""
 
     def __init__(
         self,
@@ -86,72 +85,70 @@ class NodeKeeper:
         *,
         readiness: Readiness,
         removed: Callable[[LinkRemoval], None],
+        registry: controllers.Registry,
     ) -> None:
-        """Wire. `removed` is told of each link that goes."""
+        """Wire."""
         self._settings = settings
         self._loader, self._ipam = loader, ipam
         self._restorer, self._readiness = restorer, readiness
         self._removed = removed
-        self._task: asyncio.Task[None] | None = None
+        self._controllers = controllers.Manager("node", registry)
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Begin; whether the peers are there is not waited for."""
-        self._task = asyncio.create_task(self._sessions())
+        retries = Parameters(run=self._configure, retry_base=_FIRST_SECONDS, retry_cap=_LONGEST_SECONDS)
+        self._controllers.update(CONFIGURE, retries)
 
     async def stop(self) -> None:
-        """End the session."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        """End."""
+        await self._controllers.halt()
+        await self._unwatch()
         await self._readiness.close("nothing: the service is stopping")
 
-    async def _sessions(self) -> None:
-        failures = 0
-        while True:
-            try:
-                await self._session()
-                failures = 0
-                why = "a peer went away; the node is being configured again"
-            except PodlaneError as error:
-                failures = 0 if self._readiness.ready else failures + 1
-                why = error.message
-            if failures <= 1:
-                _log.warning("the node takes no endpoints", why=why)
-            await self._readiness.close(why)
-            await asyncio.sleep(backoff(failures + 1, _FIRST_SECONDS, _LONGEST_SECONDS, random.random()))  # noqa: S311 # no secret
-
-    async def _session(self) -> None:
-        """Bring the node to ready and stay until a peer is lost. Raises what kept it from getting there."""
-        async with _watching(self._watch_links()) as watching:
+    async def _configure(self) -> None:
+        """Bring the node to ready. Raises what keeps it from getting there."""
+        await self._unwatch()
+        subscribed = asyncio.Event()
+        # From now on no removal is missed, also none that happens while all is compared.
+        self._watching = asyncio.create_task(self._watch(subscribed))
+        try:
             ranges = await self._ipam.ranges()
             config = plan.node_config(ranges, masquerade=self._settings.masquerade, mtu=self._settings.mtu)
             changed = await self._loader.configure_node(config)
             await self._restorer.compare()
-            await self._readiness.open()
-            _log.info("the node takes endpoints", changed=changed, ranges=[str(one) for one in config.pod_cidrs])
-            async with _watching(self._ipam.lost()) as lost:
-                await asyncio.wait((watching, lost), return_when=asyncio.FIRST_COMPLETED)
-                if watching.done():
-                    watching.result()
+        except PodlaneError as error:
+            await self._readiness.close(error.message)
+            raise
+        await self._readiness.open()
+        subscribed.set()
+        _log.info("the node takes endpoints", changed=changed, ranges=[str(one) for one in config.pod_cidrs])
+
+    async def _watch(self, ready: asyncio.Event) -> None:
+        """Tell of removals until a peer is lost; then, if the node was ready by then, begin anew."""
+        losses = [asyncio.create_task(self._watch_links()), asyncio.create_task(self._ipam_lost(ready))]
+        try:
+            await asyncio.wait(losses, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in losses:
+                task.cancel()
+            ended = await asyncio.gather(*losses, return_exceptions=True)
+        why = next((one.message for one in ended if isinstance(one, PodlaneError)), "a peer went away")
+        await ready.wait()
+        _log.warning("the node takes no endpoints", why=why)
+        await self._readiness.close(why)
+        self._controllers.trigger(CONFIGURE)
 
     async def _watch_links(self) -> None:
         async for removal in self._loader.removals():
             self._removed(removal)
 
+    async def _ipam_lost(self, ready: asyncio.Event) -> None:
+        await ready.wait()
+        await self._ipam.lost()
 
-@contextlib.asynccontextmanager
-async def _watching(work: Awaitable[None]) -> AsyncIterator["asyncio.Task[None]"]:
-    """Run `work` beside the block, and end it with the block."""
-
-    async def run() -> None:
-        await work
-
-    task = asyncio.create_task(run())
-    try:
-        yield task
-    finally:
-        task.cancel()
-        await asyncio.wait((task,))
-        if not task.cancelled():
-            task.exception()
+    async def _unwatch(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait((self._watching,))
+            self._watching = None

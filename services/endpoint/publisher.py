@@ -45,7 +45,9 @@ class Publisher:
             await self._kvstore.delete(self._key(managed.endpoint.id))
 
         if not managed.controllers.trigger(SYNC):
-            managed.controllers.update(SYNC, Parameters(run=run, interval=self._interval, stop=stop))
+            managed.controllers.update(
+                SYNC, Parameters(run=run, interval=self._interval, interval_jitter=0.1, stop=stop)
+            )
 
     async def prune(self, endpoints: Iterable[Endpoint]) -> int:
         """Take away the records of this node that belong to none of `endpoints`; return how many those were."""

@@ -140,26 +140,20 @@ class Regenerator:
         managed.move(EndpointState.WAITING_TO_REGENERATE, f"the next attempt; the last one failed: {error.message}")
         if isinstance(error, NotFound):
             self._link_gone(managed)
-        recovery = managed.controllers.get(RECOVERY)
         # Its own attempt fails here, too: then its back-off decides when the next one is.
-        if recovery is None or recovery.parked:
-            managed.controllers.update(
-                RECOVERY,
-                Parameters(
-                    run=lambda: self._try_again(managed),
-                    delay=_RETRY_SECONDS,
-                    retry_base=_RETRY_SECONDS,
-                    retry_cap=_LONGEST_RETRY_SECONDS,
-                ),
+        if RECOVERY not in managed.controllers:
+            recover = Parameters(
+                run=lambda: self._try_again(managed), retry_base=_RETRY_SECONDS, retry_cap=_LONGEST_RETRY_SECONDS
             )
+            managed.controllers.update(RECOVERY, recover, delay=_RETRY_SECONDS)
 
     async def _try_again(self, managed: ManagedEndpoint) -> None:
         endpoint = managed.endpoint
-        if endpoint.state is EndpointState.READY:
-            return
-        failed = endpoint.last_regeneration
-        level = failed.level if failed is not None and failed.error else Level.NO_REBUILD
-        await self.trigger(managed, Request(level, ("retrying regeneration",))).result()
+        if endpoint.state is not EndpointState.READY:
+            failed = endpoint.last_regeneration
+            level = failed.level if failed is not None and failed.error else Level.NO_REBUILD
+            await self.trigger(managed, Request(level, ("retrying regeneration",))).result()
+        await managed.controllers.remove(RECOVERY)
 
 
 def _says_something(done: Regeneration, last: Regeneration | None) -> bool:
