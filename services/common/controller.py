@@ -32,6 +32,7 @@ import math
 import os
 import random
 import time
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -138,9 +139,9 @@ class Controller:
 
     @property
     def uuid(self) -> str:
-        """Name this controller among all that have had or will have its name (16 random bytes, hex)."""
+        """Tell this controller from all that have had or will have its name. Made when it is first asked for."""
         if not self._uuid:
-            self._uuid = os.urandom(16).hex()
+            self._uuid = str(uuid.uuid4())
         return self._uuid
 
     @property

@@ -195,7 +195,7 @@ class Controller(_message.Message):
     name: _builtins.str
     """What it does: `expire-reservations`. Unique within the resource."""
     uuid: _builtins.str
-    """Tells it from earlier and later controllers of this name: 32 hex digits."""
+    """Tells it from earlier and later controllers of this name."""
     state: Global___ControllerState.ValueType
     @_builtins.property
     def configuration(self) -> Global___ControllerConfiguration: ...
