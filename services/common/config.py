@@ -20,6 +20,9 @@ from services.common.errors import InvalidArgument
 
 DEFAULT_FILE = Path("/etc/podlane/podlane.toml")
 
+# Of a setting that can also be empty: the socket that follows from run_dir.
+_SOCKET = "unix"
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -65,6 +68,9 @@ class IpamSettings:
     """A released address is not handed out again before this, unless nothing else is left."""
     reservation_seconds: float = 600.0
     """A reservation that no endpoint confirms is taken back after this."""
+    metrics_listen: str = _SOCKET
+    """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
+    <run_dir>/ipam/metrics.sock."""
     pools: tuple[PoolSettings, ...] = (PoolSettings("default", ("10.244.0.0/24", "fd00:10:244::/112")),)
     """`[[ipam.pools]]`; the one named `default` serves requests that name none."""
 
@@ -89,6 +95,9 @@ class LoaderSettings:
     """MTU of pod interfaces in bytes; 0: that of the device with the default route."""
     masquerade: bool = True
     """Masquerade pod traffic that leaves the pod CIDRs."""
+    metrics_listen: str = _SOCKET
+    """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
+    <run_dir>/loader/metrics.sock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +118,9 @@ class EndpointSettings:
     """From the end of a periodic regeneration of all endpoints to the next; it loads only what is needed."""
     publish_interval_seconds: float = 300.0
     """How often an endpoint's record in the kvstore is looked at although nothing has changed."""
+    metrics_listen: str = _SOCKET
+    """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
+    <run_dir>/endpoint/metrics.sock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,22 +243,28 @@ def _derive(settings: Settings) -> Settings:
     def default(path: Path, derived: Path) -> Path:
         return derived if path == unset else path
 
+    def listen(address: str, derived: Path) -> str:
+        return str(derived) if address == _SOCKET else address
+
     replace = dataclasses.replace
     return replace(
         settings,
         ipam=replace(
             settings.ipam,
             socket=default(settings.ipam.socket, run / "ipam" / "ipam.sock"),
+            metrics_listen=listen(settings.ipam.metrics_listen, run / "ipam" / "metrics.sock"),
             database=default(settings.ipam.database, lib / "ipam.sqlite"),
         ),
         loader=replace(
             settings.loader,
             socket=default(settings.loader.socket, run / "loader" / "loader.sock"),
+            metrics_listen=listen(settings.loader.metrics_listen, run / "loader" / "metrics.sock"),
             state_dir=default(settings.loader.state_dir, run / "state"),
         ),
         endpoint=replace(
             settings.endpoint,
             socket=default(settings.endpoint.socket, run / "endpoint" / "endpoint.sock"),
+            metrics_listen=listen(settings.endpoint.metrics_listen, run / "endpoint" / "metrics.sock"),
             database=default(settings.endpoint.database, lib / "endpoint.sqlite"),
         ),
     )

@@ -50,11 +50,17 @@ OPTIONS = (("grpc.max_send_message_length", 64 << 20), ("grpc.max_receive_messag
 
 _log = telemetry.logger("edge")
 Handler = Callable[[Any, Any], Any]
+Observe = Callable[[str, str, float | None], None]
+"""Told of each call that ends: method, status code, seconds in the handler (None: a stream)."""
+
+
+def _unobserved(_method: str, _code: str, _seconds: float | None) -> None:
+    """Nobody counts."""
 
 
 def status_of(error: errors.PodlaneError) -> grpc.Status:
     """Return an error as rich status: code, sentence, and an ErrorInfo with the class name and the fields."""
-    code = next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+    code = _status_code(error)
     detail = AnyMessage()
     detail.Pack(error_details_pb2.ErrorInfo(reason=type(error).__name__, domain=DOMAIN, metadata=error.fields))
     message = status_pb2.Status(code=code.value[0], message=error.message, details=[detail])
@@ -62,12 +68,17 @@ def status_of(error: errors.PodlaneError) -> grpc.Status:
     return status
 
 
+def _status_code(error: errors.PodlaneError) -> grpc.StatusCode:
+    return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
+
+
 class Edge(grpc.aio.ServerInterceptor):
     """Request id, errors, log. `quiet` method names are logged at debug level only."""
 
-    def __init__(self, quiet: frozenset[str]) -> None:
+    def __init__(self, quiet: frozenset[str], observe: Observe) -> None:
         """Start with no handler wrapped."""
         self._quiet = quiet
+        self._observe = observe
         self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any] | None] = {}
 
     async def intercept_service(
@@ -90,40 +101,49 @@ class Edge(grpc.aio.ServerInterceptor):
             "response_serializer": handler.response_serializer,
         }
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(_unary(handler.unary_unary, name, quiet), **serializers)
+            return grpc.unary_unary_rpc_method_handler(
+                _unary(handler.unary_unary, name, quiet, self._observe), **serializers
+            )
         # Health's Watch is of grpc's other kind of stream: a coroutine that writes to the context itself.
         if handler.unary_stream and inspect.isasyncgenfunction(handler.unary_stream):
-            return grpc.unary_stream_rpc_method_handler(_stream(handler.unary_stream, name, quiet), **serializers)
+            return grpc.unary_stream_rpc_method_handler(
+                _stream(handler.unary_stream, name, quiet, self._observe), **serializers
+            )
         wrapped: grpc.RpcMethodHandler[Any, Any] = handler  # grpc's own code: health's and reflection's streams
         return wrapped
 
 
-def _unary(inner: Handler, name: str, quiet: bool) -> Handler:
+def _unary(inner: Handler, name: str, quiet: bool, observe: Observe) -> Handler:
     async def call(request: Any, context: Any) -> Any:
         begin = _begin(context)
         try:
             response = await inner(request, context)
         except BaseException as error:
+            observe(name, _code(error, context), time.perf_counter() - begin)
             await _fail(error, name, begin, context)
             raise
+        observe(name, "OK", time.perf_counter() - begin)
         _done(name, begin, quiet)
         return response
 
     return call
 
 
-def _stream(inner: Handler, name: str, quiet: bool) -> Handler:
+def _stream(inner: Handler, name: str, quiet: bool, observe: Observe) -> Handler:
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
         begin = _begin(context)
         try:
             async for response in inner(request, context):
                 yield response
         except (GeneratorExit, asyncio.CancelledError):
+            observe(name, "CANCELLED", None)
             _done(name, begin, quiet=True)
             raise
         except Exception as error:
+            observe(name, _code(error, context), None)
             await _fail(error, name, begin, context)
             raise
+        observe(name, "OK", None)
         _done(name, begin, quiet)
 
     return call
@@ -142,6 +162,16 @@ def _milliseconds(begin: float) -> float:
 def _done(name: str, begin: float, quiet: bool) -> None:
     write = _log.debug if quiet else _log.info
     write("rpc", method=name, code="OK", ms=_milliseconds(begin))
+
+
+def _code(error: BaseException, context: Any) -> str:
+    """Return the name of the status code that a failed call ends with."""
+    if isinstance(error, errors.PodlaneError):
+        return _status_code(error).name
+    if isinstance(error, asyncio.CancelledError):
+        return "CANCELLED"
+    aborted = isinstance(error, grpc.aio.AbortError) and isinstance(context.code(), grpc.StatusCode)
+    return str(context.code().name) if aborted else "INTERNAL"
 
 
 async def _fail(error: BaseException, name: str, begin: float, context: Any) -> None:
@@ -175,19 +205,21 @@ class Server:
         names: Sequence[str],
         register: Callable[[grpc.aio.Server], None],
         quiet: frozenset[str] = frozenset(),
+        observe: Observe = _unobserved,
     ) -> None:
-        """Wire everything; nothing is bound before `start`."""
+        """Wire everything; nothing is bound before `start`. `observe` is told of each call that ends."""
         self._socket = socket
         self._names = tuple(names)
         self._register = register
         self._quiet = quiet
+        self._observe = observe
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
         """Bind the socket and answer, NOT_SERVING. Raises Unavailable when another process serves there."""
         sockets.prepare(self._socket)
-        self._server = grpc.aio.server(interceptors=[Edge(self._quiet)], options=OPTIONS)
+        self._server = grpc.aio.server(interceptors=[Edge(self._quiet, self._observe)], options=OPTIONS)
         self._register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)

@@ -2,16 +2,26 @@
 
 structlog imports rich for pretty tracebacks, asyncio imports ssl for TLS, hashlib loads OpenSSL for hashes that Python
 has itself. Each of these imports is optional in its library ("except ImportError"), and together they are 8 MiB and
-50 ms of every service. `shed` must run before the first of those libraries is imported, so only `__main__.py` calls
-it. What is lost: nothing here speaks TLS through asyncio; gRPC brings its own.
+50 ms of every service. What is lost: nothing here speaks TLS through asyncio; gRPC brings its own.
+
+prometheus_client as a package imports its HTTP servers and with them ssl, 4 MiB that it can't do without. Its modules
+stand alone: `metrics.py` imports the ones that count, from a package whose own first file was never run.
+
+`shed` must run before the first of those libraries is imported, so only `__main__.py` calls it.
 """
 
+import importlib.util
 import sys
 
 _UNUSED = ("rich", "ssl", "_hashlib")
+_HOLLOW = ("prometheus_client",)
 
 
 def shed() -> None:
-    """Make the unused modules unimportable in this process."""
+    """Make the unused modules unimportable in this process, and the hollow packages nothing but their modules."""
     for name in _UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None is how Python spells "not importable"
+    for name in _HOLLOW:
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            sys.modules.setdefault(name, importlib.util.module_from_spec(spec))

@@ -48,14 +48,34 @@ class Rig:
     def __init__(self, directory: Path) -> None:
         self.socket = directory / "ipam" / "ipam.sock"
         self.servicer = Scripted()
+        self.observed: list[tuple[str, str, float | None]] = []
         self.server = edge.Server(
             self.socket,
             (NAME,),
-            lambda server: ipam_pb2_grpc.add_IpamServiceServicer_to_server(self.servicer, server),
+            self.register,
             quiet=frozenset({"ListPools"}),
+            observe=lambda *call: self.observed.append(call),
         )
         self.channel = grpc.aio.insecure_channel(f"unix:{self.socket}")
         self.stub: Any = ipam_pb2_grpc.IpamServiceStub(self.channel)
+
+    def register(self, server: grpc.aio.Server) -> None:
+        """Add the scripted service, and a stream of as many answers as the request has bytes; none is a failure."""
+        ipam_pb2_grpc.add_IpamServiceServicer_to_server(self.servicer, server)
+
+        async def count(request: bytes, _context: Any) -> AsyncIterator[bytes]:
+            for _ in request:
+                yield b"."
+            if not request:
+                raise errors.NotFound("nothing to count")
+
+        handlers: Any = {"Count": grpc.unary_stream_rpc_method_handler(count)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("podlane.test.v1.Test", handlers),))
+
+    def count(self, request: bytes) -> Any:
+        """Call the stream."""
+        method: Any = self.channel.unary_stream("/podlane.test.v1.Test/Count")
+        return method(request, timeout=10)
 
     def raises(self, error: BaseException) -> None:
         async def do() -> None:
@@ -192,6 +212,44 @@ async def test_a_caller_that_hangs_up_cancels_the_handler_and_is_logged(rig: Rig
     await rig.stub.ListPools(pb.ListPoolsRequest(), timeout=10)
 
     assert [line["code"] for line in log] == ["CANCELLED", "OK"]
+
+
+async def test_each_call_is_told_to_the_observer_with_its_code_and_time(rig: Rig):
+    rig.servicer.do = rig.servicer.nothing
+    await rig.stub.ListPools(pb.ListPoolsRequest(), timeout=10)
+    for error in (errors.Exhausted("full"), errors.CorruptState("bad"), KeyError("a bug")):
+        rig.raises(error)
+        await rig.fails()
+    rig.servicer.do = asyncio.Event().wait
+    with pytest.raises(grpc.aio.AioRpcError):
+        await rig.stub.ListPools(pb.ListPoolsRequest(), timeout=0.05)
+    health: Any = health_pb2_grpc.HealthStub(rig.channel)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=10)
+
+    assert [(method, code) for method, code, _ in rig.observed] == [
+        ("ListPools", "OK"),
+        ("ListPools", "RESOURCE_EXHAUSTED"),
+        ("ListPools", "DATA_LOSS"),
+        ("ListPools", "INTERNAL"),
+        ("ListPools", "CANCELLED"),
+        ("Check", "NOT_FOUND"),
+    ]
+    assert all(seconds is not None and seconds > 0 for _, _, seconds in rig.observed)
+
+
+async def test_a_stream_is_told_to_the_observer_when_it_ends_without_a_time(rig: Rig):
+    assert [answer async for answer in rig.count(b"abc")] == [b"."] * 3
+    with pytest.raises(grpc.aio.AioRpcError):
+        await anext(aiter(rig.count(b"")))
+    endless = rig.count(b"x" * 1_000_000)
+    await anext(aiter(endless))
+    assert len(rig.observed) == 2
+    endless.cancel()
+    while len(rig.observed) < 3:
+        await asyncio.sleep(0.005)
+
+    assert rig.observed == [("Count", "OK", None), ("Count", "NOT_FOUND", None), ("Count", "CANCELLED", None)]
 
 
 async def test_an_unknown_method_is_unimplemented(rig: Rig):

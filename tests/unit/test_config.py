@@ -33,6 +33,16 @@ def test_paths_follow_the_nodes_directories_unless_they_are_set(tmp_path: Path):
     assert settings.endpoint.database == Path("/b/endpoint.sqlite")
 
 
+def test_metrics_are_on_a_socket_of_their_own_unless_told_otherwise(tmp_path: Path):
+    text = '[node]\nrun_dir = "/a"\n[loader]\nmetrics_listen = "127.0.0.1:9961"\n[endpoint]\nmetrics_listen = ""\n'
+
+    settings = load(tmp_path, text)
+
+    assert settings.ipam.metrics_listen == "/a/ipam/metrics.sock"
+    assert settings.loader.metrics_listen == "127.0.0.1:9961"
+    assert settings.endpoint.metrics_listen == ""
+
+
 def test_pools_are_an_array_of_tables(tmp_path: Path):
     text = '[[ipam.pools]]\nname = "a"\nranges = ["10.0.0.0/24"]\nexclude = ["10.0.0.9"]\nmtu = 1400\n'
 
