@@ -2,17 +2,21 @@
 
 from collections.abc import Sequence
 
+import grpc
 from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 
-from services.common import controllers, lifecycle
+from services.common import controller_service, controllers, lifecycle
 from services.common.client import Peer
 from services.common.config import EndpointSettings, Settings
 from services.common.controller import Parameters
 from services.common.db import Database
 from services.common.edge import Server
 from services.common.errors import InvalidArgument
+from services.common.exporter import Exporter
 from services.common.kvstore.embedded import EmbeddedKvstore
+from services.common.metrics import Metrics
 from services.endpoint.manager import Manager, Parts
+from services.endpoint.metrics import States
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
 from services.endpoint.peers import IpamPeer, LoaderPeer
@@ -24,7 +28,7 @@ from services.endpoint.store import MIGRATIONS, Store
 from services.endpoint.watch import Watchers
 
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
-_QUIET = frozenset({"GetEndpoint", "ListEndpoints", "WatchEndpoints", "CheckEndpoint", "ListOptions"})
+_QUIET = controller_service.QUIET | {"GetEndpoint", "ListEndpoints", "WatchEndpoints", "CheckEndpoint", "ListOptions"}
 # A year: beyond it a typo is likelier than a wish.
 _LONGEST = 366 * 86400
 
@@ -33,7 +37,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
     endpoint = settings.endpoint
     _check(endpoint)
-    database, registry = Database(endpoint.database, MIGRATIONS), controllers.Registry()
+    metrics = Metrics()
+    database, registry = Database(endpoint.database, MIGRATIONS), controllers.Registry(metrics.ran)
     ipam_peer = Peer("ipam", settings.ipam.socket, endpoint.peer_wait_seconds)
     loader_peer = Peer("loader", settings.loader.socket, endpoint.peer_wait_seconds)
     ipam, loader, store = IpamPeer(ipam_peer), LoaderPeer(loader_peer), Store(database)
@@ -44,12 +49,15 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
     operator = Operator(manager.registry, manager.regenerator, store, loader)
     servicer = EndpointServicer(manager, operator)
-    server = Server(
-        endpoint.socket,
-        (NAME,),
-        lambda grpc_server: endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server),
-        quiet=_QUIET,
-    )
+    metrics.watch(registry)
+    metrics.registry.register(States(manager))
+
+    def register(grpc_server: grpc.aio.Server) -> None:
+        endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server)
+        controller_service.register(registry, grpc_server)
+
+    server = Server(endpoint.socket, (NAME, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)
+    exporter = Exporter("[endpoint] metrics_listen", endpoint.metrics_listen, metrics.page)
     keeper = NodeKeeper(
         settings.loader,
         loader,
@@ -70,7 +78,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         )
 
     return (
-        *(database, ipam_peer, loader_peer, manager, operator, server, watchers, keeper),
+        *(database, ipam_peer, loader_peer, manager, operator, exporter, server, watchers, keeper),
         lifecycle.Hook(begin_controllers),
     )
 

@@ -5,16 +5,17 @@ Order of every change, so that memory never promises what the disk doesn't hold:
     allocate   take in memory (nobody else can) → commit → answer;  commit failed → put back → error
     confirm    commit → memory → answer
     release    commit → memory (only now can others get it) → answer
-    expiry     is a release, by a timer at the deadline and also whenever an allocation finds nothing left
+    expiry     is a release, by a controller at the deadline and also whenever an allocation finds nothing left
 
 Not here: which address comes next (`pool.py`), what a request may ask (`space.py`).
 """
 
 import asyncio
-import contextlib
 
 from services.common import telemetry
-from services.common.errors import AlreadyExists, Exhausted, NotFound, PodlaneError
+from services.common.controller import Parameters
+from services.common.controllers import Manager, Registry
+from services.common.errors import AlreadyExists, Exhausted, NotFound
 from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
@@ -26,8 +27,10 @@ _log = telemetry.logger("allocator")
 
 # Expiries that share a commit; a whole /16 of them must not be one transaction.
 _BATCH = 256
-# After a failed sweep: the disk may come back.
-_RETRY_SECONDS = 1.0
+# The controller that gives back what nobody confirmed.
+_EXPIRY = "expire-reservations"
+# After a failed expiry: the disk may come back.
+_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
 # Names in the warning about stranded allocations; the rest is a number.
 _SHOWN = 10
 
@@ -35,15 +38,14 @@ _SHOWN = 10
 class Allocator:
     """A component: `start` reads the disk and begins to expire, `stop` waits for what runs."""
 
-    def __init__(self, ledger: Ledger, store: Store, clock: Clock) -> None:
-        """Wire the parts."""
+    def __init__(self, ledger: Ledger, store: Store, clock: Clock, controllers: Registry) -> None:
+        """Wire the parts. `controllers` gets the one that expires reservations."""
         self._ledger = ledger
         self._store = store
         self._clock = clock
         self._owners = KeyedLocks()
         self._shielded = Shielded()
-        self._reserved = asyncio.Event()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._controllers = Manager("ipam", controllers)
         self.early_reuses = 0
         """Addresses given out before their cool-down had passed, since the start."""
 
@@ -58,14 +60,12 @@ class Allocator:
                 count=len(stranded),
                 first=[f"{held.owner}: {held.describe()} (pool {held.pool})" for held in stranded[:_SHOWN]],
             )
-        self._sweeper = asyncio.create_task(self._sweep())
+        expiry = Parameters(self._expire_due, retry_base=_RETRY_SECONDS, retry_cap=_LONGEST_RETRY_SECONDS)
+        self._controllers.update(_EXPIRY, expiry)
 
     async def stop(self) -> None:
         """Stop expiring and wait for the verbs that run."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
+        await self._controllers.remove_all()
         await self._shielded.stop()
 
     async def allocate(self, request: AllocationRequest) -> tuple[Allocation, bool]:
@@ -116,7 +116,7 @@ class Allocator:
             except BaseException:
                 self._ledger.undo(reservation)
                 raise
-            self._reserved.set()
+            self._plan_expiry()
             return reservation.allocation, True
 
     async def _reserve(self, request: AllocationRequest) -> Reservation:
@@ -199,27 +199,12 @@ class Allocator:
         _log.info("expired", owner=str(owner), pod=str(held.pod), addresses=held.describe(), pool=held.pool)
         return True
 
-    async def _sweep(self) -> None:
-        while True:
-            await self._wait_for_deadline()
-            try:
-                await self.expire()
-            except PodlaneError as error:
-                _log.error("expiry", error=error.message, **error.fields)
-                await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - a bug must not end expiry for as long as the process lives
-                _log.exception("expiry")
-                await asyncio.sleep(_RETRY_SECONDS)
+    async def _expire_due(self) -> None:
+        await self.expire()
+        self._plan_expiry()
 
-    async def _wait_for_deadline(self) -> None:
-        """Return when the soonest reservation expires; new ones can only expire later."""
-        while True:
-            deadline = self._ledger.next_deadline()
-            if deadline is None:
-                self._reserved.clear()
-                await self._reserved.wait()
-                continue
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                return
-            await asyncio.sleep(left)
+    def _plan_expiry(self) -> None:
+        """Expire when the soonest reservation does; new ones can only expire later, so mostly this changes nothing."""
+        deadline = self._ledger.next_deadline()
+        if deadline is not None:
+            self._controllers.trigger(_EXPIRY, max(0.0, deadline - self._clock.monotonic()))

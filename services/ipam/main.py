@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 
+import grpc
 from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 
-from services.common import lifecycle
+from services.common import controller_service, lifecycle
 from services.common.config import IpamSettings, Settings
+from services.common.controllers import Registry
 from services.common.db import Database
 from services.common.edge import Server
 from services.common.errors import InvalidArgument
+from services.common.exporter import Exporter
+from services.common.metrics import Metrics
 from services.ipam.allocator import Allocator
 from services.ipam.ledger import Ledger
+from services.ipam.metrics import Pools
 from services.ipam.model import Clock
 from services.ipam.ranges import plan
 from services.ipam.servicer import IpamServicer
@@ -26,19 +31,29 @@ def build(settings: Settings, clock: Clock | None = None) -> Sequence[lifecycle.
     ipam = settings.ipam
     clock = clock or Clock()
     _check_seconds(ipam)
+    metrics = Metrics()
+    controllers = Registry(metrics.ran)
     database = Database(ipam.database, MIGRATIONS)
     ledger = Ledger(plan(ipam.pools), ipam.cooldown_seconds, ipam.reservation_seconds, clock)
-    allocator = Allocator(ledger, Store(database), clock)
-    servicer = IpamServicer(allocator)
+    allocator = Allocator(ledger, Store(database), clock, controllers)
+    metrics.watch(controllers)
+    metrics.registry.register(Pools(allocator))
+
+    def register(server: grpc.aio.Server) -> None:
+        ipam_pb2_grpc.add_IpamServiceServicer_to_server(IpamServicer(allocator), server)
+        controller_service.register(controllers, server)
+
     server = Server(
         ipam.socket,
-        (NAME,),
-        lambda grpc_server: ipam_pb2_grpc.add_IpamServiceServicer_to_server(servicer, grpc_server),
-        quiet=frozenset({"ListAllocations", "ListPools"}),
+        (NAME, controller_service.NAME),
+        register,
+        quiet=controller_service.QUIET | {"ListAllocations", "ListPools"},
+        observe=metrics.rpc,
     )
+    exporter = Exporter("[ipam] metrics_listen", ipam.metrics_listen, metrics.page)
     # The server is the last to come and the first to go: whoever is answered finds everything restored.
     ready = lifecycle.Hook(lambda: server.serving(ready=True))
-    return (database, allocator, server, ready)
+    return (database, controllers, allocator, exporter, server, ready)
 
 
 def _check_seconds(ipam: IpamSettings) -> None:

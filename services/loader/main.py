@@ -3,13 +3,18 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
-from services.common import lifecycle, sockets, telemetry
+from services.common import controller_service, lifecycle, sockets, telemetry
 from services.common.config import LoaderSettings, Settings
+from services.common.controller import Parameters
+from services.common.controllers import Manager, Registry
 from services.common.edge import Server
+from services.common.exporter import Exporter
 from services.common.lifecycle import Hook, Shielded
 from services.common.locks import KeyedLocks
+from services.common.metrics import Metrics
 from services.loader import headers, privileges
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
@@ -17,6 +22,7 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.host import Host
 from services.loader.links import Links
+from services.loader.metrics import TemplateCounts
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
@@ -29,7 +35,7 @@ from services.loader.tc import TcFilters
 from services.loader.template import Templates
 
 NAME = loader_pb2.DESCRIPTOR.services_by_name["LoaderService"].full_name
-_QUIET = frozenset({"GetNode", "ListLinks", "ListEndpointDatapaths", "DumpMap"})
+_QUIET = controller_service.QUIET | {"GetNode", "ListLinks", "ListEndpointDatapaths", "DumpMap"}
 
 _log = telemetry.logger("main")
 
@@ -38,6 +44,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
     loader = settings.loader
     mode = check_mode(loader.attach_mode)
+    metrics = Metrics()
+    controllers = Registry(metrics.ran)
     pins = Pins(settings.node.bpffs)
     state = StateDir(loader.state_dir)
     blocking, worker, shielded = Blocking(), NetlinkWorker("netlink"), Shielded()
@@ -49,12 +57,18 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     links = Links(state.root / "links", worker, node.mtu)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
     servicer = LoaderServicer(Parts(node, links, regenerator, datapath, blocking, shielded))
-    server = Server(
-        loader.socket,
-        (NAME,),
-        lambda grpc_server: loader_pb2_grpc.add_LoaderServiceServicer_to_server(servicer, grpc_server),
-        quiet=_QUIET,
-    )
+    metrics.watch(controllers)
+    metrics.registry.register(TemplateCounts(templates))
+
+    def register(server: grpc.aio.Server) -> None:
+        loader_pb2_grpc.add_LoaderServiceServicer_to_server(servicer, server)
+        controller_service.register(controllers, server)
+
+    server = Server(loader.socket, (NAME, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)
+    exporter = Exporter("[loader] metrics_listen", loader.metrics_listen, metrics.page)
+
+    async def usual_shape() -> None:
+        await templates.get(headers.node_config(), headers.ep_config({}))
 
     async def before_anything_else() -> None:
         privileges.require()
@@ -67,7 +81,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
 
     async def prepare_the_usual_shape() -> None:
         # The first ADD after a start must not wait for clang if it need not.
-        templates.prepare(headers.node_config(), headers.ep_config({}))
+        Manager("loader", controllers).update("prepare-template", Parameters(usual_shape))
 
     # The server is the last to come and the first to go: whoever is answered finds everything in place.
     return (
@@ -75,12 +89,14 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         blocking,
         worker,
         Hook(templates.open, templates.close),
+        controllers,
         datapath,
         Hook(take_over),
         Hook(prepare_the_usual_shape),
         node,
         links,
         shielded,
+        exporter,
         server,
         Hook(lambda: server.serving(ready=True)),
     )

@@ -119,10 +119,6 @@ class Templates:
         ident = self._ident(key)
         return ident, (self._root / ident).exists()
 
-    def prepare(self, node_config: str, ep_config: str) -> None:
-        """Begin to make a shape that will be needed. Whoever needs it waits for it then, or hears why it failed."""
-        self._begin(shape_key(self._digest, node_config, ep_config), node_config, ep_config)
-
     def _begin(self, key: str, node_config: str, ep_config: str) -> "asyncio.Task[Template]":
         task = self._making.get(key)
         if task is None:
@@ -141,6 +137,9 @@ class Templates:
             self._made[key] = task.result()
 
     async def _make(self, key: str, node_config: str, ep_config: str) -> Template:
+        if self._compiler is None:
+            # It may have been installed meanwhile.
+            self._compiler = await find_compiler(self._clang)
         directory = self._root / self._ident(key)
         found = _found(directory)
         if found is not None:

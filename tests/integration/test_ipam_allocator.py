@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import time as clock
 from collections import Counter
 from collections.abc import AsyncIterator
 from ipaddress import ip_address
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from services.common.config import PoolSettings
+from services.common.controllers import Registry
 from services.common.db import Database
 from services.common.errors import AlreadyExists, Exhausted, NotFound, Unavailable
 from services.common.model import Attachment, Pod
@@ -42,11 +44,16 @@ def time() -> Time:
 
 @contextlib.asynccontextmanager
 async def allocator(
-    path: Path, *pools: PoolSettings, time: Time | None = None, reservation: float = 600.0
+    path: Path,
+    *pools: PoolSettings,
+    time: Time | None = None,
+    reservation: float = 600.0,
+    controllers: Registry | None = None,
 ) -> AsyncIterator[Allocator]:
     clock = Clock(lambda: time.wall, lambda: time.monotonic) if time else Clock()
     database = Database(path / "ipam.sqlite", MIGRATIONS)
-    made = Allocator(Ledger(plan(pools or (DUAL,)), 30.0, reservation, clock), Store(database), clock)
+    ledger = Ledger(plan(pools or (DUAL,)), 30.0, reservation, clock)
+    made = Allocator(ledger, Store(database), clock, controllers or Registry())
     await database.start()
     await made.start()
     try:
@@ -247,21 +254,49 @@ async def test_an_unconfirmed_reservation_is_taken_back_by_the_timer(tmp_path: P
             await ipam.confirm(owner("lost"), 8)
 
 
-async def test_expiry_survives_a_disk_that_fails_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+async def test_expiry_is_a_controller_that_waits_for_the_soonest_deadline(tmp_path: Path, time: Time):
+    registry = Registry()
+    async with allocator(tmp_path, time=time, controllers=registry) as ipam:
+        (controller,) = registry
+        while not controller.status.successes:
+            await asyncio.sleep(0.01)
+        assert (controller.resource, controller.name, controller.next_run) == ("ipam", "expire-reservations", 0)
+
+        await allocate(ipam, "c1")
+        time.pass_(100.0)
+        await allocate(ipam, "c2")
+        assert controller.next_run == pytest.approx(clock.time() + 500.0, abs=60)
+        assert controller.status.successes == 1
+
+        time.pass_(500.0)
+        controller.trigger()
+        while controller.status.successes < 2:
+            await asyncio.sleep(0.01)
+
+        assert [name for name, _ in rows(tmp_path)] == ["c2"]
+        assert controller.next_run == pytest.approx(clock.time() + 100.0, abs=60)
+    assert list(registry) == []
+
+
+async def test_expiry_backs_off_while_the_disk_fails_and_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("services.ipam.allocator._RETRY_SECONDS", 0.01)
-    failed = asyncio.Event()
+    registry = Registry()
 
     async def fail(*_arguments: object) -> None:
-        failed.set()
         raise Unavailable("the database can't be written")
 
-    async with allocator(tmp_path, reservation=0.05) as ipam:
+    async with allocator(tmp_path, reservation=0.05, controllers=registry) as ipam:
+        (controller,) = registry
         await allocate(ipam, "lost")
         with monkeypatch.context() as patched:
             patched.setattr(Store, "remove", fail)
-            await failed.wait()
+            while controller.status.consecutive_failures < 3:
+                await asyncio.sleep(0.01)
+        assert controller.status.last_error == "the database can't be written"
 
         while rows(tmp_path):
+            await asyncio.sleep(0.01)
+        while controller.failing:
             await asyncio.sleep(0.01)
 
 

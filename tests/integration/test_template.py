@@ -71,17 +71,6 @@ async def real(directory: Path) -> Templates:
     return templates
 
 
-async def test_a_shape_prepared_in_advance_is_compiled_once_for_whoever_needs_it(templates: Templates, slow: Slow):
-    templates.prepare(NODE, PLAIN)
-    await slow.started()
-
-    waiting = asyncio.create_task(templates.get(NODE, PLAIN))
-    slow.let("go")
-
-    assert (await waiting).hash
-    assert slow.runs() == 1
-
-
 async def test_a_template_is_compiled_once_and_kept_in_memory_and_on_disk(tmp_path: Path) -> None:
     templates = await real(tmp_path)
     first = await templates.get(NODE, PLAIN)
@@ -221,6 +210,20 @@ async def test_without_compiler_and_prebuilt_object_the_error_says_what_to_do(tm
     await templates.open()
     with pytest.raises(Unavailable, match=r"no compiler .* install clang or set the endpoint's options back"):
         await templates.get(NODE, PLAIN)
+
+
+async def test_a_compiler_that_is_installed_later_is_found(tmp_path: Path, slow: Slow) -> None:
+    slow.path.rename(tmp_path / "elsewhere")
+    templates = Templates(tmp_path / "templates", BPF, clang=str(slow.path))
+    await templates.open()
+    with pytest.raises(Unavailable, match="no compiler"):
+        await templates.get(NODE, PLAIN)
+
+    (tmp_path / "elsewhere").rename(slow.path)
+    slow.let("go")
+
+    assert (await templates.get(NODE, PLAIN)).compile_us > 0
+    assert templates.compiler
 
 
 async def test_a_broken_header_is_a_compile_error_with_clangs_words(tmp_path: Path) -> None:
