@@ -1,11 +1,13 @@
 """Asks one service one question."""
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from services.common.config import Settings
+from services.common.errors import PodlaneError
 
 # A person waits for a service that is restarting, but not for long.
 _WAIT = 1.0
@@ -42,19 +44,42 @@ def endpoint(settings: Settings) -> Service:
     return Service("endpoint", settings.endpoint.socket, EndpointServiceStub)
 
 
-def ask(service: Service, method: str, request: Any) -> Any:
-    """Call `method` and return its reply. Raises the service's PodlaneError."""
+def controllers(settings: Settings) -> list[Service]:
+    """Return the service that every process answers beside its own, once for each process."""
+    from podlane.common.v1.controllers_pb2_grpc import ControllerServiceStub
+
+    return [replace(one, stub=ControllerServiceStub) for one in (ipam(settings), loader(settings), endpoint(settings))]
+
+
+async def _ask(service: Service, method: str, request: Any) -> Any:
     from services.common.client import Peer
 
-    async def call() -> Any:
-        peer = Peer(service.name, service.socket, _WAIT)
-        await peer.start()
-        try:
-            return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=_TIMEOUT)
-        finally:
-            await peer.stop()
+    peer = Peer(service.name, service.socket, _WAIT)
+    await peer.start()
+    try:
+        return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=_TIMEOUT)
+    finally:
+        await peer.stop()
 
-    return asyncio.run(call())
+
+def ask(service: Service, method: str, request: Any) -> Any:
+    """Call `method` and return its reply. Raises the service's PodlaneError."""
+    return asyncio.run(_ask(service, method, request))
+
+
+def ask_each(services: Sequence[Service], method: str, request: Any) -> list[tuple[Service, Any]]:
+    """Call `method` of each at the same time; return each with its reply, or with the PodlaneError in its place."""
+
+    async def one(service: Service) -> tuple[Service, Any]:
+        try:
+            return service, await _ask(service, method, request)
+        except PodlaneError as error:
+            return service, error
+
+    async def each() -> list[tuple[Service, Any]]:
+        return await asyncio.gather(*map(one, services))
+
+    return asyncio.run(each())
 
 
 def ask_all(service: Service, method: str, request: Any, field: str) -> list[Any]:

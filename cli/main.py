@@ -12,6 +12,7 @@ from services.common.errors import PodlaneError
 _NOUNS = {
     "config": "the switches of the endpoint programs, for all endpoints of the node",
     "cni": "install or remove the CNI plugin and its network configuration",
+    "controllers": "what the services do by themselves, and what of it fails",
     "endpoint": "the pods' endpoints",
     "ipam": "addresses and pools",
     "node": "start, stop and show the node's services",

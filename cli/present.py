@@ -73,6 +73,16 @@ def age(seconds: float) -> str:
     return f"{int(max(seconds, 0))}s"
 
 
+def duration(seconds: float) -> str:
+    """Return how long something took or is to take, three digits at most: 850us, 2.9ms, 1.3s, 10m."""
+    if seconds >= 120:
+        return age(seconds)
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.3g}{unit}"
+    return f"{seconds * 1e6:.3g}us"
+
+
 def show_json(value: Any) -> None:
     """Print JSON, indented."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))

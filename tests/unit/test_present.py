@@ -6,7 +6,7 @@ from podlane.common.v1 import types_pb2
 from podlane.endpoint.v1 import endpoint_pb2
 from podlane.ipam.v1 import ipam_pb2
 
-from cli.present import age, enum_name, plain, show_table
+from cli.present import age, duration, enum_name, plain, show_table
 
 
 def test_addresses_times_and_enums_are_spelled_out():
@@ -58,3 +58,20 @@ def test_tables_are_aligned_and_an_empty_one_says_so(capsys: pytest.CaptureFixtu
     show_table(("A",), [], "none")
 
     assert capsys.readouterr().out == "A    LONG\n1    2\n333  4\nnone\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (0, "0us"),
+        (0.00085, "850us"),
+        (0.0029, "2.9ms"),
+        (0.9994, "999ms"),
+        (1.3, "1.3s"),
+        (60, "60s"),
+        (119.9, "120s"),
+        (600, "10m"),
+    ],
+)
+def test_a_duration_has_the_unit_that_keeps_it_short(seconds: float, told: str):
+    assert duration(seconds) == told
