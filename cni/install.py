@@ -39,10 +39,10 @@ try:
     with open({bundle!r}, "rb") as file:
         code = file.read()
     if code.startswith(MAGIC_NUMBER):
-        boot, modules, library = loads(memoryview(code)[4:])
+        boot, contents = loads(memoryview(code)[4:])
         space = {{"__name__": "boot"}}
         exec(boot, space)
-        space["start"](modules, library)
+        space["start"](contents)
     else:
         sys.path.insert(0, {lib_dir!r})
         from cni.shim import run
@@ -150,7 +150,7 @@ def _bundle(python: Path, maker: Path) -> bytes:
         output = Path(directory) / BUNDLE
         try:
             done = subprocess.run(
-                [python, "-IB", maker, output, *_library()], capture_output=True, text=True, timeout=60, check=False
+                [python, "-IBXno_debug_ranges", maker, output, *_library()], capture_output=True, text=True, timeout=60, check=False
             )
         except OSError as error:
             raise InstallError(f"{python} can't be started ({error.strerror}): name another interpreter") from None
