@@ -1,7 +1,8 @@
 """podlane's CNI plugin: a process that a runtime starts for every call, and that decides nothing itself.
 
-A call takes about ten milliseconds, most of them the interpreter's own start, so everything on the way of an ADD is
+A call takes about ten milliseconds, half of them the interpreter's own start, so everything on the way of an ADD is
 made of built-in modules: no `json`, `socket`, `os`, `re`, `enum`, `dataclasses` or `typing`, which cost up to 20 ms.
+The interpreter itself starts with as little as it can (utf8.py), and the modules come as one file (bundle.py).
 
     shim.py         one call from environment and stdin to the JSON on stdout; nothing ends in a traceback
     spec.py         the CNI specification's words: versions, codes, environment, names
@@ -17,6 +18,7 @@ made of built-in modules: no `json`, `socket`, `os`, `re`, `enum`, `dataclasses`
     wire.py         protobuf's wire format             messages.py  the tables of the contract
     fallback.py     the same call by grpcio, for whatever http2.py does not understand
     log.py          one line per call
+    launch.py       what the installed script imports; boot.py  makes the modules; utf8.py  in place of `encodings`
     install.py      puts plugin and conflist in place; bundle.py  makes the one file that the plugin loads
 
 Nothing here imports the services: the contract is protos/.

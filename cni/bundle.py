@@ -1,4 +1,13 @@
-"""The plugin's code as one file: `python -IS bundle.py OUTPUT DIRECTORY…` makes it, the installed script loads it.
+"""The plugin's code and the start of its interpreter: `python -IBSXno_debug_ranges bundle.py OUTPUT DIRECTORY…`.
+
+    podlane.bundle   the plugin's code in one file
+    python._pth      where the interpreter searches: `start`, then its standard library
+    start/           launch.py and encodings.py (utf8.py), compiled
+
+`python._pth` is for a link to the interpreter beside it, of the name `python`: Python's own way of saying where modules
+are searched ("The initialization of the sys.path module search path", `_pth` files).
+
+The bundle:
 
     4 bytes   the interpreter's magic number: code objects are of one version of Python only
     then      marshal of (boot, contents)
@@ -10,14 +19,17 @@
               library     the directories where grpcio is found
 
 Why: fourteen modules found and read one by one, even precompiled, cost an ADD 0.9 ms of CPU more than this one file.
-Docstrings, asserts and columns of lines are left out. The bundle is made by the very interpreter that will load it; when
-that one is replaced by another version, the script notices by the magic number and runs the sources, which lie beside
-the bundle.
+Docstrings, asserts and columns of lines are left out. All is made by the very interpreter that will load it; when that
+one is replaced by another version, Python itself compiles what is in `start`, and launch.py notices by the magic number
+and runs the sources, which lie beside the bundle.
 """
 
 import marshal
+import py_compile
+import shutil
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER
+from importlib import util
 from pathlib import Path
 from types import CodeType
 from typing import TypedDict
@@ -27,9 +39,11 @@ FIRST = (
     *("jsontext", "spec", "config", "hpack", "http2", "wire", "rpc", "session", "shim"),
     *("messages", "result", "teardown", "add"),
 )
-# The work of installing, which a call never does, and what is not a module of its own.
-LEFT_OUT = ("__init__", "install", "bundle", "boot")
+# The work of installing, which a call never does, and what is not a module of the bundle.
+LEFT_OUT = ("__init__", "install", "bundle", "boot", "launch", "utf8")
 EXTENSIONS = ("_json",)
+# The interpreter's own start: file → the name that it has there.
+START = {"launch.py": "launch.py", "utf8.py": "encodings.py"}
 
 
 class Contents(TypedDict):
@@ -41,8 +55,27 @@ class Contents(TypedDict):
     library: list[str]
 
 
-def build(source: Path, library: list[str]) -> bytes:
-    """Return the bundle of the package in `source`."""
+def build(source: Path, output: Path, library: list[str]) -> None:
+    """Make everything of the package in `source`, in the directory `output`."""
+    (output / "podlane.bundle").write_bytes(_bundle(source, library))
+    # This interpreter runs without site-packages: its path is its standard library.
+    found = [path for path in sys.path if Path(path).is_dir() and Path(path) != source]
+    (output / "python._pth").write_text("\n".join(["start", *found]) + "\n")
+    start = output / "start"
+    start.mkdir()
+    for file, name in START.items():
+        shutil.copyfile(source / file, start / name)
+        # Unchecked: a copy has another time than its source, and looking at it at every start would cost more.
+        py_compile.compile(
+            str(start / name),
+            cfile=util.cache_from_source(str(start / name), optimization=""),
+            optimize=2,
+            doraise=True,
+            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+        )
+
+
+def _bundle(source: Path, library: list[str]) -> bytes:
     code = {file.stem: _compile(file) for file in sorted(source.glob("*.py")) if file.stem not in LEFT_OUT}
     contents: Contents = {
         "first": [(f"cni.{name}", code.pop(name)) for name in FIRST],
@@ -50,7 +83,7 @@ def build(source: Path, library: list[str]) -> bytes:
         "extensions": dict(_extensions()),
         "library": library,
     }
-    return MAGIC_NUMBER + marshal.dumps((_compile(source / "boot.py"), contents))
+    return MAGIC_NUMBER + marshal.dumps((_compile(source / "boot.py"), dict(contents)))
 
 
 def _compile(file: Path) -> CodeType:
@@ -63,11 +96,9 @@ def _compile(file: Path) -> CodeType:
 
 
 def _extensions() -> list[tuple[str, str]]:
-    from importlib import util
-
     specs = ((name, util.find_spec(name)) for name in EXTENSIONS)
     return [(name, spec.origin) for name, spec in specs if spec is not None and spec.has_location and spec.origin]
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_bytes(build(Path(__file__).parent, sys.argv[2:]))
+    build(Path(__file__).parent, Path(sys.argv[1]), sys.argv[2:])

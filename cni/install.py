@@ -1,7 +1,9 @@
 """Puts the plugin and its network configuration in place, and takes them away.
 
-    <bin_dir>/podlane              the plugin: a script of a few lines, run by `python -IBS`
-    <lib_dir>/podlane.bundle       its code (bundle.py)
+    <bin_dir>/podlane              the plugin: a script of a few lines
+    <lib_dir>/python               the interpreter, a link, and python._pth, where it searches (bundle.py)
+    <lib_dir>/start/               what it imports at its start
+    <lib_dir>/podlane.bundle       the plugin's code
     <lib_dir>/cni/*.py             the sources, for an interpreter that the bundle isn't made for
     <conf_dir>/10-podlane.conflist the network configuration
 
@@ -22,36 +24,28 @@ from pathlib import Path
 
 PLUGIN = "podlane"
 CONFLIST = "10-podlane.conflist"
-BUNDLE = "podlane.bundle"
+INTERPRETER = "python"
+# What bundle.py makes, and the sources.
+LIBRARY = ("podlane.bundle", "python._pth", "start", "cni")
 NETWORK = "podlane"
 CNI_VERSION = "1.1.0"
 DEFAULT_PYTHON = Path("/usr/bin/python3")
 # linux/binfmts.h: BINPRM_BUF_SIZE; what is longer is cut off.
 LONGEST_SHEBANG = 255
+# Isolated, without compiled files being written, without site, in UTF-8 whatever the locale.
+OPTIONS = "-IBSXutf8"
 
 SCRIPT = """\
-#!{python} -IBS
+#!{interpreter} {options}
 # podlane's CNI plugin, written by `podlane cni install`.
-import sys
 try:
-    from _frozen_importlib_external import MAGIC_NUMBER
-    from marshal import loads
-    with open({bundle!r}, "rb") as file:
-        code = file.read()
-    if code.startswith(MAGIC_NUMBER):
-        boot, contents = loads(memoryview(code)[4:])
-        space = {{"__name__": "boot"}}
-        exec(boot, space)
-        space["start"](contents)
-    else:
-        sys.path.insert(0, {lib_dir!r})
-        from cni.shim import run
-        sys.exit(run([]))
+    import launch
+    launch.run()
 except Exception as error:
     text = repr(error).replace("\\\\", "/").replace('"', "'")
     print('{{"cniVersion": "{version}", "code": 100, "msg": "the plugin is damaged, repeat its installation: %s"}}'
           % ascii(text)[1:-1].replace("\\\\", "/"))
-    sys.exit(1)
+    raise SystemExit(1)
 """
 
 
@@ -70,19 +64,24 @@ def install(
 ) -> list[Path]:
     """Write everything and return the plugin's and the configuration's paths.
 
-    `lib_dir`: default `<bin_dir>/.podlane`. `python`: the interpreter of the shebang, default /usr/bin/python3 if it is
+    `lib_dir`: default `<bin_dir>/.podlane`. `python`: the plugin's interpreter, default /usr/bin/python3 if it is
     there. `sockets`: service → path, where it isn't the default. `settings`: further keys of the configuration.
     Raises InstallError or OSError.
     """
     bin_dir = bin_dir.absolute()
     lib_dir = (lib_dir or bin_dir / f".{PLUGIN}").absolute()
     python = python or _default_python()
-    script = _script(python, lib_dir)
-    for directory in (bin_dir, conf_dir, lib_dir / "cni"):
-        directory.mkdir(parents=True, exist_ok=True)
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        write_atomically(lib_dir / "cni" / source.name, source.read_bytes())
-    write_atomically(lib_dir / BUNDLE, _bundle(python, lib_dir / "cni" / "bundle.py"))
+    script = _script(lib_dir)
+    with tempfile.TemporaryDirectory() as built:
+        _build(python, Path(built))
+        for directory in (bin_dir, conf_dir):
+            directory.mkdir(parents=True, exist_ok=True)
+        for source in sorted(Path(__file__).parent.glob("*.py")):
+            write_atomically(lib_dir / "cni" / source.name, source.read_bytes())
+        for file in sorted(path for path in Path(built).rglob("*") if path.is_file()):
+            write_atomically(lib_dir / file.relative_to(built), file.read_bytes())
+    _link_atomically(lib_dir / INTERPRETER, python)
+    _try(lib_dir / INTERPRETER, python)
     write_atomically(bin_dir / PLUGIN, script.encode(), mode=0o755)
     write_atomically(conf_dir / CONFLIST, conflist(sockets or {}, settings or {}).encode())
     return [bin_dir / PLUGIN, conf_dir / CONFLIST]
@@ -92,13 +91,14 @@ def uninstall(bin_dir: Path, conf_dir: Path, *, lib_dir: Path | None = None) -> 
     """Remove what `install` wrote and return what was there."""
     lib_dir = (lib_dir or bin_dir / f".{PLUGIN}").absolute()
     removed = []
-    for path in (conf_dir / CONFLIST, bin_dir / PLUGIN, lib_dir / BUNDLE):
-        if path.exists():
+    for path in (conf_dir / CONFLIST, bin_dir / PLUGIN, lib_dir / INTERPRETER, *(lib_dir / name for name in LIBRARY)):
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.is_symlink() or path.exists():
             path.unlink()
-            removed.append(path)
-    if (lib_dir / "cni").is_dir():
-        shutil.rmtree(lib_dir / "cni")
-        removed.append(lib_dir / "cni")
+        else:
+            continue
+        removed.append(path)
     if lib_dir.is_dir() and not any(lib_dir.iterdir()):
         lib_dir.rmdir()
     return removed
@@ -115,6 +115,7 @@ def conflist(sockets: Mapping[str, Path], settings: Mapping[str, object]) -> str
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
     """Write a file so that it is there whole or not at all, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -132,32 +133,52 @@ def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
         os.close(directory)
 
 
+def _link_atomically(path: Path, target: Path) -> None:
+    """Make a symbolic link, in place of the one that may be there."""
+    with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+        temporary = Path(beside) / path.name
+        temporary.symlink_to(target)
+        temporary.replace(path)
+
+
 def _default_python() -> Path:
     # In a virtual environment sys.executable goes when the environment goes.
     return DEFAULT_PYTHON if DEFAULT_PYTHON.exists() else Path(sys.executable).resolve()
 
 
-def _script(python: Path, lib_dir: Path) -> str:
-    shebang = f"#!{python} -IBS"
-    if not python.is_absolute() or any(blank in str(python) for blank in " \t\n") or len(shebang) > LONGEST_SHEBANG:
-        raise InstallError(f"{python}: the kernel wants an absolute path without blanks, of less than 250 bytes")
-    return SCRIPT.format(python=python, bundle=str(lib_dir / BUNDLE), lib_dir=str(lib_dir), version=CNI_VERSION)
+def _script(lib_dir: Path) -> str:
+    interpreter = lib_dir / INTERPRETER
+    shebang = f"#!{interpreter} {OPTIONS}"
+    if any(blank in str(interpreter) for blank in " \t\n") or len(os.fsencode(shebang)) > LONGEST_SHEBANG:
+        raise InstallError(
+            f"{lib_dir}: the kernel finds a script's interpreter only by a path without blanks, of less than 240 bytes"
+        )
+    return SCRIPT.format(interpreter=interpreter, options=OPTIONS, version=CNI_VERSION)
 
 
-def _bundle(python: Path, maker: Path) -> bytes:
-    """Return the bundle as the plugin's interpreter makes it."""
-    with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory) / BUNDLE
-        try:
-            done = subprocess.run(
-                [python, "-IBXno_debug_ranges", maker, output, *_library()], capture_output=True, text=True, timeout=60, check=False
-            )
-        except OSError as error:
-            raise InstallError(f"{python} can't be started ({error.strerror}): name another interpreter") from None
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:]
-            raise InstallError(f"{python} can't make the plugin's code, Python 3.11 or newer is needed: {last}")
-        return output.read_bytes()
+def _build(python: Path, output: Path) -> None:
+    """Have the plugin's interpreter make what it will load."""
+    if not python.is_absolute():
+        raise InstallError(f"{python}: the interpreter must be an absolute path, the plugin runs in any directory")
+    maker = Path(__file__).with_name("bundle.py")
+    argv: list[str | Path] = [python, "-IBSXno_debug_ranges", maker, output, *_library()]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    except OSError as error:
+        raise InstallError(f"{python} can't be started ({error.strerror}): name another interpreter") from None
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise InstallError(f"{python} can't make the plugin's code, Python 3.11 or newer is needed: {last}")
+
+
+def _try(interpreter: Path, python: Path) -> None:
+    """Start the interpreter once as the plugin will: better here than in a runtime."""
+    done = subprocess.run(
+        [interpreter, OPTIONS, "-c", "import launch"], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:]
+        raise InstallError(f"{python} doesn't start from {interpreter}, name another interpreter: {last}")
 
 
 def _library() -> Sequence[str]:

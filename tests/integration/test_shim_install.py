@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def test_a_repeated_installation_replaces_and_a_repeated_removal_succeeds(tmp_pa
     removed = install.uninstall(tmp_path / "bin", tmp_path / "net.d")
 
     assert set(first) <= set(removed)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
     assert install.uninstall(tmp_path / "bin", tmp_path / "net.d") == []
 
 
@@ -51,11 +52,29 @@ def test_removal_leaves_what_others_put_there(tmp_path: Path):
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {"bridge", "20-other.conflist"}
 
 
-@pytest.mark.parametrize("python", [Path("python3"), Path("/a path/python3"), Path("/" + "x" * 300)])
-def test_an_interpreter_that_no_script_can_name_is_refused(tmp_path: Path, python: Path):
+def test_an_interpreter_by_a_relative_path_is_refused(tmp_path: Path):
     with pytest.raises(install.InstallError, match="absolute path"):
-        install.install(tmp_path / "bin", tmp_path / "net.d", python=python)
+        install.install(tmp_path / "bin", tmp_path / "net.d", python=Path("python3"))
     assert not (tmp_path / "net.d").exists()
+
+
+@pytest.mark.parametrize("name", ["a directory", "x" * 240])
+def test_a_directory_that_no_script_can_name_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(install.InstallError, match="path without blanks"):
+        install.install(tmp_path / name, tmp_path / "net.d")
+    assert files(tmp_path) == []
+
+
+def test_an_interpreter_that_would_not_start_is_refused_before_a_runtime_meets_it(tmp_path: Path):
+    """One that runs scripts and knows nothing of python._pth: the way of a wrapper in a shell."""
+    wrapper = tmp_path / "wrapper"
+    wrapper.write_text('#!/bin/sh\nexec /usr/bin/python3 "$@"\n')
+    wrapper.chmod(0o755)
+
+    with pytest.raises(install.InstallError, match="launch"):
+        install.install(tmp_path / "bin", tmp_path / "net.d", python=wrapper)
+
+    assert not (tmp_path / "bin" / "podlane").exists()
 
 
 def test_an_interpreter_that_is_not_there_is_named(tmp_path: Path):
@@ -93,15 +112,15 @@ async def test_the_sources_do_the_work_when_the_interpreter_is_another_one(tmp_p
         outcome = await plugin.cni("ADD", services.conf())
 
     assert outcome.result
-    assert files(tmp_path, "__pycache__") == []
+    assert files(bundle.parent / "cni", "__pycache__") == []
 
 
 def test_a_lib_dir_of_its_own_and_another_interpreter_are_used(tmp_path: Path):
     python = Path(sys.executable).resolve()
     plugin, _ = install.install(tmp_path / "bin", tmp_path / "net.d", lib_dir=tmp_path / "lib", python=python)
 
-    assert plugin.read_text().startswith(f"#!{python} -IBS\n")
-    assert (tmp_path / "lib" / "podlane.bundle").exists()
+    assert plugin.read_text().startswith(f"#!{tmp_path / 'lib' / 'python'} -IBSXutf8\n")
+    assert (tmp_path / "lib" / "python").readlink() == python
     assert [path.name for path in (tmp_path / "bin").iterdir()] == ["podlane"]
 
 
@@ -117,7 +136,8 @@ async def test_an_environment_that_is_gone_leaves_the_quick_way_working(tmp_path
 async def test_no_module_of_the_fast_path_imports_what_is_slow(tmp_path: Path):
     """Which modules an ADD has loaded at its end, beyond those of the bare interpreter."""
     plugin = Plugin.installed(tmp_path)
-    script = plugin.executable.read_text().replace("#!/usr/bin/python3 -IBS", "")
+    interpreter = plugin.executable.parent / ".podlane" / "python"
+    script = plugin.executable.read_text()
     probe = tmp_path / "probe.py"
     probe.write_text(
         "import posix, sys\n"
@@ -130,8 +150,8 @@ async def test_no_module_of_the_fast_path_imports_what_is_slow(tmp_path: Path):
     )
     async with Services(tmp_path) as services:
         process = await asyncio.create_subprocess_exec(
-            "/usr/bin/python3",
-            "-IBS",
+            interpreter,
+            "-IBSXutf8",
             probe,
             env={"CNI_COMMAND": "ADD", "CNI_CONTAINERID": "c", "CNI_NETNS": "/n", "CNI_IFNAME": "eth0"},
             stdin=asyncio.subprocess.PIPE,
@@ -142,4 +162,64 @@ async def test_no_module_of_the_fast_path_imports_what_is_slow(tmp_path: Path):
 
     assert json.loads(stdout)["ips"]
     loaded = {name for name in told.decode().split() if not name.startswith("cni")}
-    assert loaded == {"_json", "_socket", "errno", "gc"}
+    assert loaded == {"_json", "_socket", "errno", "gc", "launch"}
+
+
+async def test_another_version_of_the_interpreter_in_the_same_place_runs_the_sources(tmp_path: Path):
+    """What was compiled is of no use to it: neither the bundle nor what the interpreter imports at its start."""
+    plugin = Plugin.installed(tmp_path)
+    library = plugin.executable.parent / ".podlane"
+    for compiled in [library / "podlane.bundle", *files(library / "start", "*.pyc")]:
+        compiled.write_bytes(b"\0\0\0\0" + compiled.read_bytes()[4:])
+    async with Services(tmp_path) as services:
+        assert (await plugin.cni("ADD", services.conf())).result
+
+
+def interpreter_says(plugin: Plugin, code: str) -> str:
+    """Run code in the plugin's interpreter, as the plugin is run."""
+    interpreter = plugin.executable.parent / ".podlane" / "python"
+    argv = [str(interpreter), install.OPTIONS, "-c", code]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True, encoding="utf-8").stdout
+
+
+def test_the_interpreter_has_utf_8_and_nothing_of_the_standard_librarys_codecs(tmp_path: Path):
+    code = "import sys; print('ä€𝄞', *sorted(sys.modules)); assert sys.getfilesystemencoding() == 'utf-8'"
+    told = interpreter_says(Plugin.installed(tmp_path), code)
+
+    assert told.startswith("ä€𝄞 ")
+    assert not {"codecs", "encodings.utf_8", "encodings.aliases"} & set(told.split())
+
+
+def test_text_that_arrives_in_pieces_is_decoded_as_the_standard_library_does(tmp_path: Path):
+    code = """
+import encodings
+first = encodings.UTF_8.incrementaldecoder("replace")
+from encodings import utf_8
+second = utf_8.IncrementalDecoder("replace")
+text = "aä€𝄞".encode() + bytes([0xff, 0xe2, 0x82])
+for at in range(len(text)):
+    piece = text[at:at + 1]
+    assert first.decode(piece) == second.decode(piece), at
+    assert first.getstate() == second.getstate(), at
+assert first.decode(b"", True) == second.decode(b"", True)
+print("same")
+"""
+    assert interpreter_says(Plugin.installed(tmp_path), code) == "same\n"
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        "print('ä'.encode('latin-1') == b'\\xe4' and 'ä'.encode('cp1252') == b'\\xe4')",
+        "import encodings.idna; print('bücher.example'.encode('idna') == b'xn--bcher-kva.example')",
+        "import encodings; print(encodings.normalize_encoding('a-b') == 'a_b')",
+        "import asyncio, logging, ssl, json; print(json.loads(b'true'))",
+    ],
+)
+def test_whoever_wants_other_codecs_gets_the_standard_librarys(tmp_path: Path, wish: str):
+    assert interpreter_says(Plugin.installed(tmp_path), wish) == "True\n"
+
+
+def test_a_codec_that_nobody_has_is_an_ordinary_error(tmp_path: Path):
+    code = "try: ''.encode('no-such-codec')\nexcept LookupError as error: print(error)"
+    assert interpreter_says(Plugin.installed(tmp_path), code) == "unknown encoding: no-such-codec\n"
