@@ -1,14 +1,18 @@
 """rtnetlink, spoken in batches: the loader's way into the kernel's network (rtnetlink(7)).
 
-    requests ──► one send: the kernel carries them out in order ──► one acknowledgement each
+    requests ──► one send: the kernel carries them out in order ──► what went wrong, what was asked for, one
+                                                                    acknowledgement of the last
 
 A pod's interface takes seven messages. Sent one by one through a library that builds each from a schema they cost
 0.1–0.2 ms of Python apiece, and the library 27 MB; packed by `struct` and sent together they cost a tenth of that. A
 test has pyroute2 read every message that is sent and write every one that is read.
 
 Invariants
-- Every request is acknowledged. The kernel answers inside the send, so an answer that isn't there when it returns is
-  never waited for: it is lost, the socket is replaced, and the caller learns that the outcome is unknown.
+- The last request of a send is acknowledged. Of the others the kernel answers only failures and questions, in their
+  order, so that the acknowledgement comes last and says that nothing is missing: answers that find no room make the
+  next read fail (ENOBUFS). Acknowledging each would be another datagram and another read for every message.
+- The kernel answers inside the send, so an answer that isn't there when it returns is never waited for: it is lost,
+  the socket is replaced, and the caller learns that the outcome is unknown.
 - Sequence numbers are never reused on a socket; an answer to anything but the current batch is an error.
 - An error carries the kernel's own sentence (NETLINK_EXT_ACK) and what the failed message of the batch was about.
   The kernel goes on with the rest of a batch after an error: a batch is not a transaction, undoing is the caller's.
@@ -42,16 +46,17 @@ _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERROR = struct.Struct("=i")
 
-# Answers wait in the receive buffer until the send returns. By default it has room for about 150 acknowledgements, or
-# 40 that come with a device's description.
+# Answers wait in the receive buffer until the send returns. By default it has room for about 150 errors, or 40
+# descriptions of a device.
 _MESSAGES_PER_SEND = 32
 _LARGEST_ANSWER = 64 * 1024
 _DUMP_ATTEMPTS = 16
+_RECEIVE = int(socket.MSG_DONTWAIT | socket.MSG_TRUNC)  # an enum's `|` takes as long as the read
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message of a batch. `about` names its object in errors: `route 10.0.0.1/32`.
+    """One message of a batch. `about` names its object in errors, as a text or as what makes one: `("route", prefix)`.
 
     An errno in `tolerate` counts as success: what is to be deleted is gone already, what is to be added is there.
     """
@@ -59,7 +64,7 @@ class Request:
     type: int
     body: bytes
     flags: int = 0
-    about: str = ""
+    about: str | tuple[str, object] = ""
     tolerate: frozenset[int] = frozenset()
 
 
@@ -80,7 +85,7 @@ class NetlinkError(OSError):
     def __init__(self, code: int, sentence: str, request: Request, index: int) -> None:
         """Keep what failed."""
         super().__init__(code, sentence or os.strerror(code))
-        self.about = request.about
+        self.about = request.about if isinstance(request.about, str) else " ".join(map(str, request.about))
         self.index = index
 
     def __str__(self) -> str:
@@ -202,9 +207,12 @@ class Rtnl:
         """Yield sends: the index of the first request and the packed messages."""
         for first in range(0, len(requests), _MESSAGES_PER_SEND):
             packed = []
-            for request in requests[first : first + _MESSAGES_PER_SEND]:
+            *others, last = requests[first : first + _MESSAGES_PER_SEND]
+            for request in others:
                 self._sequence += 1
-                packed.append(pack(request, self._sequence))
+                packed.append(pack(request, self._sequence, 0))
+            self._sequence += 1
+            packed.append(pack(last, self._sequence))
             yield first, packed
 
     def _collect(
@@ -215,16 +223,17 @@ class Rtnl:
         indexes: range,
         base: int,
     ) -> None:
-        waiting = set(indexes)
-        while waiting:
+        """Read the answers of one send, to the acknowledgement of its last message."""
+        acknowledged = False
+        while not acknowledged:
             for kind, flags, sequence, body in self._receive():
                 index = sequence - base - 1 + indexes.start
-                if index not in waiting:
+                if index not in indexes:
                     raise self._lost(f"an answer to message {sequence}, which is not of this batch")
                 if kind != _NLMSG_ERROR:
                     replies[index].bodies.append(body)
                     continue
-                waiting.discard(index)
+                acknowledged = index == indexes[-1]
                 code, sentence = _error(kind, flags, body)
                 if code in requests[index].tolerate:
                     replies[index].errno = code
@@ -262,7 +271,7 @@ class Rtnl:
     def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Yield what one read brings: type, flags, sequence number and body of each message."""
         try:
-            size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT | socket.MSG_TRUNC)
+            size = self._socket.recv_into(self._buffer, 0, _RECEIVE)
         except OSError as error:  # EAGAIN: no answer; ENOBUFS: it did not fit
             raise self._lost(f"reading the answer: {error}") from None
         if size > len(self._buffer):

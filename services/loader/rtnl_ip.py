@@ -51,7 +51,7 @@ def _address(kind: int, ifindex: int, address: Interface, flags: int, tolerate: 
         attribute(_IFA_LOCAL, packed),
         attribute(_IFA_ADDRESS, packed),
     ]
-    return Request(kind, b"".join(parts), flags, f"address {address}", tolerate)
+    return Request(kind, b"".join(parts), flags, ("address", address), tolerate)
 
 
 def dump_addresses() -> Request:
@@ -82,7 +82,7 @@ def new_route(ifindex: int, route: Route, source: Address | None = None) -> Requ
         parts.append(attribute(_RTA_PREFSRC, source.packed))
     if route.mtu:
         parts.append(nested(_RTA_METRICS, u32(_RTAX_MTU, route.mtu)))
-    return Request(RTM_NEWROUTE, b"".join(parts), NLM_F_CREATE | NLM_F_REPLACE, f"route {route.destination}")
+    return Request(RTM_NEWROUTE, b"".join(parts), NLM_F_CREATE | NLM_F_REPLACE, ("route", route.destination))
 
 
 def _route_head(destination: Network, scope: int, kind: int) -> bytes:
@@ -99,7 +99,7 @@ def unreachable(destination: Network, metric: int, *, add: bool) -> Request:
     body = _route_head(destination, _RT_SCOPE_UNIVERSE if add else _RT_SCOPE_NOWHERE, _RTN_UNREACHABLE)
     body += b"".join(_destination(destination)) + u32(_RTA_PRIORITY, metric)
     kind, flags = (RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE) if add else (RTM_DELROUTE, 0)
-    return Request(kind, body, flags, f"unreachable route {destination}", frozenset() if add else GONE)
+    return Request(kind, body, flags, ("unreachable route", destination), frozenset() if add else GONE)
 
 
 def dump_routes(version: int) -> Request:
@@ -151,4 +151,4 @@ def new_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
     """Tell a device for good which MAC an address has: it is never asked for."""
     head = _NEIGHBOUR.pack(_FAMILIES[address.version], ifindex, _NUD_PERMANENT, 0, 0)
     body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
-    return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE, f"neighbour {address}")
+    return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE, ("neighbour", address))

@@ -1,6 +1,8 @@
 """Visits to namespaces, and the worker that makes them."""
 
 import asyncio
+import errno
+import socket
 import threading
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 
 from services.common.errors import Internal, Unavailable
 from services.loader import netns, rtnl
-from services.loader.netlink import NetlinkError, Rtnl
+from services.loader.netlink import AnswerLost, NetlinkError, Rtnl
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.netns import Stranded
 from tests import link_support, netns_support
@@ -120,6 +122,27 @@ def test_a_batch_larger_than_one_send_is_carried_out_in_order():
         links = own.batch([rtnl.get_link(ifname="lo")] * 500)
 
         assert {rtnl.read_link(reply.bodies[0]).mtu for reply in links} == {4299}
+
+
+@pytest.mark.usefixtures("node")
+def test_each_request_has_its_own_answer_although_only_the_last_is_acknowledged():
+    gone = rtnl.get_link(ifname="there-is-none")
+    with Rtnl() as own:
+        replies = own.batch([gone, rtnl.get_link(ifname="lo"), rtnl.set_link(ifname="lo", mtu=1400), gone])
+
+        assert [reply.errno for reply in replies] == [errno.ENODEV, 0, 0, errno.ENODEV]
+        assert [len(reply.bodies) for reply in replies] == [0, 1, 0, 0]
+
+
+@pytest.mark.usefixtures("node")
+def test_answers_that_found_no_room_are_not_taken_for_success():
+    with Rtnl() as own:
+        own._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+
+        with pytest.raises(AnswerLost):
+            own.batch([rtnl.set_link(ifname="there-is-none", up=True)] * 31 + [rtnl.set_link(ifname="lo", up=True)])
+
+        assert own.batch([rtnl.get_link(ifname="lo")])[0].bodies
 
 
 @pytest.mark.usefixtures("node")
