@@ -4,7 +4,9 @@ Addresses are the stdlib's `ipaddress` types and hardware addresses are 6 `bytes
 `wire.py` is where they become messages.
 """
 
+import functools
 import hashlib
+import socket
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 
@@ -30,7 +32,12 @@ class Attachment:
 
         The network is not part of it: CNI lets one container have an interface name only once.
         """
-        return "lxc" + hashlib.sha256(f"{self.container_id}:{self.ifname}".encode()).hexdigest()[:12]
+        return _host_ifname(self.container_id, self.ifname)
+
+
+@functools.lru_cache(maxsize=1024)  # a pod's start asks a dozen times
+def _host_ifname(container_id: str, ifname: str) -> str:
+    return "lxc" + hashlib.sha256(f"{container_id}:{ifname}".encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +77,21 @@ class Phase:
 
     name: str
     duration_us: int
+
+
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+
+def format_address(address: Address | Interface) -> str:
+    """Return the text of an address without its prefix length, by C: `str` takes ten times as long for IPv6."""
+    return socket.inet_ntop(_FAMILIES[address.version], address.packed)
+
+
+def format_prefix(prefix: Interface | Network) -> str:
+    """Return the text of an address with its prefix length."""
+    network = prefix if isinstance(prefix, Network) else prefix.network
+    address = prefix.network_address if isinstance(prefix, Network) else prefix
+    return f"{format_address(address)}/{network.prefixlen}"
 
 
 def format_mac(mac: bytes) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PodlaneError
 from services.common.model import format_mac
-from services.loader import rtnl, rtnl_ip
+from services.loader import files, rtnl, rtnl_ip
 from services.loader.linkrecord import LinkRecords
 from services.loader.linkspec import (
     LinkRecord,
@@ -38,6 +38,7 @@ from services.loader.rtnl import EndOfPair, LinkInfo
 _log = telemetry.logger("links")
 
 _IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
+_IPV6_DISABLED = str(_IPV6_CONF / "default" / "disable_ipv6")
 
 # Whatever the node's defaults are: the pod is reached by a /32 route that says which way, never asked for by ARP, and
 # programs answer for the gateway.
@@ -70,15 +71,8 @@ def visit(path: str) -> Iterator[PodSide]:
         netns = opened.enter_context(Netns.open(path))
         with _explained(f"{path}: a netlink socket in the pod's namespace"), netns.visit():
             inside = opened.enter_context(Rtnl())
-            disabled = _read(_IPV6_CONF / "default" / "disable_ipv6") == "1"
+            disabled = files.read(_IPV6_DISABLED) == "1\n"
         yield PodSide(netns, inside, inside.cookie(), disabled)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except FileNotFoundError:
-        return ""
 
 
 class LinkMaker:

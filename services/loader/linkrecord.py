@@ -9,14 +9,14 @@ the links do. A file that can't be read, or that a newer loader wrote, is Corrup
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
 from services.common.errors import CorruptState, Unavailable
-from services.common.model import AssignedAddress, Attachment, Route, format_mac
+from services.common.model import AssignedAddress, Attachment, Route, format_address, format_mac, format_prefix
+from services.loader import files
 from services.loader.linkspec import LinkRecord, LinkSpec, OffloadSizes
 
 FORMAT = 1
@@ -39,8 +39,14 @@ def write(record: LinkRecord) -> str:
         "pod_mac": format_mac(record.pod_mac),
         "mtu": record.mtu,
         "asked": {
-            "addresses": [[str(one.address), str(one.gateway), str(one.range)] for one in spec.addresses],
-            "routes": [[str(one.destination), str(one.gateway or ""), one.mtu] for one in spec.routes],
+            "addresses": [
+                [format_prefix(one.address), format_address(one.gateway), format_prefix(one.range)]
+                for one in spec.addresses
+            ],
+            "routes": [
+                [format_prefix(one.destination), format_address(one.gateway) if one.gateway else "", one.mtu]
+                for one in spec.routes
+            ],
             "mtu": spec.mtu,
             "route_mtu": spec.route_mtu,
             "offload": {name: getattr(spec.offload, name) for name in OffloadSizes.__slots__},
@@ -135,16 +141,11 @@ class LinkRecords:
 
     def put(self, record: LinkRecord) -> None:
         """Write a record. Raises Unavailable."""
-        path = self._path(record.host_ifname)
-        beside = f"{path}.new"
+        ifname = record.host_ifname
+        path = self._path(ifname)
         with _explained(path):
-            fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
-            try:
-                os.write(fd, write(record).encode())
-            finally:
-                os.close(fd)
-            os.rename(beside, path)  # noqa: PTH104 - on every pod's start: pathlib takes five times as long
-        self._records[record.host_ifname] = record
+            files.replace(str(path), write(record))
+        self._records[ifname] = record
 
     def remove(self, host_ifname: str) -> None:
         """Forget a link; none is fine. Raises Unavailable."""

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from services.common.errors import CorruptState
-from services.common.model import Attachment
+from services.common.model import Attachment, format_address
 from services.loader.model import EndpointRecord, EndpointSpec, NodeConfig, Program
 
 FORMAT = 1
+# A line per value, for people. json's own indentation has no fast path, and this is written at each regeneration.
+_ENCODER = json.JSONEncoder(separators=(",\n ", ": "))
 
 T = TypeVar("T")
 
@@ -31,7 +33,7 @@ def write_endpoint(record: EndpointRecord) -> str:
             "host_ifindex": spec.host_ifindex,
             "host_mac": spec.host_mac.hex(":"),
             "pod_mac": spec.pod_mac.hex(":"),
-            "addresses": [str(address) for address in spec.addresses],
+            "addresses": list(map(format_address, spec.addresses)),
             "identity": spec.identity,
             "options": dict(spec.options),
             "config_hash": record.config_hash,
@@ -78,9 +80,7 @@ def read_node(text: str, path: Path) -> NodeConfig:
 
 
 def _write(values: Mapping[str, Any]) -> str:
-    # A line per value: json's own indentation has no fast path, and this is written at each regeneration.
-    lines = (f" {json.dumps(name)}: {json.dumps(value)}" for name, value in {"format": FORMAT, **values}.items())
-    return "{\n" + ",\n".join(lines) + "\n}\n"
+    return _ENCODER.encode({"format": FORMAT, **values}) + "\n"
 
 
 def _read(text: str, path: Path, convert: Callable[[Any], T]) -> T:
