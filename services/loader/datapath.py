@@ -126,7 +126,7 @@ class Datapath:
         if not self.has_policy(id_):
             return []
         with self.policy(id_) as policy:
-            return [one.entry for one in policy.dump()]
+            return policy.entries()
 
     async def status(self, record: EndpointRecord) -> Status:
         """Compare the record of one endpoint with the kernel."""

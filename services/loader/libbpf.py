@@ -39,6 +39,7 @@ __all__ = [
 
 _CONTEXT_ROOM = 512  # struct __sk_buff is 192 bytes today; less than the kernel's is ENOSPC
 _CHUNK = 4096  # entries per batch call: large enough to forget the call, small enough to stay in the cache
+_FEW = 64  # entries of a first reading: an endpoint's maps seldom hold more, and room for a chunk is 150 KB to clear
 
 
 class MapType(IntEnum):
@@ -183,7 +184,7 @@ def map_entries(fd: Fd, key_size: int, value_size: int) -> list[tuple[bytes, byt
     `value_size` counts all CPUs for a per-CPU map.
     """
     entries: list[tuple[bytes, bytes]] = []
-    room = _CHUNK
+    room = _FEW
     token_in, token_out = None, ctypes.create_string_buffer(max(key_size, 8))
     while True:
         keys, values = ctypes.create_string_buffer(key_size * room), ctypes.create_string_buffer(value_size * room)
@@ -203,6 +204,7 @@ def map_entries(fd: Fd, key_size: int, value_size: int) -> list[tuple[bytes, byt
         ]
         if result == -errno.ENOENT:
             return entries
+        room = _CHUNK
         token_in = ctypes.create_string_buffer(token_out.raw, len(token_out))
 
 

@@ -221,20 +221,26 @@ class Policy(BpfMap):
 
     name = POLICY
 
-    def sync(self, desired: Iterable[PolicyEntry]) -> PolicyChange:
+    def sync(self, desired: Iterable[PolicyEntry], present: Iterable[PolicyEntry] | None = None) -> PolicyChange:
         """Make the map hold exactly these entries. What is right already isn't touched and keeps its counters.
+
+        `present` is what the map holds, if the caller has just asked.
 
         Entries are written before others are removed, so that a packet allowed before and after is allowed in
         between. Raises Exhausted, before anything is written, when the map is too small.
         """
         wanted = {layout.policy_key(entry): entry for entry in desired}
-        present = {layout.policy_key(one.entry): one.entry for one in self.dump()}
-        missing = [(key, layout.policy_value(entry)) for key, entry in wanted.items() if present.get(key) != entry]
-        surplus = [key for key in present if key not in wanted]
-        self._check_room(len(wanted.keys() | present.keys()))
+        held = {layout.policy_key(entry): entry for entry in (self.entries() if present is None else present)}
+        missing = [(key, layout.policy_value(entry)) for key, entry in wanted.items() if held.get(key) != entry]
+        surplus = [key for key in held if key not in wanted]
+        self._check_room(len(wanted.keys() | held.keys()))
         libbpf.map_update_batch(self.fd, missing)
         libbpf.map_delete_batch(self.fd, surplus)
         return PolicyChange(len(missing), len(surplus))
+
+    def entries(self) -> list[PolicyEntry]:
+        """Return all entries."""
+        return [one.entry for one in self.dump()]
 
     def _check_room(self, entries: int) -> None:
         size = libbpf.map_info(self.fd).max_entries

@@ -76,11 +76,11 @@ class Steps:
 
     async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
         """Make the policy map hold exactly these entries; say what that changed."""
-        before = [one.entry for one in policy.dump()]
+        before = policy.entries()
         if set(before) == set(entries):
             return []
         self._undo.callback(policy.sync, before)
-        await self._run(len(before) + len(entries), lambda: policy.sync(entries))
+        await self._run(len(before) + len(entries), lambda: policy.sync(entries, before))
         return model.policy_changes(self._spec.id, before, entries)
 
     def slot(self, programs: Programs) -> None:
