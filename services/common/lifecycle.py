@@ -121,9 +121,12 @@ async def _serve(service: str, components: Sequence[Component]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     async with running(components):
-        # What was imported and built stays for good: the collector need not walk it again and again.
+        # What was imported and built stays for good: the collector need not walk it again and again. And nearly all of
+        # what a call leaves goes by itself: looking for cycles 700 objects later, Python's default, cost each pod's
+        # start 0.1 ms in three services.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(10_000)
         log.info("ready", pid=os.getpid())
         notify("READY=1")
         await stopping.wait()

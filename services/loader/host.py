@@ -17,12 +17,11 @@ map.
 import asyncio
 import errno
 from collections.abc import Callable, Sequence
-from ipaddress import ip_network
 from typing import TypeVar
 
 from services.common import telemetry
 from services.common.errors import NotFound
-from services.common.model import Address, Route
+from services.common.model import Address
 from services.loader import rtnl, rtnl_ip
 from services.loader.model import EndpointSpec
 from services.loader.netlink import Request, Rtnl, explain
@@ -79,8 +78,7 @@ def bring_up(spec: EndpointSpec, gateways: Sequence[Address]) -> list[Request]:
     requests = [rtnl.set_link(ifindex=spec.host_ifindex, up=True)]
     for address in spec.addresses:
         requests.append(rtnl_ip.new_neighbour(spec.host_ifindex, address, spec.pod_mac))
-        route = Route(ip_network(address))
-        requests.append(rtnl_ip.new_route(spec.host_ifindex, route, sources.get(address.version)))
+        requests.append(rtnl_ip.host_route(spec.host_ifindex, address, sources.get(address.version)))
     return [*requests, rtnl.get_link(ifindex=spec.host_ifindex)]
 
 

@@ -1,8 +1,7 @@
 """How long each part of an operation took."""
 
-import contextlib
 import time
-from collections.abc import Iterator
+from types import TracebackType
 
 from services.common.model import Phase
 
@@ -14,11 +13,21 @@ class Stopwatch:
         """Start with none."""
         self.phases: list[Phase] = []
 
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> "_Measured":
         """Measure the block, also when it fails: a slow failure wants to be seen most."""
-        begin = time.perf_counter_ns()
-        try:
-            yield
-        finally:
-            self.phases.append(Phase(name, (time.perf_counter_ns() - begin) // 1000))
+        return _Measured(self.phases, name)
+
+
+class _Measured:
+    """One phase while it runs. A class, because contextlib's generators take three times as long, a dozen per pod."""
+
+    __slots__ = ("_begin", "_name", "_phases")
+
+    def __init__(self, phases: list[Phase], name: str) -> None:
+        self._phases, self._name = phases, name
+
+    def __enter__(self) -> None:
+        self._begin = time.perf_counter_ns()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._phases.append(Phase(self._name, (time.perf_counter_ns() - self._begin) // 1000))

@@ -6,7 +6,7 @@ Numbers are from linux/if_addr.h, linux/rtnetlink.h and linux/neighbour.h.
 import socket
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from services.common.model import Address, Interface, Network, Route
 from services.loader.netlink import NLM_F_CREATE, NLM_F_REPLACE, Request, attribute, attributes, nested, number, u32
@@ -29,6 +29,8 @@ _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+# Not ip_network(): it tries IPv4 first, four times as slow.
+_NETWORKS: dict[int, type[IPv4Network] | type[IPv6Network]] = {4: IPv4Network, 6: IPv6Network}
 
 
 def new_address(ifindex: int, address: Interface) -> Request:
@@ -83,6 +85,12 @@ def new_route(ifindex: int, route: Route, source: Address | None = None) -> Requ
     if route.mtu:
         parts.append(nested(_RTA_METRICS, u32(_RTAX_MTU, route.mtu)))
     return Request(RTM_NEWROUTE, b"".join(parts), NLM_F_CREATE | NLM_F_REPLACE, ("route", route.destination))
+
+
+def host_route(ifindex: int, address: Address, source: Address | None = None) -> Request:
+    """Install a route to one address that is reached through a device without a gateway; else as `new_route`."""
+    prefix = _NETWORKS[address.version]((address.packed, address.max_prefixlen))
+    return new_route(ifindex, Route(prefix), source)
 
 
 def _route_head(destination: Network, scope: int, kind: int) -> bytes:
