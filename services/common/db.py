@@ -1,10 +1,11 @@
 """SQLite as podlane uses it: WAL, synchronous=NORMAL, one thread, group commit.
 
 All work on a database runs on one thread of its own, in the order it was asked for. Writes that arrive while a
-transaction is being committed share the next one, and none is answered before its transaction is committed: with the
-kernel, where no kill of the process can take it back. A power cut may take back the last transactions, never half of
-one (https://sqlite.org/pragma.html#pragma_synchronous); but it takes back the pods, links and maps that they were
-about, too, so waiting for the disk at every ADD would guard nothing.
+transaction is being committed share the next one, and those that nobody waits for look out for company (`patience`): a
+transaction of its own costs a small write more than all that it writes. None is answered before its transaction is
+committed: with the kernel, where no kill of the process can take it back. A power cut may take back the last
+transactions, never half of one (https://sqlite.org/pragma.html#pragma_synchronous); but it takes back the pods, links
+and maps that they were about, too, so waiting for the disk at every ADD would guard nothing.
 
 When one of the writes fails, the transaction is run again with a savepoint around each, so that it takes only itself
 back: the savepoints would cost more than the writes. A file that is damaged, whose schema is newer than the program,
@@ -29,6 +30,9 @@ Connection = sqlite3.Connection
 Row = sqlite3.Row
 T = TypeVar("T")
 
+PATIENCE = 0.005
+"""Seconds for writes that nobody waits for: enough for the next pod's, too little to be seen by whoever comes next."""
+
 
 class Database:
     """One SQLite file.
@@ -46,6 +50,7 @@ class Database:
         self._lock: int | None = None
         self._waiting: list[tuple[Callable[[Connection], Any], asyncio.Future[Any]]] = []
         self._flusher: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     async def start(self) -> None:
         """Open the file, make it if need be, and migrate it.
@@ -61,6 +66,8 @@ class Database:
 
     async def stop(self) -> None:
         """Finish what is waiting, then close."""
+        if self._waiting:
+            self._begin()
         while self._flusher is not None:
             await asyncio.shield(self._flusher)
         if self._connection is not None:
@@ -75,18 +82,28 @@ class Database:
         """Run `query` on the database's thread, after all writes that were asked for before it began to run."""
         return await self._run(lambda: query(self._opened()))
 
-    async def write(self, change: Callable[[Connection], T]) -> T:
+    async def write(self, change: Callable[[Connection], T], *, patience: float = 0.0) -> T:
         """Run `change` in a transaction and return its result once that is committed.
 
-        A caller that is cancelled meanwhile does not undo the change. Errors of `change` come back as they are;
-        a disk that can't be written is Unavailable. When another change of the same transaction fails, `change` runs
-        a second time, after a rollback: it must do nothing but write to the connection.
+        `patience`: the seconds that the transaction may be put off, for others to share it. A caller that is cancelled
+        meanwhile does not undo the change. Errors of `change` come back as they are; a disk that can't be written is
+        Unavailable. When another change of the same transaction fails, `change` runs a second time, after a rollback:
+        it must do nothing but write to the connection.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((change, future))
+        if not patience:
+            self._begin()
+        elif self._timer is None and self._flusher is None:
+            self._timer = asyncio.get_running_loop().call_later(patience, self._begin)
+        return await future
+
+    def _begin(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._flush())
-        return await future
 
     async def _flush(self) -> None:
         while self._waiting:

@@ -154,7 +154,7 @@ class Creation:
 
     async def _complete(self, _event: Event) -> None:
         try:
-            await self._managed.save(self._store.update)
+            await self._managed.save(self._store.update_soon)
         except PodlaneError as error:
             message = f"the record could not be completed, a restart will compare instead: {error.message}"
             self._managed.note(LogType.OTHER, LogCode.WARNING, message)

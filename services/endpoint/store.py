@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
-from services.common.db import Connection, Database, Row
+from services.common.db import PATIENCE, Connection, Database, Row
 from services.common.errors import CorruptState
 from services.common.kvstore.embedded import SCHEMA
 from services.common.model import AssignedAddress, Attachment, Phase, Pod
@@ -130,7 +130,11 @@ class Store:
 
         await self._database.write(change)
 
-    async def update(self, endpoint: Endpoint, log: Sequence[LogEntry]) -> None:
+    async def update_soon(self, endpoint: Endpoint, log: Sequence[LogEntry]) -> None:
+        """Do as `update`, with the next write that somebody waits for or a few milliseconds later."""
+        await self.update(endpoint, log, patience=PATIENCE)
+
+    async def update(self, endpoint: Endpoint, log: Sequence[LogEntry], *, patience: float = 0.0) -> None:
         """Write what can change of an endpoint; a record that is gone stays gone."""
         values = _changing(endpoint)
 
@@ -143,7 +147,7 @@ class Store:
             if cursor.rowcount:
                 _append(connection, endpoint.id, log)
 
-        await self._database.write(change)
+        await self._database.write(change, patience=patience)
 
     async def delete(self, endpoint: Endpoint) -> None:
         """Delete an endpoint with its addresses and log; already gone is success."""

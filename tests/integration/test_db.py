@@ -66,6 +66,35 @@ async def test_writes_asked_for_together_share_transactions_in_their_order(tmp_p
         assert all(in_transaction)
 
 
+async def test_a_patient_write_waits_for_one_that_is_not(tmp_path: Path):
+    async with opened(tmp_path / "x.sqlite") as database:
+        patient = [asyncio.create_task(database.write(insert(f"p{number}"), patience=3600)) for number in range(2)]
+        await asyncio.sleep(0)
+        assert names(tmp_path / "x.sqlite") == []
+
+        await database.write(insert("urgent"))
+
+        await asyncio.wait_for(asyncio.gather(*patient), 10)
+        assert names(tmp_path / "x.sqlite") == ["p0", "p1", "urgent"]
+
+
+async def test_a_patient_write_without_company_is_written_all_the_same(tmp_path: Path):
+    async with opened(tmp_path / "x.sqlite") as database:
+        await asyncio.wait_for(database.write(insert("a"), patience=0.001), 10)
+        await asyncio.wait_for(database.write(insert("b"), patience=0.001), 10)
+
+        assert names(tmp_path / "x.sqlite") == ["a", "b"]
+
+
+async def test_stopping_writes_what_was_patient(tmp_path: Path):
+    async with opened(tmp_path / "x.sqlite") as database:
+        patient = asyncio.create_task(database.write(insert("a"), patience=3600))
+        await asyncio.sleep(0)
+
+    await asyncio.wait_for(patient, 10)
+    assert names(tmp_path / "x.sqlite") == ["a"]
+
+
 async def test_a_change_that_fails_takes_only_itself_back(tmp_path: Path):
     def refuse(connection: Connection) -> None:
         insert("half")(connection)

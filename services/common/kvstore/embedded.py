@@ -6,7 +6,7 @@ The revision is the store's own counter, as in etcd: a write that changes nothin
 import sys
 import time
 
-from services.common.db import Connection, Database, Row
+from services.common.db import PATIENCE, Connection, Database, Row
 from services.common.kvstore import Entry
 
 SCHEMA = """
@@ -46,7 +46,7 @@ class EmbeddedKvstore:
             connection.execute(_PUT, (entry.key, entry.value, entry.revision, entry.written))
             return entry
 
-        return await self._database.write(change)
+        return await self._database.write(change, patience=PATIENCE)
 
     async def get(self, key: str) -> Entry | None:
         """See Kvstore."""
