@@ -7,6 +7,7 @@
 #include "lib/common.h"
 #include "lib/drop.h"
 #include "lib/endpoints.h"
+#include "lib/packet.h"
 #include "lib/policy.h"
 
 struct endpoint_key endpoint_key_layout;
@@ -15,6 +16,7 @@ struct policy_key policy_key_layout;
 struct policy_value policy_value_layout;
 struct metrics_key metrics_key_layout;
 struct metrics_value metrics_value_layout;
+struct packet packet_layout;
 enum drop_reason drop_reason_layout;
 enum traffic_direction traffic_direction_layout;
 enum address_family address_family_layout;

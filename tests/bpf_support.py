@@ -5,7 +5,7 @@
         result = datapath.send(ETHER / IP(src=POD_V4, dst=PEER_V4) / TCP())
         assert (result.verdict, datapath.drops()) == (REDIRECT, {})
 
-The endpoint under test is POD; PEER is another one on the node whose policy program is the same. Everything lives in
+The endpoint under test is POD; PEER is another one on the node; both have the same policy program. Everything lives in
 descriptors, which `close` closes.
 """
 
@@ -45,8 +45,8 @@ LOOPBACK, PEER_IFINDEX = 1, 99
 ETHER = Ether(src=POD_MAC, dst=HOST_MAC)
 ALLOW_ALL = (PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS))
 
-# struct __sk_buff as far as it is used: eight words, priority, ingress_ifindex, ifindex, tc_index, cb[5].
-_CONTEXT = struct.Struct("=17I")
+# struct __sk_buff as far as it is used: eight words, priority, ingress_ifindex, ifindex.
+_CONTEXT = struct.Struct("=11I")
 
 
 @cache
@@ -97,16 +97,15 @@ def peer(address: str, **changes: Any) -> EndpointEntry:
 
 @dataclass(frozen=True)
 class Sent:
-    """What a program did with a packet: TC action, the packet as it left, the words of skb->cb."""
+    """What a program did with a packet: TC action, and the packet as it left."""
 
     verdict: int
     packet: Packet
     raw: bytes
-    cb: tuple[int, ...]
 
 
 class Datapath:
-    """One loaded set of programs, its maps, and PEER as a neighbour whose policy program is in its slot."""
+    """One loaded set of programs, its maps, and PEER as a neighbour; both have the policy program in their slots."""
 
     def __init__(self, code: ObjectCode | None = None, **changes: Any) -> None:
         """Load the programs with POD's constants but for `changes`."""
@@ -116,7 +115,8 @@ class Datapath:
         self.policy = maps.Policy(self.fds[maps.POLICY])
         self.metrics = maps.Metrics(self.fds[maps.METRICS])
         self.programs = objects.load(code or compiled(), constants(**changes), self.fds)
-        self.call_policy.set(PEER_ID, self.programs["policy"])
+        for id_ in (POD_ID, PEER_ID):
+            self.call_policy.set(id_, self.programs["policy"])
         for address in (PEER_V4, PEER_V6):
             self.endpoints.put(peer(address))
 
@@ -135,12 +135,11 @@ class Datapath:
         self.policy.sync(ALLOW_ALL)
         return self
 
-    def run(self, program: str, packet: Packet | bytes, *, came_in_at: int = 0, cb: tuple[int, ...] = ()) -> Sent:
+    def run(self, program: str, packet: Packet | bytes, *, came_in_at: int = 0) -> Sent:
         """Run one program over a packet. `came_in_at` is the interface by which the node received it."""
-        words = cb + (0,) * (5 - len(cb))
-        context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK, 0, *words)
+        context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK)
         done = libbpf.prog_test_run(self.programs[program], bytes(packet), context=context, room=64)
-        return Sent(done.retval, Ether(done.data), done.data, _CONTEXT.unpack_from(done.context)[12:])
+        return Sent(done.retval, Ether(done.data), done.data)
 
     def send(self, packet: Packet | bytes) -> Sent:
         """Let the pod send a packet."""

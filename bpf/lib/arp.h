@@ -27,9 +27,9 @@ struct arp_ipv4 {
 
 static __always_inline bool arp_is_ethernet_ipv4(const struct arp_ipv4 *arp)
 {
-	return arp->hardware == bpf_htons(ARP_HARDWARE_ETHERNET) &&
-	       arp->protocol == bpf_htons(ETH_P_IP) && arp->hardware_length == ETH_ALEN &&
-	       arp->protocol_length == sizeof(__be32);
+	return !((arp->hardware ^ bpf_htons(ARP_HARDWARE_ETHERNET)) |
+		 (arp->protocol ^ bpf_htons(ETH_P_IP)) | (arp->hardware_length ^ ETH_ALEN) |
+		 (arp->protocol_length ^ sizeof(__be32)));
 }
 
 static __always_inline int arp_answer(struct __sk_buff *skb, struct ethhdr *eth,

@@ -30,8 +30,7 @@ const volatile union ipv6_address gateway_ipv6 = {};
 
 static __always_inline bool endpoint_has_ipv6(void)
 {
-	return endpoint_ipv6.words[0] | endpoint_ipv6.words[1] | endpoint_ipv6.words[2] |
-	       endpoint_ipv6.words[3];
+	return !ipv6_is_unspecified(&endpoint_ipv6);
 }
 
 /*

@@ -55,19 +55,28 @@ struct {
 
 static __always_inline void endpoint_key_ipv4(struct endpoint_key *key, __be32 address)
 {
-	*key = (struct endpoint_key){.address.words[0] = address, .family = FAMILY_IPV4};
+	key->address.words[0] = address;
+	key->address.words[1] = 0;
+	*(quad *)&key->address.words[2] = 0;
+	key->family = FAMILY_IPV4;
 }
 
 static __always_inline void endpoint_key_ipv6(struct endpoint_key *key, const void *address)
 {
-	const __be32 *words = address;
-
-	for (int i = 0; i < 4; i++)
-		key->address.words[i] = words[i];
+	copy_16_octets(&key->address, address);
 	key->family = FAMILY_IPV6;
 }
 
 static __always_inline struct endpoint_value *endpoint_lookup(const struct endpoint_key *key)
 {
 	return bpf_map_lookup_elem(&podlane_endpoints, key);
+}
+
+/* An assignment, in half as many instructions as the compiler's. */
+static __always_inline void endpoint_copy(struct endpoint_value *to,
+					  const struct endpoint_value *from)
+{
+	copy_16_octets(to, from);
+	*(quad *)((void *)to + 16) = *(quad *)((void *)from + 16);
+	*word_at((void *)to + 24) = *word_at((void *)from + 24);
 }

@@ -3,13 +3,15 @@
  * Delivery to an endpoint of this node: one IP hop, without the stack.
  *
  * The source's program decrements the TTL, writes the destination's hardware addresses and jumps
- * into the destination's policy program; what that needs to know travels in skb->cb, which nobody
- * touches in between.
+ * into the destination's policy program, which finds in struct packet what it needs to know.
  */
 #pragma once
 
-#include "endpoints.h"
-#include "l4.h"
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include "drop.h"
+#include "packet.h"
 
 /* RFC 1141: the TTL is the high byte of its checksum word, so one less there is 0x0100 more here.
  */
@@ -25,8 +27,9 @@ static __always_inline void ipv4_decrement_ttl(struct iphdr *ip4)
  * Hands the packet to the destination's policy program. Returns TC_ACT_OK when the TTL ends here,
  * for the stack knows how to say so; else only when that program is missing.
  */
-static __always_inline int l3_deliver(struct __sk_buff *skb, const struct endpoint_value *to)
+static __always_inline int l3_deliver(struct __sk_buff *skb, struct packet *packet)
 {
+	const struct endpoint_value *to = &packet->to;
 	struct ethhdr *eth = packet_data(skb);
 	struct ipv6hdr *ip6 = (void *)(eth + 1);
 	struct iphdr *ip4 = (void *)(eth + 1);
@@ -44,7 +47,7 @@ static __always_inline int l3_deliver(struct __sk_buff *skb, const struct endpoi
 	}
 	mac_write(eth->h_dest, &to->pod_mac);
 	mac_write(eth->h_source, &to->host_mac);
-	skb->cb[CB_SOURCE_IDENTITY] = endpoint_identity;
+	packet->source_identity = endpoint_identity;
 #ifdef ENABLE_DEBUG
 	bpf_printk("podlane: endpoint %d sends %d bytes to endpoint %d", endpoint_id, skb->len,
 		   to->lxc_id);

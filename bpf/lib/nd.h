@@ -7,7 +7,7 @@
 #pragma once
 
 #include "drop.h"
-#include "l4.h"
+#include "parse.h"
 
 #define ND_ROUTER_SOLICITATION	   133
 #define ND_NEIGHBOUR_SOLICITATION  135
@@ -31,16 +31,17 @@ struct nd_message {
 };
 
 /*
- * Whether an IPv6 packet is a message of neighbour discovery. Only those right behind the fixed
+ * Whether a parsed packet is a message of neighbour discovery. Only those right behind the fixed
  * header: RFC 6980 forbids fragments, and nobody sends it behind other extensions.
  */
-static __always_inline bool nd_is(struct __sk_buff *skb)
+static __always_inline bool nd_is(const struct packet *packet)
 {
-	struct ipv6hdr *ip6 = packet_data(skb) + ETH_HLEN;
-	struct l4_start *icmp = (void *)(ip6 + 1);
+	const __u32 differs = (packet->protocol ^ IPPROTO_ICMPV6) |
+			      (packet->l4_offset ^ (ETH_HLEN + sizeof(struct ipv6hdr))) |
+			      (packet->source.family ^ FAMILY_IPV6);
 
-	return (void *)(icmp + 1) <= packet_end(skb) && ip6->nexthdr == IPPROTO_ICMPV6 &&
-	       icmp->icmp_type >= ND_ROUTER_SOLICITATION && icmp->icmp_type <= ND_REDIRECT;
+	return !differs && packet->l4.icmp_type - ND_ROUTER_SOLICITATION <=
+				   (unsigned int)(ND_REDIRECT - ND_ROUTER_SOLICITATION);
 }
 
 /* Writes the advertisement over the solicitation, whose target is the gateway and stays. */
@@ -89,28 +90,22 @@ static __always_inline int nd_answer(struct __sk_buff *skb)
 }
 
 /* Decides over a message of neighbour discovery of the pod. */
-static __always_inline int nd_from_container(struct __sk_buff *skb)
+static __always_inline int nd_from_container(struct __sk_buff *skb, const struct packet *packet)
 {
 #ifdef ENABLE_ARP_RESPONDER
-	struct ipv6hdr *ip6 = packet_data(skb) + ETH_HLEN;
-	struct nd_message *message = (void *)(ip6 + 1);
+	const struct ipv6hdr *ip6 = packet_data(skb) + ETH_HLEN;
+	const struct nd_message *message = (void *)(ip6 + 1);
 
-	if (!endpoint_has_ipv6())
-		return -DROP_UNKNOWN_L3;
-	if ((void *)&message->flags > packet_end(skb))
-		return -DROP_INVALID_PACKET;
 	/* No routers live here, and asking under no address is duplicate address detection. */
-	if ((message->type != ND_NEIGHBOUR_SOLICITATION &&
-	     message->type != ND_NEIGHBOUR_ADVERTISEMENT) ||
-	    ipv6_is_unspecified(&ip6->saddr))
+	if (packet->l4.icmp_type - ND_NEIGHBOUR_SOLICITATION > 1U ||
+	    ipv6_is_unspecified(&packet->source))
 		return -DROP_LINK_LOCAL_NOISE;
-	if ((void *)&message->option_type > packet_end(skb))
+	if ((void *)&message->option_type > packet_end(skb) ||
+	    (ip6->hop_limit ^ ND_HOP_LIMIT) | message->code)
 		return -DROP_INVALID_PACKET;
-	if (ip6->hop_limit != ND_HOP_LIMIT || message->code)
-		return -DROP_INVALID_PACKET;
-	if (!ipv6_equal(&ip6->saddr, &endpoint_ipv6) && !ipv6_is_link_local(&ip6->saddr))
+	if (!ipv6_is_link_local(&packet->source) && !ipv6_equal(&packet->source, &endpoint_ipv6))
 		return -DROP_ND_SENDER;
-	if (message->type == ND_NEIGHBOUR_ADVERTISEMENT)
+	if (packet->l4.icmp_type == ND_NEIGHBOUR_ADVERTISEMENT)
 		return ipv6_equal(&message->target, &endpoint_ipv6) ? TC_ACT_OK : -DROP_ND_SENDER;
 	if (!ipv6_equal(&message->target, &gateway_ipv6))
 		return -DROP_ND_TARGET;

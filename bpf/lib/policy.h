@@ -15,7 +15,7 @@
 #pragma once
 
 #include "drop.h"
-#include "l4.h"
+#include "packet.h"
 
 struct policy_key {
 	/* Of what follows, in bits. */
@@ -66,25 +66,23 @@ static __always_inline __u32 policy_lookup(struct __sk_buff *skb, const struct p
 }
 
 /* Returns 0 when the packet may pass between the endpoint and `peer`, or a negated drop_reason. */
-static __always_inline int policy_check(struct __sk_buff *skb, __u32 peer,
-					enum traffic_direction direction)
+static __always_inline int policy_check(struct __sk_buff *skb, const struct packet *packet,
+					__u32 peer, enum traffic_direction direction)
 {
-	struct policy_key key;
-	union l4 l4;
-	__u32 flags;
+	struct policy_key key = {
+		.prefix_length = POLICY_PREFIX_PROTOCOL + packet->has_ports * POLICY_PREFIX_PORT,
+		.identity = peer,
+		.direction = direction,
+		.protocol = packet->protocol,
+		.port = packet->destination_port,
+	};
+	__u32 flags = policy_lookup(skb, &key);
 
-	barrier(); /* as in l4_read() */
-	l4 = l4_of(skb);
-	key.prefix_length = POLICY_PREFIX_PROTOCOL + skb->cb[CB_HAS_PORT] * POLICY_PREFIX_PORT;
-	key.identity = peer;
-	__builtin_memcpy(&key.direction, &l4, sizeof(l4));
-	key.direction = direction;
-	flags = policy_lookup(skb, &key);
 	key.identity = IDENTITY_ANY;
 	flags |= policy_lookup(skb, &key);
 	if (likely(flags == POLICY_FLAG_ALLOW))
 		return 0;
 	if (flags & POLICY_FLAG_DENY)
 		return -DROP_POLICY_DENY;
-	return skb->cb[CB_HAS_PORT] ? -DROP_POLICY : -DROP_PORTS_MISSING;
+	return packet->has_ports ? -DROP_POLICY : -DROP_PORTS_MISSING;
 }

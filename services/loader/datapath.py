@@ -53,6 +53,7 @@ class Datapath:
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
         self.metrics: maps.Metrics
+        self._packet: maps.Packet
 
     async def start(self) -> None:
         """Mount the bpffs if need be; open the pinned maps or create them. Raises FailedPrecondition naming a
@@ -66,6 +67,7 @@ class Datapath:
             self.endpoints = self._open(maps.Endpoints)
             self.call_policy = self._open(maps.CallPolicy)
             self.metrics = self._open(maps.Metrics)
+            self._packet = self._open(maps.Packet)
 
     def _open(self, kind: type[M]) -> M:
         opened = kind.open(self._pins.map(kind.name), SIZES)
@@ -79,7 +81,7 @@ class Datapath:
     @property
     def shared(self) -> Mapping[str, Fd]:
         """The shared maps as a program load takes them."""
-        return {one.name: one.fd for one in (self.endpoints, self.call_policy, self.metrics)}
+        return {one.name: one.fd for one in (self.endpoints, self.call_policy, self.metrics, self._packet)}
 
     def policy(self, id_: int) -> maps.Policy:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""

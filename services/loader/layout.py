@@ -24,6 +24,7 @@ POLICY_KEY = struct.Struct("=IIBB2s")
 POLICY_VALUE = struct.Struct("=IIQQ")
 METRICS_KEY = struct.Struct("=HBB")
 METRICS_VALUE = struct.Struct("=QQ")
+PACKET = struct.Struct("=20s20s28sIH2s2sBBBB2sI16s")
 SLOT = struct.Struct("=I")
 
 FAMILY_IPV4, FAMILY_IPV6 = 1, 2
@@ -213,6 +214,25 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     "policy_value": (POLICY_VALUE, ("flags", "reserved", "packets", "bytes")),
     "metrics_key": (METRICS_KEY, ("endpoint_id", "reason", "direction")),
     "metrics_value": (METRICS_VALUE, ("packets", "bytes")),
+    "packet": (
+        PACKET,
+        (
+            "source",
+            "destination",
+            "to",
+            "source_identity",
+            "endpoint_id",
+            "source_port",
+            "destination_port",
+            "protocol",
+            "flags",
+            "has_ports",
+            "from_stack",
+            "reserved",
+            "l4_offset",
+            "l4",
+        ),
+    ),
 }
 _ENUMS: Mapping[str, tuple[str, type[IntEnum]]] = {
     "drop_reason": ("DROP_", DropReason),

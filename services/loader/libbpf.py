@@ -49,6 +49,7 @@ class MapType(IntEnum):
     ARRAY = 2
     PROG_ARRAY = 3
     PERCPU_HASH = 5
+    PERCPU_ARRAY = 6
     LPM_TRIE = 11
 
 

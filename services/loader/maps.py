@@ -5,6 +5,7 @@ Shared by all endpoints of the node, created once and pinned, so that programs a
     podlane_endpoints     address → endpoint           Endpoints     written last, removed first
     podlane_call_policy   endpoint id → policy program CallPolicy
     podlane_metrics       drops                        Metrics
+    podlane_packet        the packet under way         Packet      per CPU, the programs' own memory
 
 Of one endpoint, pinned beside them: podlane_policy, its rules (Policy).
 
@@ -26,29 +27,31 @@ from services.loader.libbpf import NO_PREALLOC, BpfError, Fd, MapInfo, MapType
 from services.loader.model import PolicyEntry
 
 # Names of the maps in bpf/, under which `objects.load` takes their descriptors.
-ENDPOINTS, CALL_POLICY, POLICY, METRICS = (
-    "podlane_endpoints",
-    "podlane_call_policy",
-    "podlane_policy",
-    "podlane_metrics",
-)
+ENDPOINTS = "podlane_endpoints"
+CALL_POLICY = "podlane_call_policy"
+POLICY = "podlane_policy"
+METRICS = "podlane_metrics"
+PACKET = "podlane_packet"
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """How a map is created; entries come from node_config.h's sizes."""
+    """How a map is created. `size_define` names its size among node_config.h's; without one it has one entry."""
 
     name: str
     kind: MapType
     key_size: int
     value_size: int
-    size_define: str
+    size_define: str = ""
     flags: int = 0
+
+    def _entries(self, sizes: Mapping[str, int]) -> int:
+        return sizes[self.size_define] if self.size_define else 1
 
     def create(self, sizes: Mapping[str, int]) -> Fd:
         """Create a new map, empty."""
         return libbpf.map_create(
-            self.kind, self.name, self.key_size, self.value_size, sizes[self.size_define], flags=self.flags
+            self.kind, self.name, self.key_size, self.value_size, self._entries(sizes), flags=self.flags
         )
 
     def fits(self, info: MapInfo, sizes: Mapping[str, int]) -> bool:
@@ -57,7 +60,7 @@ class Definition:
             self.kind,
             self.key_size,
             self.value_size,
-            sizes[self.size_define],
+            self._entries(sizes),
             self.flags,
         )
 
@@ -85,6 +88,7 @@ DEFINITIONS: Mapping[str, Definition] = {
             "METRICS_MAP_SIZE",
             NO_PREALLOC,
         ),
+        Definition(PACKET, MapType.PERCPU_ARRAY, layout.SLOT.size, layout.PACKET.size),
     )
 }
 
@@ -276,3 +280,9 @@ class Metrics(BpfMap):
     def _entries(self) -> list[tuple[bytes, bytes]]:
         size = layout.METRICS_VALUE.size * libbpf.possible_cpus()
         return libbpf.map_entries(self.fd, layout.METRICS_KEY.size, size)
+
+
+class Packet(BpfMap):
+    """What the programs know of the packet under way: held open so that all of them share one."""
+
+    name = PACKET

@@ -21,7 +21,6 @@ from tests.bpf_support import (
     PEER_MAC,
     PEER_V4,
     PEER_V6,
-    POD_IDENTITY,
     POD_MAC,
     POD_V4,
     POD_V6,
@@ -134,12 +133,6 @@ def test_a_pod_reaches_itself_through_its_own_policy_program(datapath: Datapath)
     datapath.endpoints.put(peer(POD_V4))
 
     assert datapath.send(ETHER / IP(src=POD_V4, dst=POD_V4) / WEB).verdict == REDIRECT
-
-
-def test_the_source_identity_travels_with_the_packet(datapath: Datapath) -> None:
-    datapath.call_policy.clear(PEER_ID)
-
-    assert POD_IDENTITY in datapath.send(ETHER / V4 / WEB).cb
 
 
 def test_a_destination_without_a_policy_program_is_not_ready(datapath: Datapath) -> None:

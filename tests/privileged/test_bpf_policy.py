@@ -30,6 +30,7 @@ from tests.bpf_support import (
     PEER_IFINDEX,
     PEER_V4,
     PEER_V6,
+    POD_ID,
     POD_IDENTITY,
     POD_MAC,
     POD_V4,
@@ -254,6 +255,42 @@ def test_what_the_stack_routes_has_the_identity_of_where_it_came_in(
     assert into(datapath, [PolicyEntry(IN, identity)], l3 / TCP(dport=80), came_in_at) == "passes"
     others = [PolicyEntry(IN, other) for other in (HOST, WORLD, PEER_IDENTITY) if other != identity]
     assert into(datapath, others, l3 / TCP(dport=80), came_in_at) == "policy"
+
+
+@pytest.mark.parametrize("packet", FROM_NODE, ids=["IPv4", "IPv6"])
+def test_a_pod_whose_own_policy_program_is_missing_is_not_ready_for_the_stack(
+    datapath: Datapath, packet: Packet
+) -> None:
+    datapath.policy.sync(ALLOW_ALL)
+    datapath.call_policy.clear(POD_ID)
+
+    assert datapath.receive(Ether(src=HOST_MAC, dst=POD_MAC) / packet).verdict == SHOT
+    assert [(one.endpoint_id, one.direction, one.reason, one.packets) for one in datapath.metrics.dump()] == [
+        (POD_ID, IN, "endpoint not ready", 1)
+    ]
+
+
+def test_without_its_policy_program_the_node_still_finds_the_pod(datapath: Datapath) -> None:
+    datapath.call_policy.clear(POD_ID)
+
+    assert datapath.receive(Ether(src=HOST_MAC, dst=POD_MAC) / ARP(pdst=POD_V4)).verdict == OK
+    assert datapath.drops() == {}
+
+
+def test_what_comes_from_the_stack_goes_on_and_what_comes_from_a_pod_is_redirected(datapath: Datapath) -> None:
+    """One policy program for both; it must not remember the packet before."""
+    datapath.policy.sync(ALLOW_ALL)
+    from_pod, from_stack = ETHER / V4 / TCP(), Ether(src=HOST_MAC, dst=POD_MAC) / FROM_NODE[0]
+
+    for _ in range(2):
+        assert (datapath.send(from_pod).verdict, datapath.receive(from_stack).verdict) == (REDIRECT, OK)
+
+
+@pytest.mark.parametrize(("l3", "address"), [(V4, POD_V6), (V6, POD_V4)], ids=["IPv4", "IPv6"])
+def test_a_family_that_the_pod_has_no_address_of_is_unknown_from_the_stack_too(l3: Packet, address: str) -> None:
+    with Datapath(addresses=[ip_address(address)]) as datapath:
+        datapath.policy.sync(ALLOW_ALL)
+        assert into(datapath, list(ALLOW_ALL), l3 / TCP()) == "unknown l3"
 
 
 def test_to_container_leaves_the_packet_as_it_is(datapath: Datapath) -> None:

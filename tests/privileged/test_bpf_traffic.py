@@ -62,8 +62,9 @@ class Pair:
         self._node = node
         self._stack = stack
         self._shared = {
-            name: stack.enter_context(maps.DEFINITIONS[name].create(SIZES))
-            for name in (maps.ENDPOINTS, maps.CALL_POLICY, maps.METRICS)
+            name: stack.enter_context(definition.create(SIZES))
+            for name, definition in maps.DEFINITIONS.items()
+            if name != maps.POLICY
         }
         self.endpoints = maps.Endpoints(self._shared[maps.ENDPOINTS])
         self.call_policy = maps.CallPolicy(self._shared[maps.CALL_POLICY])
@@ -230,12 +231,16 @@ def test_frames_that_no_stack_would_send_are_dropped_by_name(pair: Pair) -> None
     assert pair.drops(a) == {"invalid packet": 60, "unknown l3": 1, "invalid source mac": 1, "invalid source ip": 1}
 
 
+def _flood(netns: Netns, address: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        netns.argv("ping", "-q", "-f", "-c", "2000", "-W", "2", address), stdout=subprocess.PIPE, text=True
+    )
+
+
 def test_replacing_a_program_loses_no_packet(pair: Pair) -> None:
     """A link is updated again and again while a flood of pings runs over it."""
     link = pair.ingress_links[pair.a.id]
-    flood = subprocess.Popen(
-        pair.a.netns.argv("ping", "-q", "-f", "-c", "2000", "-W", "2", pair.b.v4), stdout=subprocess.PIPE, text=True
-    )
+    flood = _flood(pair.a.netns, pair.b.v4)
     program = libbpf.program_by_id(libbpf.link_info(link).program_id)
     assert program is not None
     with program:
@@ -244,3 +249,25 @@ def test_replacing_a_program_loses_no_packet(pair: Pair) -> None:
     output, _ = flood.communicate(timeout=30)
 
     assert "2000 packets transmitted, 2000 received" in output
+
+
+def test_replacing_the_program_in_the_slot_loses_no_packet_of_the_stack(pair: Pair, node: Netns) -> None:
+    before = pair.call_policy.get(pair.a.id)
+    assert before is not None
+    flood = _flood(node, pair.a.v4)
+    program = libbpf.program_by_id(before)
+    assert program is not None
+    with program:
+        while flood.poll() is None:
+            pair.call_policy.set(pair.a.id, program)
+    output, _ = flood.communicate(timeout=30)
+
+    assert "2000 packets transmitted, 2000 received" in output
+    assert pair.drops(pair.a) == {}
+
+
+def test_an_empty_slot_keeps_the_stack_out(pair: Pair, node: Netns) -> None:
+    pair.call_policy.clear(pair.b.id)
+
+    assert node.command("ping", "-c", "1", "-W", "0.2", pair.b.v4, check=False).returncode != 0
+    assert pair.drops(pair.b) == {"endpoint not ready": 1}

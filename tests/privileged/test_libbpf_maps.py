@@ -10,7 +10,7 @@ from services.loader import libbpf, maps
 from services.loader.headers import SIZES
 from services.loader.maps import PolicyChange
 from services.loader.model import Direction, PolicyEntry
-from tests.bpf_support import ALLOW_ALL, ETHER, PEER_ID, PEER_V4, PEER_V6, Datapath, peer
+from tests.bpf_support import ALLOW_ALL, ETHER, PEER_ID, PEER_V4, PEER_V6, POD_ID, Datapath, peer
 
 pytestmark = pytest.mark.privileged
 
@@ -69,11 +69,11 @@ def test_the_slots_of_call_policy_hold_program_ids() -> None:
     with Datapath() as datapath:
         ident = libbpf.program_info(datapath.programs["policy"]).id
 
-        assert datapath.call_policy.dump() == {PEER_ID: ident}
+        assert datapath.call_policy.dump() == {POD_ID: ident, PEER_ID: ident}
         assert datapath.call_policy.dump([PEER_ID, 9]) == {PEER_ID: ident}
         assert (datapath.call_policy.get(PEER_ID), datapath.call_policy.get(9)) == (ident, None)
         assert [datapath.call_policy.clear(PEER_ID) for _ in range(2)] == [True, False]
-        assert datapath.call_policy.dump() == {}
+        assert datapath.call_policy.dump() == {POD_ID: ident}
 
 
 def test_a_sync_writes_what_is_missing_and_removes_what_is_too_much(policy: maps.Policy) -> None:
