@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Never loaded. One variable of each type that crosses between C and Python, so that all of them
- * are in this object's BTF, where a test compares them with services/loader/layout.py.
+ * are in this object's BTF, where a test compares them with services/loader/layoutcheck.py.
  */
 
 #include "lib/common.h"
@@ -17,6 +17,10 @@ struct policy_value policy_value_layout;
 struct metrics_key metrics_key_layout;
 struct metrics_value metrics_value_layout;
 struct packet packet_layout;
+struct event_meter event_meter_layout;
 enum drop_reason drop_reason_layout;
+enum source_file source_file_layout;
+enum event_type event_type_layout;
+enum trace_point trace_point_layout;
 enum traffic_direction traffic_direction_layout;
 enum address_family address_family_layout;

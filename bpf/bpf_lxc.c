@@ -23,18 +23,17 @@
 #include "lib/arp.h"
 #include "lib/nd.h"
 
-/* What an IPv4 packet of the pod must be like. Returns 0 or a negated drop_reason. */
-static __always_inline int from_container_ipv4(struct __sk_buff *skb, const struct packet *packet)
-{
-	const struct ethhdr *eth = packet_data(skb);
+#undef THIS_FILE
+#define THIS_FILE SOURCE_BPF_LXC
 
-	if ((void *)(eth + 1) > packet_end(skb))
-		return -DROP_INVALID_PACKET;
-	if (mac_is_group(eth->h_dest) || ipv4_is_group(packet->destination.address.words[0]))
-		return -DROP_LINK_LOCAL_NOISE;
+/* What an IPv4 packet of the pod must be like. Returns 0 or a refusal. */
+static __always_inline int from_container_ipv4(const struct packet *packet)
+{
+	if (packet->to_group || ipv4_is_group(packet->destination.address.words[0]))
+		return refused(DROP_LINK_LOCAL_NOISE);
 #ifdef ENABLE_SOURCE_IP_VERIFICATION
 	if (packet->source.address.words[0] != endpoint_ipv4)
-		return -DROP_INVALID_SOURCE_IP;
+		return refused(DROP_INVALID_SOURCE_IP);
 #endif
 	return 0;
 }
@@ -43,26 +42,26 @@ static __always_inline int from_container_ipv4(struct __sk_buff *skb, const stru
 static __always_inline int from_container_ipv6(const struct packet *packet)
 {
 	if (ipv6_is_group(&packet->destination) || ipv6_is_link_local(&packet->destination))
-		return -DROP_LINK_LOCAL_NOISE;
+		return refused(DROP_LINK_LOCAL_NOISE);
 #ifdef ENABLE_SOURCE_IP_VERIFICATION
 	if (!ipv6_equal(&packet->source, &endpoint_ipv6))
-		return -DROP_INVALID_SOURCE_IP;
+		return refused(DROP_INVALID_SOURCE_IP);
 #endif
 	return 0;
 }
 
-/* Finds out where the packet goes, or that it leaves the node. */
+/* Finds out where the packet goes: to an endpoint of this node, to the node itself, or away. */
 static __always_inline void from_container_find(struct packet *packet)
 {
 	const struct endpoint_value *to = endpoint_lookup(&packet->destination);
 
-	if (to) {
+	packet->to.lxc_id = 0;
+	packet->to.identity = IDENTITY_WORLD;
+	if (to)
 		endpoint_copy(&packet->to, to);
-	} else {
-		packet->to.lxc_id = 0;
-		packet->to.identity = IDENTITY_WORLD;
-	}
 	barrier();
+	packet->peer_id = packet->to.lxc_id;
+	packet->destination_identity = packet->to.identity;
 }
 
 /* The packet may leave the pod if policy says so: to whom? */
@@ -71,11 +70,13 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 	int verdict;
 
 	from_container_find(packet);
-	verdict = policy_check(skb, packet, packet->to.identity, DIRECTION_EGRESS);
+	trace(skb, packet, TRACE_FROM_ENDPOINT);
+	verdict = policy_verdict(skb, packet, packet->destination_identity);
 	if (verdict)
 		return verdict;
 	if (packet->to.lxc_id)
 		return l3_deliver(skb, packet);
+	trace(skb, packet, TRACE_TO_STACK);
 #ifdef ENABLE_DEBUG
 	bpf_printk("podlane: endpoint %d sends %d bytes to the stack", endpoint_id, skb->len);
 #endif
@@ -90,20 +91,19 @@ static __always_inline int from_container_verdict(struct __sk_buff *skb, struct 
 	packet_pull_headers(skb);
 	eth = packet_data(skb);
 	if ((void *)(eth + 1) > packet_end(skb))
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	if (!mac_equal(eth->h_source, &pod_mac))
-		return -DROP_INVALID_SOURCE_MAC;
+		return refused(DROP_INVALID_SOURCE_MAC);
+	packet->to_group = mac_is_group(eth->h_dest);
 	if (skb->vlan_present)
-		return -DROP_UNKNOWN_L3;
+		return refused(DROP_UNKNOWN_L3);
 	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return arp_from_container(skb);
-	if (!is_ip(skb))
-		return -DROP_UNKNOWN_L3;
 	verdict = parse(skb, packet);
 	if (verdict)
 		return verdict;
 	if (packet->source.family == FAMILY_IPV4)
-		verdict = from_container_ipv4(skb, packet);
+		verdict = from_container_ipv4(packet);
 	else if (nd_is(packet))
 		return nd_from_container(skb, packet);
 	else
@@ -121,10 +121,11 @@ int from_container(struct __sk_buff *skb)
 
 	if (!packet)
 		return TC_ACT_SHOT;
-	packet->endpoint_id = endpoint_id;
+	packet_begin(packet, DIRECTION_EGRESS);
+	packet->source_identity = endpoint_identity;
 	packet->from_stack = false;
 	verdict = from_container_verdict(skb, packet);
-	return verdict < 0 ? drop(skb, verdict, DIRECTION_EGRESS) : verdict;
+	return verdict < 0 ? drop(skb, packet, verdict) : verdict;
 }
 
 /*
@@ -139,9 +140,13 @@ int policy(struct __sk_buff *skb)
 
 	if (!packet)
 		return TC_ACT_SHOT;
-	verdict = policy_check(skb, packet, packet->source_identity, DIRECTION_INGRESS);
+	packet->where.endpoint_id = endpoint_id;
+	packet->where.direction = DIRECTION_INGRESS;
+	packet->destination_identity = endpoint_identity;
+	verdict = policy_verdict(skb, packet, packet->source_identity);
 	if (verdict)
-		return drop(skb, verdict, DIRECTION_INGRESS);
+		return drop(skb, packet, verdict);
+	trace(skb, packet, TRACE_TO_ENDPOINT);
 	return packet->from_stack ? TC_ACT_OK : bpf_redirect_peer(host_ifindex, 0);
 }
 
@@ -150,15 +155,19 @@ int policy(struct __sk_buff *skb)
  * has routed (a translated service address), or the world. A source address alone proves nothing:
  * the packet must have entered the node at that endpoint's interface.
  */
-static __always_inline __u32 stack_identity(const struct __sk_buff *skb,
-					    const struct packet *packet)
+static __always_inline void to_container_find(const struct __sk_buff *skb, struct packet *packet)
 {
-	struct endpoint_value *from;
+	const struct endpoint_value *from;
 
+	packet->source_identity = IDENTITY_HOST;
 	if (!skb->ingress_ifindex)
-		return IDENTITY_HOST;
+		return;
+	packet->source_identity = IDENTITY_WORLD;
 	from = endpoint_lookup(&packet->source);
-	return from && from->ifindex == skb->ingress_ifindex ? from->identity : IDENTITY_WORLD;
+	if (from && from->ifindex == skb->ingress_ifindex) {
+		packet->source_identity = from->identity;
+		packet->peer_id = from->lxc_id;
+	}
 }
 
 static __always_inline int to_container_verdict(struct __sk_buff *skb, struct packet *packet)
@@ -166,23 +175,24 @@ static __always_inline int to_container_verdict(struct __sk_buff *skb, struct pa
 	int verdict;
 
 	packet_pull_headers(skb);
-	if (!is_ip(skb))
+	/* Whatever the policy, the node must be able to find the pod: ARP, ND. */
+	if (skb->protocol == bpf_htons(ETH_P_ARP))
 		return TC_ACT_OK;
 	verdict = parse(skb, packet);
 	if (verdict)
 		return verdict;
-	/* Whatever the policy, the node must be able to find the pod. */
 	if (nd_is(packet))
 		return TC_ACT_OK;
-	packet->source_identity = stack_identity(skb, packet);
+	to_container_find(skb, packet);
+	trace(skb, packet, TRACE_FROM_STACK);
 	/*
 	 * Read back, so that the verifier doesn't know the slot. One that it knows becomes a direct
 	 * jump in the code, and emptying that slot waits for an RCU grace period: 15 ms instead of
 	 * 2 us.
 	 */
 	barrier();
-	bpf_tail_call(skb, &podlane_call_policy, packet->endpoint_id);
-	return -DROP_ENDPOINT_NOT_READY;
+	bpf_tail_call(skb, &podlane_call_policy, packet->where.endpoint_id);
+	return refused(DROP_ENDPOINT_NOT_READY);
 }
 
 SEC("tc")
@@ -193,10 +203,11 @@ int to_container(struct __sk_buff *skb)
 
 	if (!packet)
 		return TC_ACT_SHOT;
-	packet->endpoint_id = endpoint_id;
+	packet_begin(packet, DIRECTION_INGRESS);
+	packet->destination_identity = endpoint_identity;
 	packet->from_stack = true;
 	verdict = to_container_verdict(skb, packet);
-	return verdict ? drop(skb, verdict, DIRECTION_INGRESS) : TC_ACT_OK;
+	return verdict ? drop(skb, packet, verdict) : TC_ACT_OK;
 }
 
 /* Dual: bpf_printk() wants a GPL-compatible program. */

@@ -24,3 +24,14 @@
 /* [policy-accounting] Count packets and bytes in each policy entry: an atomic write to shared
  * memory for each packet and direction. */
 /* #define ENABLE_POLICY_ACCOUNTING */
+
+/* [drop-notify] Tell listeners of each dropped packet: who, what, why, and the line that decided.
+ */
+#define ENABLE_DROP_NOTIFY
+
+/* [trace] Tell listeners of each packet at the points of its way: from an endpoint, from the stack,
+ * to the stack, to an endpoint. */
+/* #define ENABLE_TRACE */
+
+/* [policy-verdict] Tell listeners of each verdict of policy, also when it allows. */
+/* #define ENABLE_POLICY_VERDICT */

@@ -17,3 +17,7 @@
 #define POLICY_MAP_SIZE 16384
 /* Different (endpoint, reason, direction) of drops that can be counted at a time. */
 #define METRICS_MAP_SIZE 65536
+/* The ring that events wait in, bytes: a power of two, at once. A record takes 88. */
+#define EVENTS_RING_SIZE 1048576
+/* Events of one type that one CPU sends in 67 ms; the rest is counted. */
+#define EVENTS_BURST 256

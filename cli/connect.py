@@ -1,7 +1,7 @@
-"""Asks one service one question."""
+"""Asks one service one question, or listens to it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -91,3 +91,21 @@ def ask_all(service: Service, method: str, request: Any, field: str) -> list[Any
         if not reply.next_page_token:
             return items
         request.page_token = reply.next_page_token
+
+
+def follow(service: Service, method: str, request: Any, begun: Callable[[], None], each: Callable[[Any], None]) -> None:
+    """Call a streaming method: `begun` when the service has taken it up, then `each` for every message, until the
+    service ends the stream or the person at the keyboard does. Raises the service's PodlaneError.
+    """
+    from services.common.client import Peer
+
+    async def call() -> None:
+        peer = Peer(service.name, service.socket, _WAIT)
+        await peer.start()
+        try:
+            async for message in peer.stream(getattr(service.stub(peer.channel), method), request, begun=begun):
+                each(message)
+        finally:
+            await peer.stop()
+
+    asyncio.run(call())

@@ -15,6 +15,7 @@ _NOUNS = {
     "controllers": "what the services do by themselves, and what of it fails",
     "endpoint": "the pods' endpoints",
     "ipam": "addresses and pools",
+    "monitor": "watch what happens to packets: drops, traces, verdicts of policy",
     "node": "start, stop and show the node's services",
 }
 

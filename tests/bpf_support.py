@@ -22,9 +22,11 @@ from typing import Any, Self
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from services.loader import headers, layout, libbpf, maps, objects
+from services.loader import event, headers, layout, layoutcheck, libbpf, maps, objects
 from services.loader.compile import Compiler, arguments
+from services.loader.event import Event, EventType
 from services.loader.layout import EndpointEntry
+from services.loader.libbpf_ring import Ring
 from services.loader.model import Direction, PolicyEntry
 from services.loader.objects import ObjectCode
 
@@ -59,7 +61,7 @@ def compiled(*turned: str, **sizes: int) -> ObjectCode:
         argv = arguments(Compiler("clang", ""), BPF, Path(scratch))
         content = subprocess.run(argv, check=True, capture_output=True).stdout
     code, btf = objects.read(content, "bpf_lxc")
-    layout.check(btf, "bpf_lxc")
+    layoutcheck.check(btf, "bpf_lxc")
     return code
 
 
@@ -107,13 +109,18 @@ class Sent:
 class Datapath:
     """One loaded set of programs, its maps, and PEER as a neighbour; both have the policy program in their slots."""
 
-    def __init__(self, code: ObjectCode | None = None, **changes: Any) -> None:
-        """Load the programs with POD's constants but for `changes`."""
-        self.fds = {name: one.create(headers.SIZES) for name, one in maps.DEFINITIONS.items()}
+    def __init__(
+        self, code: ObjectCode | None = None, *, sizes: Mapping[str, int] = headers.SIZES, **changes: Any
+    ) -> None:
+        """Load the programs with POD's constants but for `changes`, on maps of these sizes."""
+        self.fds = {name: one.create(sizes) for name, one in maps.DEFINITIONS.items()}
         self.endpoints = maps.Endpoints(self.fds[maps.ENDPOINTS])
         self.call_policy = maps.CallPolicy(self.fds[maps.CALL_POLICY])
         self.policy = maps.Policy(self.fds[maps.POLICY])
         self.metrics = maps.Metrics(self.fds[maps.METRICS])
+        self.packet = maps.Packet(self.fds[maps.PACKET])
+        self.events_wanted = maps.EventsWanted(self.fds[maps.EVENTS_WANTED])
+        self.ring = Ring(self.fds[maps.EVENTS])
         self.programs = objects.load(code or compiled(), constants(**changes), self.fds)
         for id_ in (POD_ID, PEER_ID):
             self.call_policy.set(id_, self.programs["policy"])
@@ -127,6 +134,7 @@ class Datapath:
     def __exit__(self, *_: object) -> None:
         """Close every descriptor."""
         self.programs.close()
+        self.ring.close()
         for fd in self.fds.values():
             fd.close()
 
@@ -155,3 +163,12 @@ class Datapath:
         for metric in self.metrics.dump():
             counts[metric.reason] = counts.get(metric.reason, 0) + metric.packets
         return counts
+
+    def listen(self, *types: EventType) -> Self:
+        """Let the programs send events of these types; none is all of them."""
+        self.events_wanted.set(types or tuple(EventType))
+        return self
+
+    def events(self) -> list[Event]:
+        """Return what the programs have told since the last call."""
+        return [event.read(record) for record in self.ring.read(1 << 16)]

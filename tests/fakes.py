@@ -211,7 +211,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         self.kernel = kernel
         self.node: loader_pb2.NodeConfig | None = None
         self.watching = 0
-        self._watchers: set[asyncio.Queue[loader_pb2.WatchLinksResponse | None]] = set()
+        self.watchers: set[asyncio.Queue[loader_pb2.WatchLinksResponse | None]] = set()
 
     async def stop(self) -> None:
         """Stop at once."""
@@ -224,7 +224,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         gone = loader_pb2.WatchLinksResponse(
             host_ifname=link.host_ifname, host_ifindex=link.host_ifindex, attachment=link.attachment
         )
-        for watcher in self._watchers:
+        for watcher in self.watchers:
             watcher.put_nowait(gone)
 
     async def ConfigureNode(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
@@ -283,12 +283,17 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
     async def WatchLinks(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802 - as above
         """Tell of links that go (B5)."""
         watcher: asyncio.Queue[loader_pb2.WatchLinksResponse | None] = asyncio.Queue()
-        self._watchers.add(watcher)
+        self.watchers.add(watcher)
         try:
             while (message := await watcher.get()) is not None:
                 yield message
         finally:
-            self._watchers.discard(watcher)
+            self.watchers.discard(watcher)
+
+    async def WatchEvents(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802 - as above
+        """Nothing happens to packets here."""
+        for nothing in tuple[loader_pb2.WatchEventsResponse]():
+            yield nothing
 
     async def RegenerateEndpoint(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Put a datapath in force."""

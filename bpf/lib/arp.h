@@ -6,7 +6,10 @@
  */
 #pragma once
 
-#include "drop.h"
+#include "packet.h"
+
+#undef THIS_FILE
+#define THIS_FILE SOURCE_ARP
 
 /* Spelled out here because <linux/if_arp.h> drags in the C library's socket headers. */
 #define ARP_HARDWARE_ETHERNET 1
@@ -35,13 +38,11 @@ static __always_inline bool arp_is_ethernet_ipv4(const struct arp_ipv4 *arp)
 static __always_inline int arp_answer(struct __sk_buff *skb, struct ethhdr *eth,
 				      struct arp_ipv4 *arp)
 {
-	const struct mac_address pod = pod_mac, host = host_mac;
-
-	mac_write(eth->h_dest, &pod);
-	mac_write(eth->h_source, &host);
+	mac_write(eth->h_dest, &pod_mac);
+	mac_write(eth->h_source, &host_mac);
 	arp->operation = bpf_htons(ARP_REPLY);
-	mac_write(arp->target_mac, &pod);
-	mac_write(arp->sender_mac, &host);
+	mac_write(arp->target_mac, &pod_mac);
+	mac_write(arp->sender_mac, &host_mac);
 	*word_at(arp->target_ip) = endpoint_ipv4;
 	*word_at(arp->sender_ip) = gateway_ipv4;
 	return answer_pod(skb);
@@ -55,23 +56,23 @@ static __always_inline int arp_from_container(struct __sk_buff *skb)
 	__be32 sender_ip, target_ip;
 
 	if (!endpoint_ipv4)
-		return -DROP_UNKNOWN_L3;
+		return refused(DROP_UNKNOWN_L3);
 	if ((void *)(arp + 1) > packet_end(skb) || !arp_is_ethernet_ipv4(arp))
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	sender_ip = *word_at(arp->sender_ip);
 	target_ip = *word_at(arp->target_ip);
 	if (!mac_equal(arp->sender_mac, &pod_mac))
-		return -DROP_ARP_SENDER;
+		return refused(DROP_ARP_SENDER);
 	/* Address conflict detection (RFC 5227) asks with no sender address, announcements name
 	 * one's own as target. */
 	if (!sender_ip || target_ip == endpoint_ipv4)
-		return -DROP_LINK_LOCAL_NOISE;
+		return refused(DROP_LINK_LOCAL_NOISE);
 	if (sender_ip != endpoint_ipv4)
-		return -DROP_ARP_SENDER;
+		return refused(DROP_ARP_SENDER);
 	if (arp->operation == bpf_htons(ARP_REPLY))
 		return TC_ACT_OK;
 	if (arp->operation != bpf_htons(ARP_REQUEST) || target_ip != gateway_ipv4)
-		return -DROP_ARP_TARGET;
+		return refused(DROP_ARP_TARGET);
 	return arp_answer(skb, eth, arp);
 #else
 	return TC_ACT_OK;

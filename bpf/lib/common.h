@@ -3,8 +3,8 @@
  * What every header of the datapath stands on: the kernel's types, the conventions for verdicts,
  * and access to packet headers.
  *
- * Verdicts: a function that decides over a packet returns a TC action (>= 0) or a negated `enum
- * drop_reason`. Only the programs themselves turn a reason into a counter and TC_ACT_SHOT.
+ * Verdicts: a function that decides over a packet returns a TC action (>= 0) or a refusal (< 0,
+ * refusal.h). Only the programs themselves make a drop of it, drop.h.
  */
 #pragma once
 
@@ -26,6 +26,10 @@
 
 #define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
+
+/* Keys of arrays. Not on the stack: what is there in some of the ways that meet keeps the verifier
+ * from seeing them as one. */
+const __u32 numbers[] = {0, 1, 2, 3};
 
 /* Reserved identities, numbered as Cilium numbers them; workloads begin at 256. */
 #define IDENTITY_ANY   0
@@ -56,9 +60,7 @@ static __always_inline __u32 *word_at(const void *octets)
 	return (__u32 *)octets;
 }
 
-/* The same for eight octets; GCC's attribute, because whoever declared the memory had words in
- * mind.
- */
+/* The same for eight octets. may_alias: whoever declared that memory had other types in mind. */
 typedef __u64 __attribute__((may_alias)) quad;
 
 static __always_inline const volatile quad *quads_at(const volatile void *octets)
@@ -80,7 +82,7 @@ static __always_inline bool mac_equal(const __u8 *octets, const volatile struct 
 	return !((*word_at(octets) ^ mac->first4) | (*(__u16 *)(octets + 4) ^ mac->last2));
 }
 
-static __always_inline void mac_write(__u8 *octets, const struct mac_address *mac)
+static __always_inline void mac_write(__u8 *octets, const volatile struct mac_address *mac)
 {
 	*word_at(octets) = mac->first4;
 	*(__u16 *)(octets + 4) = mac->last2;

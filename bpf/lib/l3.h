@@ -10,8 +10,10 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-#include "drop.h"
 #include "packet.h"
+
+#undef THIS_FILE
+#define THIS_FILE SOURCE_L3
 
 /* RFC 1141: the TTL is the high byte of its checksum word, so one less there is 0x0100 more here.
  */
@@ -35,7 +37,7 @@ static __always_inline int l3_deliver(struct __sk_buff *skb, struct packet *pack
 	struct iphdr *ip4 = (void *)(eth + 1);
 
 	if ((void *)(ip4 + 1) > packet_end(skb))
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (ip6->hop_limit <= 1)
 			return TC_ACT_OK;
@@ -47,11 +49,11 @@ static __always_inline int l3_deliver(struct __sk_buff *skb, struct packet *pack
 	}
 	mac_write(eth->h_dest, &to->pod_mac);
 	mac_write(eth->h_source, &to->host_mac);
-	packet->source_identity = endpoint_identity;
+	packet->peer_id = endpoint_id;
 #ifdef ENABLE_DEBUG
 	bpf_printk("podlane: endpoint %d sends %d bytes to endpoint %d", endpoint_id, skb->len,
 		   to->lxc_id);
 #endif
 	bpf_tail_call(skb, &podlane_call_policy, to->lxc_id);
-	return -DROP_ENDPOINT_NOT_READY;
+	return refused(DROP_ENDPOINT_NOT_READY);
 }

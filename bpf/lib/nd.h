@@ -6,8 +6,11 @@
  */
 #pragma once
 
-#include "drop.h"
+#include "packet.h"
 #include "parse.h"
+
+#undef THIS_FILE
+#define THIS_FILE SOURCE_ND
 
 #define ND_ROUTER_SOLICITATION	   133
 #define ND_NEIGHBOUR_SOLICITATION  135
@@ -48,20 +51,19 @@ static __always_inline bool nd_is(const struct packet *packet)
 static __always_inline void nd_write_answer(struct ethhdr *eth, struct ipv6hdr *ip6,
 					    struct nd_message *message)
 {
-	const struct mac_address pod = pod_mac, host = host_mac;
 	__u64 sum;
 
-	mac_write(eth->h_dest, &pod);
-	mac_write(eth->h_source, &host);
+	mac_write(eth->h_dest, &pod_mac);
+	mac_write(eth->h_source, &host_mac);
 	ip6->payload_len = bpf_htons(sizeof(*message));
-	ip6->daddr = ip6->saddr;
-	ip6->saddr = message->target;
+	copy_16_octets(&ip6->daddr, &ip6->saddr);
+	copy_16_octets(&ip6->saddr, &message->target);
 	message->type = ND_NEIGHBOUR_ADVERTISEMENT;
 	message->checksum = 0;
 	message->flags = bpf_htonl(ND_FLAGS_SOLICITED_OVERRIDE);
 	message->option_type = ND_OPTION_TARGET_LINK_ADDRESS;
 	message->option_length = 1;
-	mac_write(message->option_mac, &host);
+	mac_write(message->option_mac, &host_mac);
 	/* RFC 8200, 8.1: over addresses, length, protocol and message, which lie in a row. */
 	sum = bpf_csum_diff(NULL, 0, (__be32 *)&ip6->saddr,
 			    2 * sizeof(ip6->saddr) + sizeof(*message),
@@ -78,13 +80,13 @@ static __always_inline int nd_answer(struct __sk_buff *skb)
 
 	/* A solicitation may come without the option that the answer has. */
 	if (bpf_skb_change_tail(skb, PACKET_LOOKED_AT, 0))
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	bpf_skb_pull_data(skb, PACKET_LOOKED_AT);
 	eth = packet_data(skb);
 	ip6 = (void *)(eth + 1);
 	message = (void *)(ip6 + 1);
 	if ((void *)(message + 1) > packet_end(skb))
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	nd_write_answer(eth, ip6, message);
 	return answer_pod(skb);
 }
@@ -99,16 +101,17 @@ static __always_inline int nd_from_container(struct __sk_buff *skb, const struct
 	/* No routers live here, and asking under no address is duplicate address detection. */
 	if (packet->l4.icmp_type - ND_NEIGHBOUR_SOLICITATION > 1U ||
 	    ipv6_is_unspecified(&packet->source))
-		return -DROP_LINK_LOCAL_NOISE;
+		return refused(DROP_LINK_LOCAL_NOISE);
 	if ((void *)&message->option_type > packet_end(skb) ||
 	    (ip6->hop_limit ^ ND_HOP_LIMIT) | message->code)
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	if (!ipv6_is_link_local(&packet->source) && !ipv6_equal(&packet->source, &endpoint_ipv6))
-		return -DROP_ND_SENDER;
+		return refused(DROP_ND_SENDER);
 	if (packet->l4.icmp_type == ND_NEIGHBOUR_ADVERTISEMENT)
-		return ipv6_equal(&message->target, &endpoint_ipv6) ? TC_ACT_OK : -DROP_ND_SENDER;
+		return ipv6_equal(&message->target, &endpoint_ipv6) ? TC_ACT_OK
+								    : refused(DROP_ND_SENDER);
 	if (!ipv6_equal(&message->target, &gateway_ipv6))
-		return -DROP_ND_TARGET;
+		return refused(DROP_ND_TARGET);
 	return nd_answer(skb);
 #else
 	return TC_ACT_OK;

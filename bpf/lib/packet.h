@@ -15,6 +15,7 @@
 
 #include "endpoint_config.h"
 #include "endpoints.h"
+#include "refusal.h"
 
 /* The first bytes of any transport header. */
 struct l4_header {
@@ -35,16 +36,77 @@ struct l4_header {
 	__u8 window[2]; /* only so that 16 octets can be copied in two goes */
 };
 
+struct ipv6_extension {
+	__u8 nexthdr;
+	/* In 8 bytes, less the first 8. Reserved in a fragment header, which is 8 bytes long. */
+	__u8 length;
+	__be16 fragment;
+	__u8 data[4];
+};
+
+enum event_type {
+	EVENT_DROP = 1,
+	EVENT_TRACE = 2,
+	EVENT_POLICY_VERDICT = 3,
+} __attribute__((packed));
+
+#define EVENT_TYPES 4
+
+/* How many records one CPU has sent of a type in the current window, and all that it couldn't. */
+struct event_meter {
+	__u64 window;
+	__u64 sent;
+	__u64 lost;
+};
+
+/* Points of a packet's way that are told of. */
+enum trace_point {
+	TRACE_FROM_ENDPOINT = 1,
+	TRACE_FROM_STACK = 2,
+	TRACE_TO_ENDPOINT = 3,
+	TRACE_TO_STACK = 4,
+} __attribute__((packed));
+
+/* What drops are counted by. */
+struct metrics_key {
+	/* Whose programs look at the packet. */
+	__u16 endpoint_id;
+	enum drop_reason reason;
+	enum traffic_direction direction;
+};
+
+struct policy_key {
+	/* Of what follows, in bits. */
+	__u32 prefix_length;
+	__u32 identity;
+	enum traffic_direction direction;
+	__u8 protocol;
+	/* Network byte order, so that a prefix of its bits is a range of ports. */
+	__be16 port;
+};
+
 struct packet {
-	/* As keys of podlane_endpoints. */
+	/* When an event was sent: nanoseconds since boot. */
+	__u64 time;
+	struct metrics_key where;
+	enum event_type event;
+	/* Of a trace. */
+	enum trace_point point;
+	/* The endpoint of this node at the other end, 0 when there is none. */
+	__u16 peer_id;
+	/* With the Ethernet header. */
+	__u32 length;
+	/* Security identities; 0: not known. */
+	__u32 source_identity;
+	__u32 destination_identity;
+	/* Of a refusal. */
+	__u16 line;
+	enum source_file file;
+	/* Whether ports, or type and code, were found. */
+	__u8 has_ports;
+	/* As keys of podlane_endpoints. The source's family is 0 while nothing was read. */
 	struct endpoint_key source;
 	struct endpoint_key destination;
-	/* Where podlane_endpoints leads; lxc_id is 0 when not to a pod of this node. */
-	struct endpoint_value to;
-	/* Security identity of who sent it. */
-	__u32 source_identity;
-	/* Whose programs look at it. */
-	__u16 endpoint_id;
 	/* Network byte order, 0 when the packet hasn't got them. ICMP: the identifier of an echo,
 	 * and the type. */
 	__be16 source_port;
@@ -52,15 +114,31 @@ struct packet {
 	__u8 protocol;
 	/* TCP: its flags. ICMP: the code. */
 	__u8 flags;
-	/* Whether ports, or type and code, were found. */
-	__u8 has_ports;
 	/* Sent to the pod by the node's stack, not by another pod's program. */
 	__u8 from_stack;
-	__u16 reserved;
+	__u8 reserved;
+
+	/* So far it is the record of an event (events.h). */
+
+	/* Where podlane_endpoints leads; lxc_id is 0 when not to a pod of this node. */
+	struct endpoint_value to;
 	/* Where the transport header is; L4_NOWHERE in fragments after the first. */
 	__u32 l4_offset;
 	struct l4_header l4;
+	struct ipv6_extension extension;
+	struct policy_key policy_key;
+	/* What was decided: a TC action or a refusal. */
+	__s32 verdict;
+	/* Sent to a group on the link layer. */
+	__u8 to_group;
+	__u8 padding[7];
+
+	/* What outlasts the packet. */
+
+	struct event_meter meters[EVENT_TYPES];
 };
+
+#define EVENT_SIZE offsetof(struct packet, to)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -72,7 +150,16 @@ struct {
 /* Where the packet under way is written down; never NULL, which the verifier doesn't know. */
 static __always_inline struct packet *packet_here(void)
 {
-	const __u32 only = 0;
+	return bpf_map_lookup_elem(&podlane_packet, &numbers[0]);
+}
 
-	return bpf_map_lookup_elem(&podlane_packet, &only);
+/* Forgets the packet before; what the parser sets in any case stays. */
+static __always_inline void packet_begin(struct packet *packet, enum traffic_direction direction)
+{
+	packet->where.endpoint_id = endpoint_id;
+	packet->where.direction = direction;
+	packet->peer_id = 0;
+	packet->source_identity = 0;
+	packet->destination_identity = 0;
+	packet->source.family = 0;
 }

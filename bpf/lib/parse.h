@@ -19,14 +19,18 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-#include "drop.h"
 #include "packet.h"
+
+#undef THIS_FILE
+#define THIS_FILE SOURCE_PARSE
 
 #define IPV4_FRAGMENT_OFFSET 0x1fff
 #define IPV6_FRAGMENT_OFFSET 0xfff8
 
 /* Behind the longest chain of extensions; a mask, for that is a bound that the verifier sees. */
 #define L4_OFFSET_MAX 0x3fff
+/* No transport header that has ports, or a type, is shorter. */
+#define L4_SHORTEST 8
 /* Beyond the end of any packet: what is loaded from there is zeros and an error. */
 #define L4_NOWHERE 0xffffffff
 
@@ -59,7 +63,7 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 
 	/* Version 4, and a length of five words or more. */
 	if ((void *)(ip4 + 1) > packet_end(skb) || *(__u8 *)ip4 - 0x45U > 10)
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	endpoint_key_ipv4(&packet->source, ip4->saddr);
 	endpoint_key_ipv4(&packet->destination, ip4->daddr);
 	packet->protocol = ip4->protocol;
@@ -67,14 +71,6 @@ static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *pack
 			    -not_zero(ip4->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET));
 	return 0;
 }
-
-struct ipv6_extension {
-	__u8 nexthdr;
-	/* In 8 bytes, less the first 8. Reserved in a fragment header, which is 8 bytes long. */
-	__u8 length;
-	__be16 fragment;
-	__u8 data[4];
-};
 
 /* A place in the chain of headers, and what is there. */
 struct ipv6_walk {
@@ -84,17 +80,17 @@ struct ipv6_walk {
 };
 
 /* Steps over the extension header at walk->offset. What the packet hasn't got reads as zeros. */
-static __always_inline void ipv6_step(struct __sk_buff *skb, struct ipv6_walk *walk)
+static __always_inline void ipv6_step(struct __sk_buff *skb, struct ipv6_walk *walk,
+				      struct ipv6_extension *extension)
 {
-	struct ipv6_extension extension;
 	__u64 later_fragment;
 
-	bpf_skb_load_bytes(skb, walk->offset, &extension, sizeof(extension));
-	later_fragment = not_zero(extension.fragment & bpf_htons(IPV6_FRAGMENT_OFFSET)) &
+	bpf_skb_load_bytes(skb, walk->offset, extension, sizeof(*extension));
+	later_fragment = not_zero(extension->fragment & bpf_htons(IPV6_FRAGMENT_OFFSET)) &
 			 walk->kind / KIND_FRAGMENT;
-	walk->offset += sizeof(extension) + extension.length * (walk->kind & KIND_LENGTH);
+	walk->offset += sizeof(*extension) + extension->length * (walk->kind & KIND_LENGTH);
 	walk->offset |= -later_fragment;
-	walk->protocol = extension.nexthdr;
+	walk->protocol = extension->nexthdr;
 	walk->kind = protocol_kinds[walk->protocol];
 	barrier_var(walk->kind);
 	walk->kind &= later_fragment - 1; /* behind its header there is data */
@@ -106,22 +102,22 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 	struct ipv6_walk walk = {.offset = ETH_HLEN + sizeof(*ip6)};
 
 	if ((void *)(ip6 + 1) > packet_end(skb) || ip6->version != 6)
-		return -DROP_INVALID_PACKET;
+		return refused(DROP_INVALID_PACKET);
 	endpoint_key_ipv6(&packet->source, &ip6->saddr);
 	endpoint_key_ipv6(&packet->destination, &ip6->daddr);
 	walk.protocol = ip6->nexthdr;
 	walk.kind = protocol_kinds[walk.protocol];
 	if (unlikely(walk.kind & KIND_EXTENSION)) {
-		ipv6_step(skb, &walk);
+		ipv6_step(skb, &walk, &packet->extension);
 		if (walk.kind & KIND_EXTENSION)
-			ipv6_step(skb, &walk);
+			ipv6_step(skb, &walk, &packet->extension);
 		if (walk.kind & KIND_EXTENSION)
-			ipv6_step(skb, &walk);
+			ipv6_step(skb, &walk, &packet->extension);
 		/* More than three in one packet is somebody hiding. Behind the end all is zeros,
 		 * which says "one more". */
 		if (walk.kind & KIND_EXTENSION)
-			return walk.offset < skb->len ? -DROP_IPV6_EXTENSIONS
-						      : -DROP_INVALID_PACKET;
+			return walk.offset < skb->len ? refused(DROP_IPV6_EXTENSIONS)
+						      : refused(DROP_INVALID_PACKET);
 	}
 	packet->protocol = walk.protocol;
 	packet->l4_offset = walk.offset;
@@ -142,9 +138,7 @@ static __always_inline long parse_l4_header(struct __sk_buff *skb, struct packet
 	}
 	error = bpf_skb_load_bytes(skb, offset, &packet->l4, sizeof(packet->l4));
 	if (error)
-		error = bpf_skb_load_bytes(skb, offset, &packet->l4, 8);
-	if (error)
-		error = bpf_skb_load_bytes(skb, offset, &packet->l4, 4);
+		error = bpf_skb_load_bytes(skb, offset, &packet->l4, L4_SHORTEST);
 	return error;
 }
 
@@ -164,21 +158,16 @@ static __always_inline void parse_l4(struct __sk_buff *skb, struct packet *packe
 	}
 }
 
-static __always_inline bool is_ip(const struct __sk_buff *skb)
-{
-	return skb->protocol == bpf_htons(ETH_P_IP) || skb->protocol == bpf_htons(ETH_P_IPV6);
-}
-
 /* Parses a packet of a family that the endpoint has an address of. Returns 0 or a negated
  * drop_reason. */
 static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 {
-	int verdict = -DROP_UNKNOWN_L3;
+	int verdict = refused(DROP_UNKNOWN_L3);
 
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (endpoint_has_ipv6())
 			verdict = parse_ipv6(skb, packet);
-	} else if (endpoint_ipv4) {
+	} else if (endpoint_ipv4 && skb->protocol == bpf_htons(ETH_P_IP)) {
 		verdict = parse_ipv4(skb, packet);
 	}
 	if (verdict)

@@ -14,18 +14,11 @@
  */
 #pragma once
 
-#include "drop.h"
+#include "events.h"
 #include "packet.h"
 
-struct policy_key {
-	/* Of what follows, in bits. */
-	__u32 prefix_length;
-	__u32 identity;
-	enum traffic_direction direction;
-	__u8 protocol;
-	/* Network byte order, so that a prefix of its bits is a range of ports. */
-	__be16 port;
-};
+#undef THIS_FILE
+#define THIS_FILE SOURCE_POLICY
 
 /* Identity and direction (40 bits) are exact in every entry; a port fixes 0 to 16 bits of its own.
  */
@@ -52,7 +45,7 @@ struct {
 	__type(value, struct policy_value);
 } podlane_policy SEC(".maps");
 
-static __always_inline __u32 policy_lookup(struct __sk_buff *skb, const struct policy_key *key)
+static __always_inline __u64 policy_lookup(struct __sk_buff *skb, const struct policy_key *key)
 {
 	struct policy_value *rule = bpf_map_lookup_elem(&podlane_policy, key);
 
@@ -65,24 +58,40 @@ static __always_inline __u32 policy_lookup(struct __sk_buff *skb, const struct p
 	return rule->flags;
 }
 
-/* Returns 0 when the packet may pass between the endpoint and `peer`, or a negated drop_reason. */
-static __always_inline int policy_check(struct __sk_buff *skb, const struct packet *packet,
-					__u32 peer, enum traffic_direction direction)
+/* Whether the packet may pass between the endpoint and `peer`: 0, or a refusal. */
+static __always_inline int policy_check(struct __sk_buff *skb, struct packet *packet, __u32 peer)
 {
-	struct policy_key key = {
-		.prefix_length = POLICY_PREFIX_PROTOCOL + packet->has_ports * POLICY_PREFIX_PORT,
-		.identity = peer,
-		.direction = direction,
-		.protocol = packet->protocol,
-		.port = packet->destination_port,
-	};
-	__u32 flags = policy_lookup(skb, &key);
+	struct policy_key *key = &packet->policy_key;
+	__u64 flags;
 
-	key.identity = IDENTITY_ANY;
-	flags |= policy_lookup(skb, &key);
+	key->prefix_length = POLICY_PREFIX_PROTOCOL + packet->has_ports * POLICY_PREFIX_PORT;
+	key->identity = peer;
+	key->direction = packet->where.direction;
+	key->protocol = packet->protocol;
+	key->port = packet->destination_port;
+	flags = policy_lookup(skb, key);
+
+	key->identity = IDENTITY_ANY;
+	flags |= policy_lookup(skb, key);
 	if (likely(flags == POLICY_FLAG_ALLOW))
 		return 0;
 	if (flags & POLICY_FLAG_DENY)
-		return -DROP_POLICY_DENY;
-	return packet->has_ports ? -DROP_POLICY : -DROP_PORTS_MISSING;
+		return refused(DROP_POLICY_DENY);
+	return packet->has_ports ? refused(DROP_POLICY) : refused(DROP_PORTS_MISSING);
+}
+
+/* Decides, and tells of it. */
+static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *packet, __u32 peer)
+{
+	int verdict = policy_check(skb, packet, peer);
+
+#ifdef ENABLE_POLICY_VERDICT
+	packet->verdict = verdict;
+	packet->where.reason = -verdict; /* 0: allowed */
+	barrier();
+	event_send(skb, packet, EVENT_POLICY_VERDICT);
+	return packet->verdict;
+#else
+	return verdict;
+#endif
 }

@@ -6,7 +6,7 @@ have gRPC codes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,14 +67,25 @@ class Peer:
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
 
-    async def stream(self, method: Any, request: Any) -> AsyncIterator[Any]:
-        """Call a server-streaming method; it ends when the service ends it, or raises as `call` does."""
+    async def stream(
+        self, method: Any, request: Any, *, begun: Callable[[], None] = lambda: None
+    ) -> AsyncIterator[Any]:
+        """Call a server-streaming method; it ends when the service ends it, or raises as `call` does. `begun` is called
+        when the service has sent its header, which it may do before there is a message.
+        """
         await self._ready(self._wait)
+        call = method(request, metadata=_metadata())
         try:
-            async for message in method(request, metadata=_metadata()):
+            await call.initial_metadata()
+            begun()
+            async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from None
+        finally:
+            # A generator that is closed between two messages would leave the call to the collector, and its service
+            # with a listener that hears nothing.
+            call.cancel()
 
     async def _ready(self, timeout: float) -> None:
         channel = self.channel

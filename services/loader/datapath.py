@@ -53,7 +53,9 @@ class Datapath:
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
         self.metrics: maps.Metrics
-        self._packet: maps.Packet
+        self.packet: maps.Packet
+        self.event_ring: maps.EventRing
+        self.events_wanted: maps.EventsWanted
 
     async def start(self) -> None:
         """Mount the bpffs if need be; open the pinned maps or create them. Raises FailedPrecondition naming a
@@ -67,7 +69,9 @@ class Datapath:
             self.endpoints = self._open(maps.Endpoints)
             self.call_policy = self._open(maps.CallPolicy)
             self.metrics = self._open(maps.Metrics)
-            self._packet = self._open(maps.Packet)
+            self.packet = self._open(maps.Packet)
+            self.event_ring = self._open(maps.EventRing)
+            self.events_wanted = self._open(maps.EventsWanted)
 
     def _open(self, kind: type[M]) -> M:
         opened = kind.open(self._pins.map(kind.name), SIZES)
@@ -81,7 +85,15 @@ class Datapath:
     @property
     def shared(self) -> Mapping[str, Fd]:
         """The shared maps as a program load takes them."""
-        return {one.name: one.fd for one in (self.endpoints, self.call_policy, self.metrics, self._packet)}
+        shared = (
+            self.endpoints,
+            self.call_policy,
+            self.metrics,
+            self.packet,
+            self.event_ring,
+            self.events_wanted,
+        )
+        return {one.name: one.fd for one in shared}
 
     def policy(self, id_: int) -> maps.Policy:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""

@@ -30,6 +30,15 @@ OPTIONS: Mapping[str, Option] = {
     "policy-accounting": Option(
         "ENABLE_POLICY_ACCOUNTING", default=False, text="Count packets and bytes in each policy entry"
     ),
+    "drop-notify": Option(
+        "ENABLE_DROP_NOTIFY",
+        default=True,
+        text="Tell listeners of each dropped packet, with its reason and its source line",
+    ),
+    "trace": Option("ENABLE_TRACE", default=False, text="Tell listeners of each packet at the points of its way"),
+    "policy-verdict": Option(
+        "ENABLE_POLICY_VERDICT", default=False, text="Tell listeners of each verdict of policy, also when it allows"
+    ),
 }
 
 # Entries; what each map is for stands in the sample.
@@ -38,6 +47,8 @@ SIZES: Mapping[str, int] = {
     "CALL_POLICY_MAP_SIZE": 65536,
     "POLICY_MAP_SIZE": 16384,
     "METRICS_MAP_SIZE": 65536,
+    "EVENTS_RING_SIZE": 1 << 20,
+    "EVENTS_BURST": 256,
 }
 
 

@@ -51,6 +51,7 @@ class MapType(IntEnum):
     PERCPU_HASH = 5
     PERCPU_ARRAY = 6
     LPM_TRIE = 11
+    RINGBUF = 27
 
 
 class AttachType(IntEnum):

@@ -1,4 +1,4 @@
-"""The ABI that libbpf.py and libbpf_objects.py share: libbpf.so.1 opened and declared, descriptors, errors.
+"""The ABI that libbpf.py and its two other parts share: libbpf.so.1 opened and declared, descriptors, errors.
 
 Nobody else imports it. libbpf.so.1 is bound by hand (1.1 is enough) because importing bcc costs 63 MB and a compiler.
 Structures are those of <bpf/bpf.h> and <bpf/libbpf.h>; each begins with its own size, by which newer libraries know
@@ -147,6 +147,9 @@ _PROTOTYPES: dict[str, tuple[object, ...]] = {  # name: result, arguments
     "bpf_link_create": (_int, _int, _int, _int, _ptr),
     "bpf_link_update": (_int, _int, _int, _ptr),
     "bpf_link_detach": (_int, _int),
+    "ring_buffer__new": (_ptr, _int, _ptr, _ptr, _ptr),
+    "ring_buffer__consume": (_int, _ptr),
+    "ring_buffer__free": (None, _ptr),
     "libbpf_num_possible_cpus": (_int,),
     "libbpf_set_print": (_ptr, _ptr),
     "bpf_object__open_mem": (_ptr, _str, _size, _ptr),

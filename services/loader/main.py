@@ -20,6 +20,7 @@ from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
+from services.loader.events import Events
 from services.loader.host import Host
 from services.loader.links import Links
 from services.loader.metrics import TemplateCounts
@@ -55,8 +56,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     node = NodeConfigurer(state, NodeSide(worker), datapath, templates, loader)
     kernel = Kernel(datapath, attachers, Host(worker, lambda: node.config.gateways), blocking)
     links = Links(state.root / "links", worker, node.mtu)
+    events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    servicer = LoaderServicer(Parts(node, links, regenerator, datapath, blocking, shielded))
+    servicer = LoaderServicer(Parts(node, links, regenerator, datapath, events, blocking, shielded))
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
 
@@ -95,10 +97,12 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         Hook(prepare_the_usual_shape),
         node,
         links,
+        Hook(events.start),
         shielded,
         exporter,
         server,
-        Hook(lambda: server.serving(ready=True)),
+        # Streams of events have no end of their own: the server would wait for them.
+        Hook(lambda: server.serving(ready=True), events.stop),
     )
 
 

@@ -6,6 +6,8 @@ Shared by all endpoints of the node, created once and pinned, so that programs a
     podlane_call_policy   endpoint id → policy program CallPolicy
     podlane_metrics       drops                        Metrics
     podlane_packet        the packet under way         Packet      per CPU, the programs' own memory
+    podlane_events        what happened to packets     EventRing   read by events.py
+    podlane_events_wanted types that have listeners    EventsWanted
 
 Of one endpoint, pinned beside them: podlane_policy, its rules (Policy).
 
@@ -21,7 +23,8 @@ from typing import Self
 
 from services.common.errors import Exhausted, FailedPrecondition
 from services.common.model import Address
-from services.loader import layout, libbpf
+from services.loader import event, layout, libbpf
+from services.loader.event import EventType
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
 from services.loader.libbpf import NO_PREALLOC, BpfError, Fd, MapInfo, MapType
 from services.loader.model import PolicyEntry
@@ -32,6 +35,8 @@ CALL_POLICY = "podlane_call_policy"
 POLICY = "podlane_policy"
 METRICS = "podlane_metrics"
 PACKET = "podlane_packet"
+EVENTS = "podlane_events"
+EVENTS_WANTED = "podlane_events_wanted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,9 @@ DEFINITIONS: Mapping[str, Definition] = {
             "METRICS_MAP_SIZE",
             NO_PREALLOC,
         ),
-        Definition(PACKET, MapType.PERCPU_ARRAY, layout.SLOT.size, layout.PACKET.size),
+        Definition(PACKET, MapType.PERCPU_ARRAY, layout.SLOT.size, event.PACKET.size),
+        Definition(EVENTS, MapType.RINGBUF, 0, 0, "EVENTS_RING_SIZE"),
+        Definition(EVENTS_WANTED, MapType.ARRAY, layout.SLOT.size, layout.SLOT.size),
     )
 }
 
@@ -282,7 +289,36 @@ class Metrics(BpfMap):
         return libbpf.map_entries(self.fd, layout.METRICS_KEY.size, size)
 
 
+_ONLY = layout.SLOT.pack(0)
+
+
 class Packet(BpfMap):
     """What the programs know of the packet under way: held open so that all of them share one."""
 
     name = PACKET
+
+    def lost(self) -> dict[EventType, int]:
+        """Return how many events of each type were not sent since the map was made."""
+        size = event.PACKET.size * libbpf.possible_cpus()
+        return event.lost_by_type(libbpf.map_lookup(self.fd, _ONLY, size) or b"")
+
+
+class EventRing(BpfMap):
+    """The ring that events wait in; libbpf_ring.py reads it."""
+
+    name = EVENTS
+
+
+class EventsWanted(BpfMap):
+    """Which types of events the programs send."""
+
+    name = EVENTS_WANTED
+
+    def set(self, types: Iterable[EventType]) -> None:
+        """Want exactly these."""
+        libbpf.map_update(self.fd, _ONLY, layout.SLOT.pack(sum(1 << one for one in types)))
+
+    def get(self) -> frozenset[EventType]:
+        """Return what is wanted."""
+        (bits,) = layout.SLOT.unpack(libbpf.map_lookup(self.fd, _ONLY, layout.SLOT.size) or _ONLY)
+        return frozenset(one for one in EventType if bits >> one & 1)

@@ -14,10 +14,11 @@ from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.lifecycle import Shielded
-from services.loader import linkmessages, messages
+from services.loader import eventmessages, linkmessages, messages
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.dump import dump
+from services.loader.events import Events
 from services.loader.links import Links
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.regenerate import Regenerator
@@ -31,6 +32,7 @@ class Parts:
     links: Links
     regenerator: Regenerator
     datapath: Datapath
+    events: Events
     blocking: Blocking
     shielded: Shielded
 
@@ -133,3 +135,16 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         id_ = messages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
         entries = await self._parts.blocking.run(lambda: dump(self._parts.datapath, request.map, id_))
         return pb.DumpMapResponse(entries=map(messages.write_map_entry, entries))
+
+    async def WatchEvents(  # noqa: N802 - the name that grpc calls
+        self, request: pb.WatchEventsRequest, context: Any
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        """Stream what happens to packets."""
+        types = eventmessages.read_types(request.types, "types")
+        id_ = messages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
+        listener = self._parts.events.listen(types, id_)
+        async with contextlib.aclosing(self._parts.events.watch(listener)) as events:
+            await context.send_initial_metadata(())
+            clock = eventmessages.clock_offset()
+            async for one in events:
+                yield eventmessages.write_event(one, clock)

@@ -10,7 +10,7 @@ wait for one shape, one clang runs; a waiter that is cancelled leaves the others
 to all who waited and is forgotten, so that the next one tries again.
 
 Invariants: a directory appears by one rename, whole; an object that no longer has its recorded hash is compiled anew;
-every object was compared with `layout.py` before it is handed out.
+every object was compared with our layouts (layoutcheck.py) before it is handed out.
 
 Prebuilt objects let a node run without clang: `<prebuilt>/<key>/` holds the same files as a template, `key` being
 `compile.shape_key`. `prebuild` makes them.
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import Unavailable
-from services.loader import layout, objects
+from services.loader import layoutcheck, objects
 from services.loader.compile import (
     Compiler,
     compile_object,
@@ -198,7 +198,7 @@ def _found(directory: Path) -> Template | None:
 
 def _template(ident: str, files: _Files, compile_us: int) -> Template:
     code, btf = objects.read(files.content, "bpf_lxc")
-    layout.check(btf, f"bpf_lxc of template {ident[:12]}")
+    layoutcheck.check(btf, f"bpf_lxc of template {ident[:12]}")
     return Template(ident, code, files.built, compile_us)
 
 

@@ -8,10 +8,12 @@ import pytest
 import structlog
 from podlane.ipam.v1 import ipam_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2_grpc
+from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
 from services.common import edge, errors
 from services.common.client import Peer
 from services.common.lifecycle import running
+from tests.fakes import FakeKernel, FakeLoader
 
 
 class Fake(ipam_pb2_grpc.IpamServiceServicer):
@@ -105,6 +107,25 @@ async def test_a_peer_that_hangs_costs_the_deadline_not_more(tmp_path: Path):
     async with running([server(tmp_path / "a.sock", fake), peer]):
         with pytest.raises(errors.DeadlineExceeded, match="podlane-ipam did not finish in time"):
             await list_pools(peer, 0.2)
+
+
+async def test_a_stream_that_is_closed_between_two_messages_ends_at_the_service(tmp_path: Path):
+    loader, peer = FakeLoader(tmp_path / "a.sock", FakeKernel()), Peer("loader", tmp_path / "a.sock", 5.0)
+    async with running([loader, peer]):
+        stub: Any = loader_pb2_grpc.LoaderServiceStub(peer.channel)
+        stream: Any = peer.stream(stub.WatchLinks, loader_pb2.WatchLinksRequest())
+        first = asyncio.ensure_future(anext(stream))
+        async with asyncio.timeout(10):
+            while not loader.watchers:
+                await asyncio.sleep(0.01)
+            for name in ("lxc1", "lxc2"):
+                next(iter(loader.watchers)).put_nowait(loader_pb2.WatchLinksResponse(host_ifname=name))
+            assert (await first).host_ifname == "lxc1"
+
+            await stream.aclose()
+
+            while loader.watchers:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_peer_that_is_not_started_is_a_bug():

@@ -1,4 +1,4 @@
-"""layout.py against the C declarations, through the BTF that clang writes. Needs clang, no privileges."""
+"""Our layouts against the C declarations, through the BTF that clang writes. Needs clang, no privileges."""
 
 import io
 import shutil
@@ -9,7 +9,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from services.common.errors import Internal
-from services.loader import layout
+from services.loader import layoutcheck
 from services.loader.btf import Btf
 from services.loader.compile import Compiler, arguments
 
@@ -27,19 +27,24 @@ def btf_of(sources: Path, source: str) -> Btf:
 
 @pytest.mark.parametrize("source", ["bpf_alignchecker.c", "bpf_lxc.c"])
 def test_python_and_c_agree_about_every_struct_and_enum(source: str) -> None:
-    assert layout.differences(btf_of(BPF, source)) == []
+    assert layoutcheck.differences(btf_of(BPF, source)) == []
 
 
 @pytest.mark.parametrize(
     ("header", "old", "new", "words"),
     [
-        ("policy.h", "__u8 protocol;", "__u16 protocol;", "struct policy_key is 16 bytes"),
+        ("packet.h", "direction;\n\t__u8 protocol;", "direction;\n\t__u16 protocol;", "struct policy_key is 16 bytes"),
         ("policy.h", "__u32 flags;\n\t__u32 reserved;", "__u32 reserved;\n\t__u32 flags;", "struct policy_value"),
         ("endpoints.h", "__u16 lxc_id;", "__u32 lxc_id;", "struct endpoint_value is 32 bytes"),
         ("endpoints.h", "__u32 family;", "__u64 family;", "struct endpoint_key is 24 bytes"),
-        ("drop.h", "__u16 endpoint_id;", "__u32 endpoint_id;", "struct metrics_key is 8 bytes"),
-        ("drop.h", "DROP_POLICY = 133", "DROP_POLICY = 131", "DROP_POLICY=131"),
-        ("drop.h", "DROP_ARP_TARGET = 2,", "DROP_ARP_TARGET = 2, DROP_NEW = 99,", "DROP_NEW=99"),
+        ("packet.h", "__u16 endpoint_id;", "__u32 endpoint_id;", "struct metrics_key is 8 bytes"),
+        ("refusal.h", "DROP_POLICY = 133", "DROP_POLICY = 131", "DROP_POLICY=131"),
+        ("refusal.h", "DROP_ARP_TARGET = 2,", "DROP_ARP_TARGET = 2, DROP_NEW = 99,", "DROP_NEW=99"),
+        ("refusal.h", "SOURCE_ARP = 2", "SOURCE_ARP = 9", "SOURCE_ARP=9"),
+        ("packet.h", "__u16 peer_id;", "__u32 peer_id;", "struct packet is 264 bytes"),
+        ("packet.h", "__u64 lost;", "__u32 lost;", "struct event_meter"),
+        ("packet.h", "EVENT_TRACE = 2", "EVENT_TRACE = 4", "EVENT_TRACE=4"),
+        ("packet.h", "TRACE_TO_STACK = 4,", "TRACE_TO_STACK = 4, TRACE_LOST = 5,", "TRACE_LOST=5"),
     ],
 )
 def test_a_change_in_c_alone_is_found(tmp_path: Path, header: str, old: str, new: str, words: str) -> None:
@@ -50,7 +55,7 @@ def test_a_change_in_c_alone_is_found(tmp_path: Path, header: str, old: str, new
     (sources / "lib" / header).write_text(text.replace(old, new))
 
     with pytest.raises(Internal, match="doesn't fit this loader") as caught:
-        layout.check(btf_of(sources, "bpf_alignchecker.c"), "bpf_alignchecker")
+        layoutcheck.check(btf_of(sources, "bpf_alignchecker.c"), "bpf_alignchecker")
 
     assert words in str(caught.value)
 

@@ -174,8 +174,16 @@ def test_other_neighbour_discovery_is_dropped_by_name(datapath: Datapath, packet
 
 def test_a_solicitation_that_ends_in_its_target_is_invalid(datapath: Datapath) -> None:
     whole = bytes(SOLICITED / solicitation())
-    lengths = range(58, len(whole))
+    lengths = range(62, len(whole))
     for length in lengths:
         datapath.send(whole[:length])
 
     assert datapath.drops() == {"invalid packet": len(lengths)}
+
+
+def test_less_than_the_shortest_icmp_message_has_no_type_and_goes_by_its_address(datapath: Datapath) -> None:
+    whole = bytes(SOLICITED / solicitation())
+    for length in range(55, 62):
+        assert datapath.send(whole[:length]).verdict == SHOT
+
+    assert datapath.drops() == {"link local noise": 7}

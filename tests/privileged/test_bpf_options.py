@@ -1,4 +1,4 @@
-"""Every switch of ep_config.h changes what it says and nothing else; all combinations load."""
+"""Every switch of ep_config.h changes what it says and nothing else; any two of them, and all but one, load."""
 
 import contextlib
 import itertools
@@ -41,10 +41,16 @@ STRANGER = IP(src=WORLD_V4, dst=PEER_V4) / TCP(dport=80)
 STRANGER6 = IPv6(src="2001:db8::9", dst=PEER_V6) / TCP(dport=80)
 
 
-@pytest.mark.parametrize(
-    "turned", list(itertools.chain.from_iterable(itertools.combinations(headers.OPTIONS, n) for n in range(5)))
-)
-def test_every_combination_of_switches_is_accepted_by_the_verifier(turned: tuple[str, ...]) -> None:
+ALL = tuple(headers.OPTIONS)
+COMBINATIONS = [
+    *itertools.chain.from_iterable(itertools.combinations(ALL, n) for n in range(3)),
+    *itertools.combinations(ALL, len(ALL) - 1),
+    ALL,
+]
+
+
+@pytest.mark.parametrize("turned", COMBINATIONS, ids=lambda turned: "+".join(turned) or "none")
+def test_combinations_of_switches_are_accepted_by_the_verifier(turned: tuple[str, ...]) -> None:
     with Datapath(compiled(*turned)) as datapath:
         datapath.allow_all()
         assert [datapath.send(ETHER / packet).verdict for packet in (WEB, WEB6)] == [REDIRECT, REDIRECT]

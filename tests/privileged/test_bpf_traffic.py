@@ -270,4 +270,4 @@ def test_an_empty_slot_keeps_the_stack_out(pair: Pair, node: Netns) -> None:
     pair.call_policy.clear(pair.b.id)
 
     assert node.command("ping", "-c", "1", "-W", "0.2", pair.b.v4, check=False).returncode != 0
-    assert pair.drops(pair.b) == {"endpoint not ready": 1}
+    assert pair.drops(pair.b).keys() == {"endpoint not ready"}

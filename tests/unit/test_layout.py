@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument
-from services.loader import layout
-from services.loader.layout import DropReason, EndpointEntry
+from services.loader import layout, refusal
+from services.loader.layout import EndpointEntry
 from services.loader.model import Direction, PolicyEntry
+from services.loader.refusal import DropReason
 
 MACS = st.binary(min_size=6, max_size=6)
 
@@ -88,8 +89,8 @@ def test_counters_are_summed_over_the_cpus() -> None:
 
 
 def test_reasons_are_words_and_unknown_ones_keep_their_number() -> None:
-    assert layout.reason_text(203) == "endpoint not ready"
-    assert layout.reason_text(99) == "reason 99"
+    assert refusal.reason_text(203) == "endpoint not ready"
+    assert refusal.reason_text(99) == "reason 99"
 
 
 def test_constants_of_a_missing_family_are_zero() -> None:

@@ -73,6 +73,69 @@ TRAFFIC_DIRECTION_EGRESS: TrafficDirection.ValueType  # 2
 """Out of the pod."""
 Global___TrafficDirection: _TypeAlias = TrafficDirection  # noqa: Y015
 
+class _EventType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_TYPE_UNSPECIFIED: _EventType.ValueType  # 0
+    """Not set."""
+    EVENT_TYPE_DROP: _EventType.ValueType  # 1
+    """A dropped packet. Sent where `drop-notify` is on, which is the default."""
+    EVENT_TYPE_TRACE: _EventType.ValueType  # 2
+    """A packet at a point of its way. Sent where `trace` is on."""
+    EVENT_TYPE_POLICY_VERDICT: _EventType.ValueType  # 3
+    """What policy decided. Sent where `policy-verdict` is on."""
+
+class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
+    """── events ──
+
+    What an event is about.
+    """
+
+EVENT_TYPE_UNSPECIFIED: EventType.ValueType  # 0
+"""Not set."""
+EVENT_TYPE_DROP: EventType.ValueType  # 1
+"""A dropped packet. Sent where `drop-notify` is on, which is the default."""
+EVENT_TYPE_TRACE: EventType.ValueType  # 2
+"""A packet at a point of its way. Sent where `trace` is on."""
+EVENT_TYPE_POLICY_VERDICT: EventType.ValueType  # 3
+"""What policy decided. Sent where `policy-verdict` is on."""
+Global___EventType: _TypeAlias = EventType  # noqa: Y015
+
+class _TracePoint:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TracePointEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TracePoint.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRACE_POINT_UNSPECIFIED: _TracePoint.ValueType  # 0
+    """Not set."""
+    TRACE_POINT_FROM_ENDPOINT: _TracePoint.ValueType  # 1
+    """The pod has sent it."""
+    TRACE_POINT_FROM_STACK: _TracePoint.ValueType  # 2
+    """The node's stack has sent it to the pod."""
+    TRACE_POINT_TO_ENDPOINT: _TracePoint.ValueType  # 3
+    """It is delivered to the pod."""
+    TRACE_POINT_TO_STACK: _TracePoint.ValueType  # 4
+    """It goes up the node's stack: to the node, or away."""
+
+class TracePoint(_TracePoint, metaclass=_TracePointEnumTypeWrapper):
+    """Points of a packet's way."""
+
+TRACE_POINT_UNSPECIFIED: TracePoint.ValueType  # 0
+"""Not set."""
+TRACE_POINT_FROM_ENDPOINT: TracePoint.ValueType  # 1
+"""The pod has sent it."""
+TRACE_POINT_FROM_STACK: TracePoint.ValueType  # 2
+"""The node's stack has sent it to the pod."""
+TRACE_POINT_TO_ENDPOINT: TracePoint.ValueType  # 3
+"""It is delivered to the pod."""
+TRACE_POINT_TO_STACK: TracePoint.ValueType  # 4
+"""It goes up the node's stack: to the node, or away."""
+Global___TracePoint: _TypeAlias = TracePoint  # noqa: Y015
+
 @_typing.final
 class NodeConfig(_message.Message):
     """What all endpoints of a node share."""
@@ -1244,3 +1307,255 @@ class MetricsEntry(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MetricsEntry: _TypeAlias = MetricsEntry  # noqa: Y015
+
+@_typing.final
+class WatchEventsRequest(_message.Message):
+    """Asks for events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.int
+    """Only packets that this endpoint sends or receives, whoever's programs saw them; 0: all."""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[Global___EventType.ValueType]:
+        """Empty: all."""
+
+    def __init__(
+        self,
+        *,
+        types: _abc.Iterable[Global___EventType.ValueType] | None = ...,
+        endpoint_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class WatchEventsResponse(_message.Message):
+    """An event, or how many were lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    DROP_FIELD_NUMBER: _builtins.int
+    TRACE_FIELD_NUMBER: _builtins.int
+    POLICY_VERDICT_FIELD_NUMBER: _builtins.int
+    LOST_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    PACKET_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.int
+    """Whose programs saw the packet; 0 of lost events."""
+    direction: Global___TrafficDirection.ValueType
+    summary: _builtins.str
+    """All of it in one line, as `podlane monitor` prints it.
+    next field: 10
+    """
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def drop(self) -> Global___DropEvent: ...
+    @_builtins.property
+    def trace(self) -> Global___TraceEvent: ...
+    @_builtins.property
+    def policy_verdict(self) -> Global___PolicyVerdictEvent: ...
+    @_builtins.property
+    def lost(self) -> Global___LostEvents: ...
+    @_builtins.property
+    def packet(self) -> Global___EventPacket: ...
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        drop: Global___DropEvent | None = ...,
+        trace: Global___TraceEvent | None = ...,
+        policy_verdict: Global___PolicyVerdictEvent | None = ...,
+        lost: Global___LostEvents | None = ...,
+        endpoint_id: _builtins.int = ...,
+        direction: Global___TrafficDirection.ValueType = ...,
+        packet: Global___EventPacket | None = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "event", b"event", "lost", b"lost", "packet", b"packet", "policy_verdict", b"policy_verdict", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "drop", b"drop", "endpoint_id", b"endpoint_id", "event", b"event", "lost", b"lost", "packet", b"packet", "policy_verdict", b"policy_verdict", "summary", b"summary", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["drop", "trace", "policy_verdict", "lost"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchEventsResponse: _TypeAlias = WatchEventsResponse  # noqa: Y015
+
+@_typing.final
+class DropEvent(_message.Message):
+    """A dropped packet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """For example `invalid source ip`."""
+    source: _builtins.str
+    """Where that was decided, for example `bpf/lib/policy.h:85`."""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DropEvent: _TypeAlias = DropEvent  # noqa: Y015
+
+@_typing.final
+class TraceEvent(_message.Message):
+    """A packet on its way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINT_FIELD_NUMBER: _builtins.int
+    point: Global___TracePoint.ValueType
+    def __init__(
+        self,
+        *,
+        point: Global___TracePoint.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["point", b"point"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TraceEvent: _TypeAlias = TraceEvent  # noqa: Y015
+
+@_typing.final
+class PolicyVerdictEvent(_message.Message):
+    """What policy decided over a packet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    allowed: _builtins.bool
+    reason: _builtins.str
+    """Why not, as in DropEvent; empty when allowed."""
+    def __init__(
+        self,
+        *,
+        allowed: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyVerdictEvent: _TypeAlias = PolicyVerdictEvent  # noqa: Y015
+
+@_typing.final
+class LostEvents(_message.Message):
+    """Events that nobody gets."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    events: _builtins.int
+    type: Global___EventType.ValueType
+    """Not set: of any type."""
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        events: _builtins.int = ...,
+        type: Global___EventType.ValueType = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "reason", b"reason", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostEvents: _TypeAlias = LostEvents  # noqa: Y015
+
+@_typing.final
+class EventPacket(_message.Message):
+    """The packet of an event. What wasn't read before it was dropped is absent, empty or 0."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    SOURCE_IDENTITY_FIELD_NUMBER: _builtins.int
+    DESTINATION_IDENTITY_FIELD_NUMBER: _builtins.int
+    PEER_ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    SOURCE_PORT_FIELD_NUMBER: _builtins.int
+    DESTINATION_PORT_FIELD_NUMBER: _builtins.int
+    TCP_FLAGS_FIELD_NUMBER: _builtins.int
+    ICMP_TYPE_FIELD_NUMBER: _builtins.int
+    ICMP_CODE_FIELD_NUMBER: _builtins.int
+    LENGTH_FIELD_NUMBER: _builtins.int
+    source_identity: _builtins.int
+    """Security identities; 0: not known yet."""
+    destination_identity: _builtins.int
+    peer_endpoint_id: _builtins.int
+    """The endpoint of this node at the other end; 0: there is none."""
+    protocol: _builtins.str
+    """For example `TCP`, or `protocol 50`."""
+    source_port: _builtins.int
+    """Of protocols that have ports."""
+    destination_port: _builtins.int
+    icmp_type: _builtins.int
+    """Of ICMP and ICMPv6."""
+    icmp_code: _builtins.int
+    length: _builtins.int
+    """Bytes, with the Ethernet header.
+    next field: 13
+    """
+    @_builtins.property
+    def source(self) -> _types_pb2.IpAddress: ...
+    @_builtins.property
+    def destination(self) -> _types_pb2.IpAddress: ...
+    @_builtins.property
+    def tcp_flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For example `SYN`."""
+
+    def __init__(
+        self,
+        *,
+        source: _types_pb2.IpAddress | None = ...,
+        destination: _types_pb2.IpAddress | None = ...,
+        source_identity: _builtins.int = ...,
+        destination_identity: _builtins.int = ...,
+        peer_endpoint_id: _builtins.int = ...,
+        protocol: _builtins.str = ...,
+        source_port: _builtins.int = ...,
+        destination_port: _builtins.int = ...,
+        tcp_flags: _abc.Iterable[_builtins.str] | None = ...,
+        icmp_type: _builtins.int = ...,
+        icmp_code: _builtins.int = ...,
+        length: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "destination_identity", b"destination_identity", "destination_port", b"destination_port", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type", "length", b"length", "peer_endpoint_id", b"peer_endpoint_id", "protocol", b"protocol", "source", b"source", "source_identity", b"source_identity", "source_port", b"source_port", "tcp_flags", b"tcp_flags"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventPacket: _TypeAlias = EventPacket  # noqa: Y015

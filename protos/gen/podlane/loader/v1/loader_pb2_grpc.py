@@ -85,6 +85,11 @@ class LoaderServiceStub:
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapRequest.SerializeToString,
                 response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapResponse.FromString,
                 _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/podlane.loader.v1.LoaderService/WatchEvents',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
 
 
 class LoaderServiceServicer:
@@ -169,6 +174,14 @@ class LoaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchEvents(self, request, context):
+        """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
+        it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LoaderServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -221,6 +234,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.DumpMap,
                     request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapRequest.FromString,
                     response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -494,6 +512,33 @@ class LoaderService:
             '/podlane.loader.v1.LoaderService/DumpMap',
             podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapRequest.SerializeToString,
             podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/WatchEvents',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,6 +65,10 @@ class LoaderServiceStub:
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
     DumpMap: _grpc.UnaryUnaryMultiCallable[_loader_pb2.DumpMapRequest, _loader_pb2.DumpMapResponse]
     """The entries of one map, decoded."""
+    WatchEvents: _grpc.UnaryStreamMultiCallable[_loader_pb2.WatchEventsRequest, _loader_pb2.WatchEventsResponse]
+    """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
+    it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
+    """
 
 @_typing.type_check_only
 class LoaderServiceAsyncStub(LoaderServiceStub):
@@ -103,6 +107,10 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
     DumpMap: _aio.UnaryUnaryMultiCallable[_loader_pb2.DumpMapRequest, _loader_pb2.DumpMapResponse]  # type: ignore[assignment]
     """The entries of one map, decoded."""
+    WatchEvents: _aio.UnaryStreamMultiCallable[_loader_pb2.WatchEventsRequest, _loader_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
+    it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
+    """
 
 class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     """The loader makes the kernel look as it is told. Every call is idempotent; what the kernel already has is kept."""
@@ -198,5 +206,15 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_loader_pb2.DumpMapResponse, _abc.Awaitable[_loader_pb2.DumpMapResponse]]:
         """The entries of one map, decoded."""
+
+    @_abc_1.abstractmethod
+    def WatchEvents(
+        self,
+        request: _loader_pb2.WatchEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_loader_pb2.WatchEventsResponse], _abc.AsyncIterator[_loader_pb2.WatchEventsResponse]]:
+        """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
+        it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
+        """
 
 def add_LoaderServiceServicer_to_server(servicer: LoaderServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

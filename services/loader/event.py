@@ -1,0 +1,206 @@
+"""What the datapath tells of packets: the records of `podlane_events` as values, and as one line. Pure.
+
+A record is the beginning of `struct packet` (bpf/lib/packet.h). What it doesn't know is 0: an identity before the peer
+was looked up, addresses when the packet was dropped before they were read.
+"""
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+
+from services.common.model import Address
+from services.loader import layout
+from services.loader.model import Direction
+from services.loader.refusal import place_text, reason_text
+
+RECORD = struct.Struct("=Q4sBBHIIIHBB20s20s2s2sBBBB")
+PACKET = struct.Struct(RECORD.format + "28sI16s8s12siB7s96s")
+METER = struct.Struct("=QQQ")
+
+# endpoint_id, event, peer_id where a record has them: what is looked at before anything else is.
+_KIND = struct.Struct("=8xH2xBxH")
+_METERS_OFFSET = PACKET.size - 4 * METER.size
+
+TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
+WITH_PORTS = frozenset({TCP, UDP, SCTP})
+_PROTOCOLS = {TCP: "TCP", UDP: "UDP", SCTP: "SCTP", ICMP: "ICMP", ICMPV6: "ICMPv6"}
+_TCP_FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
+_ECHO = {(ICMP, 8): "echo request", (ICMP, 0): "echo reply", (ICMPV6, 128): "echo request", (ICMPV6, 129): "echo reply"}
+_IDENTITIES = {0: "unknown", 1: "host", 2: "world", 5: "init"}
+
+
+class EventType(IntEnum):
+    """`enum event_type`, without its prefix; the numbers are the API's, too."""
+
+    DROP = 1
+    TRACE = 2
+    POLICY_VERDICT = 3
+
+
+class TracePoint(IntEnum):
+    """`enum trace_point`, without its prefix; the numbers are the API's, too."""
+
+    FROM_ENDPOINT = 1
+    FROM_STACK = 2
+    TO_ENDPOINT = 3
+    TO_STACK = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One record. `time` is in nanoseconds of the monotonic clock, `length` in bytes with the Ethernet header.
+
+    `reason` is a drop reason's number, of a verdict that allows 0; `point` is a trace's. `source` and `destination` are
+    None when the packet was dropped before they were read; `source_port` is an ICMP echo's identifier,
+    `destination_port` an ICMP type, `flags` TCP's flags or the ICMP code. `peer_id` is the endpoint of this node at the
+    other end, 0 when there is none.
+    """
+
+    time: int
+    type: EventType
+    endpoint_id: int
+    direction: Direction
+    reason: int
+    point: int
+    peer_id: int
+    length: int
+    source_identity: int
+    destination_identity: int
+    file: int
+    line: int
+    source: Address | None
+    destination: Address | None
+    protocol: int
+    has_ports: bool
+    source_port: int
+    destination_port: int
+    flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Events that somebody wanted and nobody gets: how many of which type (None: of any), and why."""
+
+    type: EventType | None
+    events: int
+    why: str
+
+
+def kind_of(record: bytes) -> tuple[int, int, int]:
+    """Return a record's type, its endpoint and its peer, which costs a tenth of `read`."""
+    endpoint_id, type_, peer_id = _KIND.unpack_from(record)
+    return type_, endpoint_id, peer_id
+
+
+def read(record: bytes) -> Event:
+    """Return what a record says."""
+    (
+        time,
+        where,
+        type_,
+        point,
+        peer_id,
+        length,
+        source_identity,
+        destination_identity,
+        line,
+        file,
+        has_ports,
+        source,
+        destination,
+        source_port,
+        destination_port,
+        protocol,
+        flags,
+        _,
+        _,
+    ) = RECORD.unpack_from(record)
+    endpoint_id, reason, direction = layout.METRICS_KEY.unpack(where)
+    known = any(layout.ENDPOINT_KEY.unpack(source)[1:])
+    return Event(
+        time=time,
+        type=EventType(type_),
+        endpoint_id=endpoint_id,
+        direction=Direction(direction),
+        reason=reason,
+        point=point,
+        peer_id=peer_id,
+        length=length,
+        source_identity=source_identity,
+        destination_identity=destination_identity,
+        file=file,
+        line=line,
+        source=layout.read_address(source) if known else None,
+        destination=layout.read_address(destination) if known else None,
+        protocol=protocol,
+        has_ports=bool(has_ports),
+        source_port=int.from_bytes(source_port, "big"),
+        destination_port=int.from_bytes(destination_port, "big"),
+        flags=flags,
+    )
+
+
+def lost_by_type(packets: bytes) -> dict[EventType, int]:
+    """Return how many records of each type were not sent, given the value of `podlane_packet` of every CPU."""
+    totals = dict.fromkeys(EventType, 0)
+    for start in range(0, len(packets), PACKET.size):
+        for type_ in EventType:
+            totals[type_] += METER.unpack_from(packets, start + _METERS_OFFSET + type_ * METER.size)[2]
+    return totals
+
+
+def protocol_name(protocol: int) -> str:
+    """Return a protocol as people call it, those without a name here by their number."""
+    return _PROTOCOLS.get(protocol, f"protocol {protocol}")
+
+
+def tcp_flags(event: Event) -> tuple[str, ...]:
+    """Return the names of a TCP segment's flags."""
+    if event.protocol != TCP:
+        return ()
+    return tuple(name for bit, name in enumerate(_TCP_FLAGS) if event.flags >> bit & 1)
+
+
+def describe(event: Event) -> str:
+    """Return an event in one line: what happened where, the identities, the packet."""
+    what = {
+        EventType.DROP: lambda: f"drop ({reason_text(event.reason)}) at {place_text(event.file, event.line)}",
+        EventType.TRACE: lambda: TracePoint(event.point).name.lower().replace("_", "-"),
+        EventType.POLICY_VERDICT: lambda: f"denied ({reason_text(event.reason)})" if event.reason else "allowed",
+    }[event.type]()
+    peer = f", peer {event.peer_id}" if event.peer_id else ""
+    who = f"endpoint {event.endpoint_id} {event.direction.name.lower()}{peer}"
+    identities = f"{identity_name(event.source_identity)} -> {identity_name(event.destination_identity)}"
+    return f"{what}: {who}, identity {identities}: {_packet(event)}"
+
+
+def identity_name(identity: int) -> str:
+    """Return a reserved identity's name, another one's number."""
+    return _IDENTITIES.get(identity, str(identity))
+
+
+def _packet(event: Event) -> str:
+    if event.source is None or event.destination is None:
+        return f"{event.length} bytes"
+    if event.has_ports and event.protocol in WITH_PORTS:
+        ends = (
+            f"{_with_port(event.source, event.source_port)} -> {_with_port(event.destination, event.destination_port)}"
+        )
+    else:
+        ends = f"{event.source} -> {event.destination}"
+    return f"{ends} {' '.join((protocol_name(event.protocol), *_details(event)))}, {event.length} bytes"
+
+
+def _with_port(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _details(event: Event) -> tuple[str, ...]:
+    if not event.has_ports:
+        return ("without ports",)
+    if event.protocol not in {ICMP, ICMPV6}:
+        return tcp_flags(event)
+    echo = _ECHO.get((event.protocol, event.destination_port))
+    if echo:
+        return (echo, f"id {event.source_port}")
+    return (f"type {event.destination_port} code {event.flags}",)

@@ -1,0 +1,192 @@
+"""Events: what the programs tell of packets, handed to whoever listens.
+
+    first listener   what is left in the ring from before goes ──► podlane_events_wanted says what to send
+    a record comes   the ring is readable ──► up to BATCH are read ──► each to the queues of those who want it
+    last listener    podlane_events_wanted is cleared: nothing is copied, nothing is read
+
+The ring is looked at PAUSE after it was read, not at once: the kernel wakes a reader for a record only when it had read
+all that came before, so a flood costs fifty wakeups a second and not one for each packet. What then doesn't fit is lost
+where it costs least: in the program (its own limit, the full ring), counted per type. Each listener hears of that, and
+of what it was itself too slow for.
+
+Invariants: a queue holds at most LONGEST events; a listener that is slow loses its own events only; no listener, no
+cost but one look at a map for each drop.
+
+After kill -9 the programs go on sending until the ring is full. The next loader clears that when it starts.
+"""
+
+import asyncio
+import struct
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from services.common import telemetry
+from services.common.errors import Unavailable
+from services.loader import event
+from services.loader.datapath import Datapath
+from services.loader.event import Event, EventType, Lost
+from services.loader.libbpf_ring import Ring
+
+BATCH = 128
+"""Records per reading: what the loop is busy with before it does something else, about 2 ms."""
+PAUSE = 0.02
+"""Seconds between two readings."""
+LONGEST = 4096
+"""Events that may wait for one listener."""
+_NOT_SENT = "more than a CPU may send (EVENTS_BURST) or than the ring holds (EVENTS_RING_SIZE)"
+_COUNT = 1.0  # seconds between two looks at what the programs have lost
+
+_log = telemetry.logger("events")
+
+
+@dataclass(eq=False)
+class Listener:
+    """Who wants which events, and what waits for it. `endpoint_id`: at either end of the packet; 0: any."""
+
+    types: frozenset[EventType]
+    endpoint_id: int
+    waiting: deque[Event] = field(default_factory=deque)
+    lost: dict[EventType, int] = field(default_factory=dict)
+    missed: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: bool = False
+
+    def wants(self, type_: int, *ends: int) -> bool:
+        """Return whether an event is for this one, given the endpoints at both ends."""
+        return type_ in self.types and (not self.endpoint_id or self.endpoint_id in ends)
+
+    def put(self, one: Event) -> None:
+        """Let an event wait, or count it as missed."""
+        if len(self.waiting) >= LONGEST:
+            self.missed += 1
+        else:
+            self.waiting.append(one)
+        self.wake.set()
+
+    def take(self) -> list[Event | Lost]:
+        """Return what waits, and what is missing."""
+        found: list[Event | Lost] = [*self.waiting]
+        self.waiting.clear()
+        found += [Lost(type_, count, _NOT_SENT) for type_, count in self.lost.items()]
+        if self.missed:
+            found.append(Lost(None, self.missed, f"this reader was more than {LONGEST} events behind"))
+        self.lost, self.missed = {}, 0
+        self.wake.clear()
+        return found
+
+
+class Events:
+    """The ring's reader and its listeners. A component, started when the maps are open."""
+
+    def __init__(self, datapath: Datapath) -> None:
+        """Wire; nothing is read yet."""
+        self._datapath = datapath
+        self._listeners: set[Listener] = set()
+        self._ring: Ring | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._counter: asyncio.TimerHandle | None = None
+        self._lost: Mapping[EventType, int] = {}
+        self._stopped = False
+
+    async def start(self) -> None:
+        """Forget what a killed loader's listeners wanted."""
+        self._datapath.events_wanted.set(())
+
+    async def stop(self) -> None:
+        """End every stream, send and read no more."""
+        self._stopped = True
+        for listener in tuple(self._listeners):
+            listener.ended = True
+            listener.wake.set()
+        self._close()
+
+    def listen(self, types: Iterable[EventType], endpoint_id: int = 0) -> Listener:
+        """Add a listener from now on; `types` empty: all. `forget` it when done."""
+        listener = Listener(frozenset(types) or frozenset(EventType), endpoint_id)
+        if self._ring is None:
+            self._open()
+        self._listeners.add(listener)
+        self._want()
+        return listener
+
+    def forget(self, listener: Listener) -> None:
+        """Remove a listener; twice is harmless."""
+        self._listeners.discard(listener)
+        if self._listeners:
+            self._want()
+        else:
+            self._close()
+
+    async def watch(self, listener: Listener) -> AsyncGenerator[Event | Lost, None]:
+        """Yield a listener's events as they come, until the caller ends the iteration.
+
+        Raises Unavailable when the service ends.
+        """
+        try:
+            while not listener.ended:
+                await listener.wake.wait()
+                for one in listener.take():
+                    yield one
+        finally:
+            self.forget(listener)
+        raise Unavailable("the loader is stopping: watch again when it is back")
+
+    def _open(self) -> None:
+        ring = self._ring = Ring(self._datapath.event_ring.fd)
+        while ring.read(BATCH):
+            pass  # from before, when somebody else listened
+        self._lost = self._datapath.packet.lost()
+        self._listen()
+        self._count()
+
+    def _close(self) -> None:
+        if self._ring is None:
+            return
+        self._datapath.events_wanted.set(())
+        for timer in (self._timer, self._counter):
+            if timer is not None:
+                timer.cancel()
+        asyncio.get_running_loop().remove_reader(self._datapath.event_ring.fd.fileno())
+        self._ring.close()
+        self._ring = self._timer = self._counter = None
+
+    def _want(self) -> None:
+        self._datapath.events_wanted.set(frozenset().union(*(one.types for one in self._listeners)))
+
+    def _listen(self) -> None:
+        self._timer = None
+        asyncio.get_running_loop().add_reader(self._datapath.event_ring.fd.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._datapath.event_ring.fd.fileno())
+        self._timer = loop.call_later(PAUSE, self._listen)
+        if self._ring is not None:
+            for record in self._ring.read(BATCH):
+                self._hand_out(record)
+
+    def _hand_out(self, record: bytes) -> None:
+        try:
+            wanting = [one for one in self._listeners if one.wants(*event.kind_of(record))]
+            if not wanting:
+                return
+            one = event.read(record)
+        except (ValueError, struct.error, IndexError):
+            _log.warning("a record that this loader can't read", size=len(record), record=record[:16].hex())
+            return
+        for listener in wanting:
+            listener.put(one)
+
+    def _count(self) -> None:
+        """Tell the listeners what the programs have lost since the last look."""
+        self._counter = asyncio.get_running_loop().call_later(_COUNT, self._count)
+        before, self._lost = self._lost, self._datapath.packet.lost()
+        for type_, count in self._lost.items():
+            new = count - before[type_]
+            if not new:
+                continue
+            for listener in self._listeners:
+                if type_ in listener.types:
+                    listener.lost[type_] = listener.lost.get(type_, 0) + new
+                    listener.wake.set()
