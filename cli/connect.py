@@ -51,20 +51,20 @@ def controllers(settings: Settings) -> list[Service]:
     return [replace(one, stub=ControllerServiceStub) for one in (ipam(settings), loader(settings), endpoint(settings))]
 
 
-async def _ask(service: Service, method: str, request: Any) -> Any:
+async def _ask(service: Service, method: str, request: Any, timeout: float = _TIMEOUT) -> Any:
     from services.common.client import Peer
 
     peer = Peer(service.name, service.socket, _WAIT)
     await peer.start()
     try:
-        return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=_TIMEOUT)
+        return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=timeout)
     finally:
         await peer.stop()
 
 
-def ask(service: Service, method: str, request: Any) -> Any:
-    """Call `method` and return its reply. Raises the service's PodlaneError."""
-    return asyncio.run(_ask(service, method, request))
+def ask(service: Service, method: str, request: Any, timeout: float = _TIMEOUT) -> Any:
+    """Call `method` and return its reply; `timeout` in seconds. Raises the service's PodlaneError."""
+    return asyncio.run(_ask(service, method, request, timeout))
 
 
 def ask_each(services: Sequence[Service], method: str, request: Any) -> list[tuple[Service, Any]]:

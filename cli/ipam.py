@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from cli import garbage
 from cli.connect import ask, ask_all, ipam
 from cli.present import age, enum_name, output_option, plain, show_json, show_table
 from services.common.config import Settings
@@ -78,3 +79,22 @@ def list_pools(settings: Settings, output: str) -> None:
         for part in pool.ranges
     ]
     show_table(columns, rows, "no pools are configured")
+
+
+@group.command("audit")
+@click.option("--repair", is_flag=True, help="Release what leaked, claim what endpoints use.")
+@output_option
+@click.pass_context
+def audit(context: click.Context, repair: bool, output: str) -> None:
+    """Compare ipam's books with endpoints and links.
+
+    Shows addresses whose owner is gone, and endpoints whose addresses ipam does not hold for them. Exit code 1 when
+    there are any that were not repaired.
+
+    \b
+    Example: podlane ipam audit || podlane ipam audit --repair
+    """
+    findings = garbage.collect(context.obj, ("address",), dry_run=not repair)
+    garbage.show(findings, output, "ipam's books are right")
+    if any(garbage.is_open(finding) for finding in findings):
+        context.exit(1)

@@ -14,6 +14,7 @@ _NOUNS = {
     "cni": "install or remove the CNI plugin and its network configuration",
     "controllers": "what the services do by themselves, and what of it fails",
     "endpoint": "the pods' endpoints",
+    "gc": "find and remove what pods that are gone have left",
     "ipam": "addresses and pools",
     "monitor": "watch what happens to packets: drops, traces, verdicts of policy",
     "node": "start, stop and show the node's services",

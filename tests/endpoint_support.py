@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -123,6 +123,14 @@ class Client:
         )
         return list((await self.peer.call(self.stub.SetOptions, request, timeout=PATIENCE)).results)
 
+    async def collect(
+        self, *kinds: "pb.GarbageKind.ValueType", dry_run: bool = False, timeout: float = PATIENCE
+    ) -> list[pb.GarbageFinding]:
+        """CollectGarbage; without the link that the fake kernel has of nobody (B5)."""
+        request = pb.CollectGarbageRequest(kinds=kinds, dry_run=dry_run)
+        found = (await self.peer.call(self.stub.CollectGarbage, request, timeout=timeout)).findings
+        return [one for one in found if one.object != "link lxc0123456789ab"]
+
     async def serving(self) -> bool:
         """Whether health says SERVING."""
         stub: Any = health_pb2_grpc.HealthStub(self.peer.channel)
@@ -171,20 +179,21 @@ class Client:
 class Surroundings:
     """Directories, settings and the two fakes. `fakes` False: they are started by the test."""
 
-    def __init__(self, *, fakes: bool = True, peer_wait: float = 2.0) -> None:
-        """Choose names; entering makes everything."""
+    def __init__(self, *, fakes: bool = True, peer_wait: float = 2.0, gc_interval: float = 0.0) -> None:
+        """Choose names; entering makes everything. `gc_interval` 0: garbage is searched for only when asked."""
         # Not pytest's tmp_path: a Unix socket's path has 107 bytes.
         self.dir = Path(tempfile.mkdtemp(prefix="pl-", dir="/tmp"))
         self.file = self.dir / "podlane.toml"
         self.file.write_text(
             f'[node]\nname = "n1"\nrun_dir = "{self.dir}/run"\nlib_dir = "{self.dir}/lib"\nlog_format = "json"\n'
-            f"[endpoint]\npeer_wait_seconds = {peer_wait}\n"
+            f"[endpoint]\npeer_wait_seconds = {peer_wait}\ngc_interval_seconds = {gc_interval}\n"
         )
         self.settings = config.load(self.file, {})
         self.kernel = FakeKernel()
         self.loader = FakeLoader(self.settings.loader.socket, self.kernel)
         self.ipam = FakeIpam(self.settings.ipam.socket)
         self._fakes = fakes
+        self.components: Sequence[lifecycle.Component] = ()
 
     async def __aenter__(self) -> Self:
         """Start the fakes."""
@@ -218,7 +227,8 @@ class Surroundings:
     async def service(self, *, wait: bool = True) -> AsyncIterator[Client]:
         """Run the service in this process."""
         client = Client(self.settings.endpoint.socket)
-        async with lifecycle.running([*build(self.settings), client]):
+        self.components = build(self.settings)
+        async with lifecycle.running([*self.components, client]):
             if wait:
                 await client.until_serving()
             yield client

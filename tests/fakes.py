@@ -11,14 +11,20 @@ Two rules:
    B2  RegenerateEndpoint of a node that isn't configured is FAILED_PRECONDITION.
    B3  A repeated RegenerateEndpoint with nothing changed keeps the config hash; another generation changes it.
    B4  RemoveEndpoint is idempotent, and refuses a generation older than the one that holds the id.
-   B5  ListLinks lists what the kernel has now, lost links with ifindex 0 and links that nobody made without an
-       attachment; WatchLinks says when a link goes.
+   B5  ListLinks lists what the kernel has now, lost links with ifindex 0 and links without a record without an
+       attachment, but with the addresses of both ends; WatchLinks says when a link goes.
    B6  ListEndpointDatapaths says what the kernel has lost, with `reachable` false or a sentence.
    B7  Links and datapaths outlive the loader's process.
    B8  ConfirmAllocation is NOT_FOUND without a reservation, idempotent per endpoint, ALREADY_EXISTS for another one.
    B9  Released addresses can be asked for by name at once.
    B10 RegenerateEndpoint at level 1 loads programs only where that is needed, at level 2 always; it says why, and
        what it changed. A dry run touches nothing.
+   B12 ListLinks tells how long a link was not asked for, what has become of its namespace, and who lives in one that
+       has lost its name.
+   B13 DeleteLink refuses another index than the one that is meant, and a link that was asked for lately.
+   B14 A datapath without a record has neither attachment nor generation; RemoveEndpoint of `unrecorded` takes that
+       and refuses what has a record.
+   B15 ReleaseAddresses refuses what another endpoint than the one that is meant confirmed.
 
 Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after it,
 `calls` tells what was asked, and `reached` waits for it.
@@ -161,6 +167,15 @@ class FakeKernel:
     datapaths: dict[int, loader_pb2.EndpointDatapath] = field(default_factory=dict)
     programs: int = 100
     ifindexes: int = 10
+    seen: dict[Key, loader_pb2.LinkStatus] = field(default_factory=dict)
+
+    def status(self, link: loader_pb2.Link) -> loader_pb2.LinkStatus:
+        """Return a link with what a look into its pod finds (B12): unless a test says otherwise, all is well there."""
+        well = loader_pb2.LinkStatus(idle_seconds=3600, namespace=loader_pb2.NAMESPACE_STATE_THERE)
+        status = self.seen.get(key(link.attachment), well if link.host_ifindex else loader_pb2.LinkStatus())
+        return loader_pb2.LinkStatus(
+            link=link, idle_seconds=status.idle_seconds, namespace=status.namespace, processes=status.processes
+        )
 
     def add_link(self, attachment: Attachment) -> loader_pb2.Link:
         """Make a veth pair."""
@@ -175,6 +190,7 @@ class FakeKernel:
             mtu=1500,
             pod_ifindex=2,
             netns_inode=4026532000 + self.ifindexes,
+            up=True,
         )
         self.links[key(link.attachment)] = self.recorded[key(link.attachment)] = link
         return link
@@ -258,10 +274,17 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         """Delete a link."""
 
         def work() -> loader_pb2.DeleteLinkResponse:
-            deleted = key(request.attachment) in self.kernel.links
-            if deleted:
+            name = key(request.attachment)
+            link = self.kernel.links.get(name)
+            if link is not None and request.host_ifindex not in {0, link.host_ifindex}:  # B13
+                raise FailedPrecondition(f"{link.host_ifname} is another link by now")
+            recorded = self.kernel.recorded.get(name)
+            if recorded is not None and self.kernel.status(recorded).idle_seconds < request.idle_seconds:
+                raise FailedPrecondition(f"{recorded.host_ifname} was asked for lately")
+            if link is not None:
                 self.remove_link(wire.read_attachment(request.attachment, "attachment"))
-            return loader_pb2.DeleteLinkResponse(deleted=deleted)
+            self.kernel.recorded.pop(name, None)
+            return loader_pb2.DeleteLinkResponse(deleted=link is not None)
 
         return await self.script.run("DeleteLink", request, work)
 
@@ -275,8 +298,9 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         def work() -> loader_pb2.ListLinksResponse:
             links = self.kernel.listed()
             if request.HasField("attachment"):
-                links = [link for link in links if link.attachment == request.attachment]
-            return loader_pb2.ListLinksResponse(links=[loader_pb2.LinkStatus(link=link) for link in links])
+                name = wire.read_attachment(request.attachment, "attachment").host_ifname()
+                links = [link for link in links if link.host_ifname == name]
+            return loader_pb2.ListLinksResponse(links=map(self.kernel.status, links))
 
         return await self.script.run("ListLinks", request, work)
 
@@ -321,6 +345,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         datapath = loader_pb2.EndpointDatapath(
             id=wanted.id,
             generation=wanted.generation,
+            attachment=wanted.attachment,
             config_hash=hash_,
             programs=programs,
             host_ifname=wanted.host_ifname,
@@ -336,7 +361,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         )
 
     def _reason(self, request: Any, there: loader_pb2.EndpointDatapath | None, hash_: str) -> str:
-        """Why programs are loaded (B10)."""
+        """Why programs are loaded (B12)."""
         if there is None:
             return "the endpoint has no programs yet"
         if there.config_hash != hash_:
@@ -358,6 +383,8 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             there = self.kernel.datapaths.get(request.id)
             if there is not None and request.generation and there.generation > request.generation:
                 raise FailedPrecondition(f"endpoint {request.id} is of generation {there.generation}")
+            if there is not None and request.unrecorded and there.HasField("attachment"):  # B14
+                raise FailedPrecondition(f"endpoint {request.id} has a record")
             self.kernel.datapaths.pop(request.id, None)
             return loader_pb2.RemoveEndpointResponse(removed=there is not None)
 
@@ -400,6 +427,7 @@ class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
             pool="default",
             addresses=[self._assigned(ip) for ip in ips],
             state=ipam_pb2.ALLOCATION_STATE_RESERVED,
+            created=wire.write_time(float(self._next)),
         )
         self.held[key(allocation.owner)] = allocation
         return allocation
@@ -466,6 +494,9 @@ class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
         """Free what the owner holds."""
 
         def work() -> ipam_pb2.ReleaseAddressesResponse:
+            held = self.held.get(key(request.owner))
+            if held is not None and request.endpoint_id not in {0, held.endpoint_id}:  # B15
+                raise FailedPrecondition(f"endpoint {held.endpoint_id} holds them")
             return ipam_pb2.ReleaseAddressesResponse(released=self.held.pop(key(request.owner), None))
 
         return await self.script.run("ReleaseAddresses", request, work)

@@ -52,9 +52,9 @@ class Calls:
         reply: pb.ConfirmAllocationResponse = await self._call(self.stub.ConfirmAllocation, request)
         return reply.allocation
 
-    async def release(self, name: str) -> pb.ReleaseAddressesResponse:
-        """Release what a container holds."""
-        request = pb.ReleaseAddressesRequest(owner=attachment(name))
+    async def release(self, name: str, endpoint_id: int = 0) -> pb.ReleaseAddressesResponse:
+        """Release what a container holds, if need be only for one endpoint."""
+        request = pb.ReleaseAddressesRequest(owner=attachment(name), endpoint_id=endpoint_id)
         reply: pb.ReleaseAddressesResponse = await self._call(self.stub.ReleaseAddresses, request)
         return reply
 

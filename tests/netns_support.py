@@ -83,6 +83,11 @@ class Netns:
             os.close(self._fd)
             self._fd = None
 
+    def hide(self) -> None:
+        """Hold it by another descriptor only: what was its path leads nowhere any more, or to something else."""
+        before, self._fd = self.fd, os.dup(self.fd)
+        os.close(before)
+
     @property
     def fd(self) -> int:
         """The descriptor that holds it."""

@@ -118,6 +118,10 @@ class EndpointSettings:
     """From the end of a periodic regeneration of all endpoints to the next; it loads only what is needed."""
     publish_interval_seconds: float = 300.0
     """How often an endpoint's record in the kvstore is looked at although nothing has changed."""
+    gc_interval_seconds: float = 300.0
+    """From one search for what is left of pods that are gone to the next; 0: only when asked (`podlane gc`)."""
+    gc_grace_seconds: float = 120.0
+    """A link that was asked for less than this ago may be a pod's that is being started, and is never removed."""
     metrics_listen: str = _SOCKET
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/endpoint/metrics.sock."""

@@ -15,6 +15,7 @@ from services.common.errors import InvalidArgument
 from services.common.exporter import Exporter
 from services.common.kvstore.embedded import EmbeddedKvstore
 from services.common.metrics import Metrics
+from services.endpoint.gc import Collector
 from services.endpoint.manager import Manager, Parts
 from services.endpoint.metrics import States
 from services.endpoint.node import NodeKeeper, Readiness
@@ -48,7 +49,17 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     parts = Parts(store, loader, ipam, registry, publisher, watchers, readiness)
     manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
     operator = Operator(manager.registry, manager.regenerator, store, loader)
-    servicer = EndpointServicer(manager, operator)
+    own_controllers = controllers.Manager("endpoint-manager", registry)
+    collector = Collector(
+        manager,
+        loader,
+        ipam,
+        readiness=readiness,
+        controllers=own_controllers,
+        interval=endpoint.gc_interval_seconds,
+        grace=endpoint.gc_grace_seconds,
+    )
+    servicer = EndpointServicer(manager, operator, collector)
     metrics.watch(registry)
     metrics.registry.register(States(manager))
 
@@ -69,16 +80,15 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     )
 
     async def begin_controllers() -> None:
-        own = controllers.Manager("endpoint-manager", registry)
         interval = endpoint.regenerate_interval_seconds
-        own.update(
+        own_controllers.update(
             "endpoint-regenerate",
             Parameters(run=operator.regenerate_periodically, interval=interval, retry=False),
             delay=interval,
         )
 
     return (
-        *(database, ipam_peer, loader_peer, manager, operator, exporter, server, watchers, keeper),
+        *(database, ipam_peer, loader_peer, manager, operator, exporter, server, watchers, keeper, collector),
         lifecycle.Hook(begin_controllers),
     )
 
@@ -88,12 +98,15 @@ def _check(endpoint: EndpointSettings) -> None:
         raise InvalidArgument(f"[endpoint] queue_size: {endpoint.queue_size} is less than 1", key="queue_size")
     if endpoint.build_permits < 0:
         raise InvalidArgument(f"[endpoint] build_permits: {endpoint.build_permits} is negative", key="build_permits")
-    # Written so that TOML's nan fails too.
-    if not 0 <= endpoint.peer_wait_seconds <= 3600:
-        raise InvalidArgument(
-            f"[endpoint] peer_wait_seconds: {endpoint.peer_wait_seconds} is not between 0 and 3600",
-            key="peer_wait_seconds",
-        )
+    for key, longest in (
+        ("peer_wait_seconds", 3600),
+        ("gc_interval_seconds", _LONGEST),
+        ("gc_grace_seconds", _LONGEST),
+    ):
+        seconds = getattr(endpoint, key)
+        # Written so that TOML's nan fails too.
+        if not 0 <= seconds <= longest:
+            raise InvalidArgument(f"[endpoint] {key}: {seconds} is not between 0 and {longest}", key=key)
     for key in ("regenerate_interval_seconds", "publish_interval_seconds"):
         seconds = getattr(endpoint, key)
         if not 0 < seconds <= _LONGEST:

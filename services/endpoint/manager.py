@@ -13,6 +13,7 @@ Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,10 +132,9 @@ class Manager:
 
     def link_removed(self, removal: LinkRemoval) -> None:
         """Take down, in the background, the endpoint whose link the kernel reports gone."""
-        for managed in self.registry:
-            link = managed.endpoint.spec.link
-            if (link.host_ifname, link.host_ifindex) == (removal.host_ifname, removal.host_ifindex):
-                self._lost_link(managed)
+        managed = self.registry.linked(removal.host_ifname, removal.host_ifindex)
+        if managed is not None:
+            self._lost_link(managed)
 
     def dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
         """Take an endpoint down in the background, again and again until it succeeds: the controller `removal`.
@@ -173,6 +173,18 @@ class Manager:
     def busy(self, attachment: Attachment) -> bool:
         """Return whether something happens to an attachment right now."""
         return self._locks.busy(attachment)
+
+    def hold(self, attachment: Attachment) -> AbstractAsyncContextManager[None]:
+        """Keep everything else away from an attachment for the block."""
+        return self._locks.hold(attachment)
+
+    async def take_down(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
+        """Take an endpoint down, whose attachment is held. Raises Unavailable: then it stays, `disconnecting`."""
+        endpoint = managed.endpoint
+        _log.info("taking down", endpoint=endpoint.id, attachment=str(endpoint.spec.attachment), why=why)
+        if endpoint.state is not EndpointState.DISCONNECTING:
+            managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
+        await self._take_down(managed, addresses)
 
     async def _create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
         await self._readiness.wait()
@@ -270,8 +282,7 @@ class Manager:
         self.dispose(managed, Addresses.RELEASE, why)
 
     async def _dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
-        endpoint = managed.endpoint
-        attachment, link = endpoint.spec.attachment, endpoint.spec.link
+        attachment, link = managed.endpoint.spec.attachment, managed.endpoint.spec.link
         async with self._locks.hold(attachment):
             if self.registry.attached(attachment) is not managed:
                 return
@@ -282,10 +293,7 @@ class Manager:
                     return
                 # Another link is another ADD on its way, which has been told these addresses.
                 addresses = Addresses.GIVE_BACK if links else addresses
-            _log.info("taking down", endpoint=endpoint.id, attachment=str(attachment), why=why)
-            if managed.endpoint.state is not EndpointState.DISCONNECTING:
-                managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
-            await self._take_down(managed, addresses)
+            await self.take_down(managed, addresses, why)
 
     def _publish(self, changed: Endpoint) -> None:
         self._watchers.tell(Change.UPSERTED, changed)

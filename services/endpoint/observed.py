@@ -1,6 +1,7 @@
 """What the other services say: values as `peers.py` reads them, and what is told to them. Pure."""
 
 from dataclasses import dataclass
+from enum import IntEnum
 
 from services.common.model import Address, Attachment, Network, Phase
 from services.endpoint.model import Level, Link, Program
@@ -26,16 +27,20 @@ class PoolRange:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What ipam holds for an owner; `endpoint_id` 0: reserved, nobody has confirmed it."""
+    """What ipam holds for an owner, since `created` (epoch seconds); `endpoint_id` 0: reserved, not confirmed."""
 
     owner: Attachment
     addresses: tuple[Address, ...]
     endpoint_id: int
+    created: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Datapath:
-    """What the kernel and the loader's state directory hold for one endpoint."""
+    """What the kernel and the loader's state directory hold for one endpoint.
+
+    `attachment` None: the loader has no record of it, and the link is what its remains lead to, if that is there.
+    """
 
     id: int
     generation: int
@@ -45,6 +50,7 @@ class Datapath:
     reachable: bool
     programs: tuple[Program, ...]
     problems: tuple[str, ...] = ()
+    attachment: Attachment | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,45 @@ class Built:
     phases: tuple[Phase, ...]
     reason: str = ""
     changes: tuple[str, ...] = ()
+
+
+class Namespace(IntEnum):
+    """What has become of the namespace that a link was made for; the numbers are the API's."""
+
+    UNKNOWN = 0
+    THERE = 1
+    GONE = 2
+    """Nothing is at its path any more."""
+    OTHER = 3
+    """Something else is at its path."""
+
+    @classmethod
+    def _missing_(cls, _value: object) -> "Namespace":
+        """Return what nothing is concluded from, for what a newer loader may say."""
+        return cls.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """A link as the kernel and the loader's records have it.
+
+    `attachment` None: there is no record of it. `host_ifindex` 0: there is only a record. `idle` is the seconds since
+    it was last asked for. `processes` live where the pod's end is; told only when the namespace has lost its path.
+    """
+
+    attachment: Attachment | None
+    host_ifname: str
+    host_ifindex: int
+    netns_path: str
+    up: bool
+    idle: int
+    namespace: Namespace
+    processes: tuple[str, ...] = ()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether nothing can live behind it: its namespace has no name any more, and nobody in it."""
+        return self.namespace in {Namespace.GONE, Namespace.OTHER} and not self.processes
 
 
 @dataclass(frozen=True, slots=True)

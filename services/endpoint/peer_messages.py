@@ -8,8 +8,9 @@ from podlane.loader.v1 import loader_pb2
 
 from services.common import wire
 from services.common.errors import InvalidArgument
+from services.common.model import Attachment
 from services.endpoint.model import Endpoint, Level, Link, Program
-from services.endpoint.observed import Allocation, Built, Datapath, NodeConfig, PoolRange
+from services.endpoint.observed import Allocation, Built, Datapath, LinkState, Namespace, NodeConfig, PoolRange
 from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import PolicyEntry
 
@@ -18,8 +19,12 @@ FAMILIES = {4: types.IP_FAMILY_IPV4, 6: types.IP_FAMILY_IPV6}
 _LARGEST_INTEGER, _LARGEST_IFINDEX = 2**63 - 1, 2**31 - 1
 
 
-def read_link(message: loader_pb2.Link, field: str) -> Link:
-    """Return a link."""
+NOBODY = Attachment("", "", "")
+"""Whose a link is that the loader has no record of."""
+
+
+def read_link(message: loader_pb2.Link, field: str, *, recorded: bool = True) -> Link:
+    """Return a link; `recorded` False: its record may be lost."""
     if not 0 < message.host_ifindex <= _LARGEST_IFINDEX:
         raise InvalidArgument(f"{field}.host_ifindex: {message.host_ifindex} is no interface's", field=field)
     if message.netns_inode > _LARGEST_INTEGER:
@@ -27,7 +32,7 @@ def read_link(message: loader_pb2.Link, field: str) -> Link:
     if "\0" in message.netns_path:
         raise InvalidArgument(f"{field}.netns_path: a path has no NUL byte", field=field)
     return Link(
-        attachment=wire.read_attachment(message.attachment, f"{field}.attachment"),
+        attachment=_read_owner(message, f"{field}.attachment", recorded=recorded) or NOBODY,
         host_ifname=wire.check_ifname(message.host_ifname, f"{field}.host_ifname"),
         host_ifindex=message.host_ifindex,
         host_mac=wire.read_mac(message.host_mac, f"{field}.host_mac"),
@@ -127,7 +132,32 @@ def read_datapath(message: loader_pb2.EndpointDatapath) -> Datapath:
         reachable=message.reachable,
         programs=_read_programs(message.programs),
         problems=tuple(message.problems),
+        attachment=_read_owner(message, "datapath.attachment"),
     )
+
+
+def read_link_state(message: loader_pb2.LinkStatus) -> LinkState:
+    """Return a link as the kernel and the loader's records have it."""
+    link = message.link
+    return LinkState(
+        attachment=_read_owner(link, "links.link.attachment"),
+        host_ifname=link.host_ifname,
+        host_ifindex=link.host_ifindex,
+        netns_path=link.netns_path,
+        up=link.up,
+        idle=message.idle_seconds,
+        namespace=Namespace(message.namespace),
+        processes=tuple(message.processes),
+    )
+
+
+def _read_owner(
+    message: loader_pb2.Link | loader_pb2.EndpointDatapath, field: str, *, recorded: bool = False
+) -> Attachment | None:
+    """Return an attachment; without one None, where the loader may have no record."""
+    if not recorded and not message.attachment.container_id:
+        return None
+    return wire.read_attachment(message.attachment, field)
 
 
 def _read_programs(messages: Iterable[loader_pb2.Program]) -> tuple[Program, ...]:
@@ -151,4 +181,5 @@ def read_allocation(message: ipam_pb2.Allocation) -> Allocation:
             for index, one in enumerate(message.addresses)
         ),
         endpoint_id=message.endpoint_id,
+        created=wire.read_time(message.created),
     )

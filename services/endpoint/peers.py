@@ -20,7 +20,7 @@ from services.common.errors import FailedPrecondition, Internal, InvalidArgument
 from services.common.model import Address, Attachment, Pod
 from services.endpoint import peer_messages
 from services.endpoint.model import Endpoint, Level, Link
-from services.endpoint.observed import Allocation, Built, Datapath, LinkRemoval, NodeConfig, PoolRange
+from services.endpoint.observed import Allocation, Built, Datapath, LinkRemoval, LinkState, NodeConfig, PoolRange
 from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import PolicyEntry
 
@@ -50,11 +50,20 @@ class Loader(Protocol):
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """Take an endpoint's datapath down; False when there was none, or another generation's."""
 
-    async def datapaths(self, endpoint_id: int = 0) -> tuple[Datapath, ...]:
-        """Return what is in the kernel for one endpoint, or for all."""
+    async def remove_unrecorded(self, endpoint_id: int) -> bool:
+        """Remove what is left of a datapath that the loader has no record of; False when there is none, or it has."""
+
+    async def datapaths(self, endpoint_id: int = 0, *, slots: bool = False) -> tuple[Datapath, ...]:
+        """Return what is in the kernel for one endpoint, or for all; `slots`: see ListEndpointDatapathsRequest."""
 
     async def links(self, attachment: Attachment | None = None) -> tuple[Link, ...]:
-        """Return the podlane links of the kernel, of one attachment or all."""
+        """Return the podlane links of the kernel, of one attachment or all; of a lost record's nobody's."""
+
+    async def link_states(self, attachment: Attachment | None = None) -> tuple[LinkState, ...]:
+        """Return links and records of links, and what has become of their pods' namespaces."""
+
+    async def delete_link(self, attachment: Attachment, host_ifindex: int, idle: int = 0) -> bool:
+        """Delete a link; False when it was gone. Raises FailedPrecondition: see DeleteLinkRequest."""
 
     def removals(self) -> AsyncIterator[LinkRemoval]:
         """Yield each link that goes, until the loader does."""
@@ -72,8 +81,11 @@ class Ipam(Protocol):
     async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
         """Reserve exactly these addresses. Raises AlreadyExists, FailedPrecondition, InvalidArgument."""
 
-    async def release(self, owner: Attachment) -> None:
-        """Free all that the owner holds."""
+    async def release(self, owner: Attachment, endpoint_id: int = 0) -> bool:
+        """Free all that the owner holds; False when that is nothing.
+
+        With `endpoint_id` only what that endpoint confirmed: FailedPrecondition.
+        """
 
     async def allocations(self, owner: Attachment | None = None) -> tuple[Allocation, ...]:
         """Return what one owner, or every owner, holds."""
@@ -120,7 +132,13 @@ class LoaderPeer:
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """See Loader."""
-        request = loader_pb2.RemoveEndpointRequest(id=endpoint_id, generation=generation)
+        return await self._remove(loader_pb2.RemoveEndpointRequest(id=endpoint_id, generation=generation))
+
+    async def remove_unrecorded(self, endpoint_id: int) -> bool:
+        """See Loader."""
+        return await self._remove(loader_pb2.RemoveEndpointRequest(id=endpoint_id, unrecorded=True))
+
+    async def _remove(self, request: loader_pb2.RemoveEndpointRequest) -> bool:
         try:
             reply = await self._peer.call(self._stub.RemoveEndpoint, request, timeout=_CALL_SECONDS)
         except FailedPrecondition:
@@ -128,11 +146,12 @@ class LoaderPeer:
             return False
         return bool(reply.removed)
 
-    async def datapaths(self, endpoint_id: int = 0) -> tuple[Datapath, ...]:
+    async def datapaths(self, endpoint_id: int = 0, *, slots: bool = False) -> tuple[Datapath, ...]:
         """See Loader."""
-        request = loader_pb2.ListEndpointDatapathsRequest(id=endpoint_id)
+        request = loader_pb2.ListEndpointDatapathsRequest(id=endpoint_id, slots=slots)
         reply = await self._peer.call(self._stub.ListEndpointDatapaths, request, timeout=_CALL_SECONDS)
-        return tuple(map(peer_messages.read_datapath, reply.datapaths))
+        with _trusting("loader"):
+            return tuple(map(peer_messages.read_datapath, reply.datapaths))
 
     async def links(self, attachment: Attachment | None = None) -> tuple[Link, ...]:
         """See Loader."""
@@ -140,9 +159,25 @@ class LoaderPeer:
         request = loader_pb2.ListLinksRequest(attachment=asked)
         reply = await self._peer.call(self._stub.ListLinks, request, timeout=_CALL_SECONDS)
         with _trusting("loader"):
-            return tuple(
-                peer_messages.read_link(status.link, "links.link") for status in reply.links if _is_there(status.link)
-            )
+            # Index 0 is a record whose link the kernel has lost.
+            there = [status.link for status in reply.links if status.link.host_ifindex]
+            return tuple(peer_messages.read_link(link, "links.link", recorded=False) for link in there)
+
+    async def link_states(self, attachment: Attachment | None = None) -> tuple[LinkState, ...]:
+        """See Loader."""
+        asked = wire.write_attachment(attachment) if attachment is not None else None
+        request = loader_pb2.ListLinksRequest(attachment=asked, namespaces=True)
+        reply = await self._peer.call(self._stub.ListLinks, request, timeout=_CALL_SECONDS)
+        with _trusting("loader"):
+            return tuple(map(peer_messages.read_link_state, reply.links))
+
+    async def delete_link(self, attachment: Attachment, host_ifindex: int, idle: int = 0) -> bool:
+        """See Loader."""
+        request = loader_pb2.DeleteLinkRequest(
+            attachment=wire.write_attachment(attachment), host_ifindex=host_ifindex, idle_seconds=idle
+        )
+        reply = await self._peer.call(self._stub.DeleteLink, request, timeout=_CALL_SECONDS)
+        return bool(reply.deleted)
 
     async def removals(self) -> AsyncIterator[LinkRemoval]:
         """See Loader."""
@@ -187,10 +222,11 @@ class IpamPeer:
         with _trusting("ipam"):
             return peer_messages.read_allocation(reply.allocation)
 
-    async def release(self, owner: Attachment) -> None:
+    async def release(self, owner: Attachment, endpoint_id: int = 0) -> bool:
         """See Ipam."""
-        request = ipam_pb2.ReleaseAddressesRequest(owner=wire.write_attachment(owner))
-        await self._peer.call(self._stub.ReleaseAddresses, request, timeout=_CALL_SECONDS)
+        request = ipam_pb2.ReleaseAddressesRequest(owner=wire.write_attachment(owner), endpoint_id=endpoint_id)
+        reply = await self._peer.call(self._stub.ReleaseAddresses, request, timeout=_CALL_SECONDS)
+        return bool(reply.HasField("released"))
 
     async def allocations(self, owner: Attachment | None = None) -> tuple[Allocation, ...]:
         """See Ipam."""
@@ -211,14 +247,6 @@ class IpamPeer:
         ready = grpc.ChannelConnectivity.READY
         while channel.get_state() is ready:
             await channel.wait_for_state_change(ready)
-
-
-def _is_there(link: loader_pb2.Link) -> bool:
-    """Return whether a listed link is in the kernel and known to be an attachment's.
-
-    The loader also lists what it has a record of and the kernel has lost, and links of our name that it never made.
-    """
-    return bool(link.host_ifindex and link.attachment.container_id)
 
 
 @contextlib.contextmanager

@@ -31,13 +31,14 @@ class Selector:
 
 
 class Registry:
-    """Live endpoints by id, attachment, address and pod."""
+    """Live endpoints by id, attachment, address, link and pod."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._by_id: dict[int, ManagedEndpoint] = {}
         self._by_attachment: dict[Attachment, ManagedEndpoint] = {}
         self._by_address: dict[Address, ManagedEndpoint] = {}
+        self._by_link: dict[tuple[str, int], ManagedEndpoint] = {}
         self._by_pod: dict[tuple[str, str], list[ManagedEndpoint]] = {}
 
     def __len__(self) -> int:
@@ -66,6 +67,7 @@ class Registry:
         self._by_id[endpoint.id] = managed
         self._by_attachment[endpoint.spec.attachment] = managed
         self._by_address.update(dict.fromkeys(endpoint.spec.ips, managed))
+        self._by_link[_link(managed)] = managed
         if endpoint.spec.pod.name:
             self._by_pod.setdefault((endpoint.spec.pod.namespace, endpoint.spec.pod.name), []).append(managed)
 
@@ -78,6 +80,8 @@ class Registry:
         del self._by_attachment[endpoint.spec.attachment]
         for address in endpoint.spec.ips:
             del self._by_address[address]
+        if self.linked(*_link(managed)) is managed:
+            del self._by_link[_link(managed)]
         pod = (endpoint.spec.pod.namespace, endpoint.spec.pod.name)
         if pod in self._by_pod:
             self._by_pod[pod].remove(managed)
@@ -87,6 +91,10 @@ class Registry:
     def attached(self, attachment: Attachment) -> ManagedEndpoint | None:
         """Return the endpoint of an attachment."""
         return self._by_attachment.get(attachment)
+
+    def linked(self, host_ifname: str, host_ifindex: int) -> ManagedEndpoint | None:
+        """Return the endpoint that stands on a link."""
+        return self._by_link.get((host_ifname, host_ifindex))
 
     def find(self, selector: Selector) -> ManagedEndpoint | None:
         """Return the endpoint that is meant. Raises FailedPrecondition when a pod has several."""
@@ -115,3 +123,8 @@ class Registry:
             ids = ", ".join(str(managed.endpoint.id) for managed in found)
             raise FailedPrecondition(f"pod {pod} has {len(found)} endpoints ({ids}): name one by its id", ids=ids)
         return found[0] if found else None
+
+
+def _link(managed: ManagedEndpoint) -> tuple[str, int]:
+    link = managed.endpoint.spec.link
+    return link.host_ifname, link.host_ifindex

@@ -105,13 +105,14 @@ class _Seen:
 
     def __init__(self, datapaths: Sequence[Datapath], links: Sequence[Link], allocations: Sequence[Allocation]) -> None:
         self._datapaths: Mapping[int, Datapath] = {one.id: one for one in datapaths}
-        self._links: Mapping[Attachment, Link] = {one.attachment: one for one in links}
+        # By name: the loader may have lost the record that says whose a link is, and its pod runs on.
+        self._links: Mapping[str, Link] = {one.host_ifname: one for one in links}
         self._allocations: Mapping[Attachment, Allocation] = {one.owner: one for one in allocations}
 
     def of(self, managed: ManagedEndpoint) -> Observed:
         attachment = managed.endpoint.spec.attachment
         return Observed(
-            self._links.get(attachment),
+            self._links.get(attachment.host_ifname()),
             self._datapaths.get(managed.endpoint.id),
             self._allocations.get(attachment),
         )

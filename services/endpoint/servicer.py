@@ -9,7 +9,8 @@ from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.endpoint.v1 import endpoint_pb2_grpc
 
 from services.common.errors import InvalidArgument
-from services.endpoint import messages
+from services.endpoint import gcmessages, messages
+from services.endpoint.gc import Collector
 from services.endpoint.manager import Manager
 from services.endpoint.operate import Operator
 from services.endpoint.registry import Selector
@@ -22,10 +23,11 @@ _CHUNK = 100
 class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     """The RPCs of endpoint.proto."""
 
-    def __init__(self, manager: Manager, operator: Operator) -> None:
-        """Serve what `manager` and `operator` do."""
+    def __init__(self, manager: Manager, operator: Operator, collector: Collector) -> None:
+        """Serve what they do."""
         self._manager = manager
         self._operator = operator
+        self._collector = collector
 
     async def CreateEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.CreateEndpointRequest, _context: Any
@@ -104,6 +106,14 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         """Set switches."""
         results = await self._operator.set_options(_read_one(request), messages.read_changes(request.changes))
         return pb.SetOptionsResponse(results=map(messages.write_result, results))
+
+    async def CollectGarbage(  # noqa: N802 - the name that grpc calls
+        self, request: pb.CollectGarbageRequest, _context: Any
+    ) -> pb.CollectGarbageResponse:
+        """Remove what is left of pods that are gone, or show it."""
+        results = await self._collector.collect(gcmessages.read_kinds(request.kinds), dry_run=request.dry_run)
+        structlog.contextvars.bind_contextvars(findings=len(results), dry_run=request.dry_run)
+        return pb.CollectGarbageResponse(findings=map(gcmessages.write_settled, results))
 
 
 def _read_one(request: Any) -> Selector | None:

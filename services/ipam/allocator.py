@@ -15,7 +15,7 @@ import asyncio
 from services.common import telemetry
 from services.common.controller import Parameters
 from services.common.controllers import Manager, Registry
-from services.common.errors import AlreadyExists, Exhausted, NotFound
+from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition, NotFound
 from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
@@ -83,9 +83,13 @@ class Allocator:
         """
         return await self._shielded.run(self._confirm(owner, endpoint_id))
 
-    async def release(self, owner: Attachment) -> Allocation | None:
-        """Take back what the owner holds and return it; None when that is nothing. Raises Unavailable."""
-        return await self._shielded.run(self._release(owner))
+    async def release(self, owner: Attachment, endpoint_id: int = 0) -> Allocation | None:
+        """Take back what the owner holds and return it; None when that is nothing.
+
+        `endpoint_id` 0: whoever confirmed it, if anybody did; else FailedPrecondition when it wasn't that endpoint.
+        Raises Unavailable.
+        """
+        return await self._shielded.run(self._release(owner, endpoint_id))
 
     async def expire(self) -> int:
         """Release every reservation whose time has come and return how many those were. Raises Unavailable."""
@@ -169,9 +173,16 @@ class Allocator:
             self._ledger.put(confirmed)
             return confirmed
 
-    async def _release(self, owner: Attachment) -> Allocation | None:
+    async def _release(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
         async with self._owners.hold(owner):
             held = self._ledger.held_by(owner)
+            if held is not None and endpoint_id not in {0, held.endpoint_id}:
+                now = f"for endpoint {held.endpoint_id}" if held.endpoint_id else "as a reservation"
+                raise FailedPrecondition(
+                    f"{owner} holds {held.describe()} {now}, not for endpoint {endpoint_id}: they were given out again",
+                    owner=owner,
+                    endpoint_id=held.endpoint_id,
+                )
             if held is not None:
                 await self._store.remove(held, self._clock.wall())
                 self._ledger.release(held)

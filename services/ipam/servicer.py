@@ -69,7 +69,7 @@ class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
         """Take back everything the owner holds."""
         owner = wire.read_attachment(request.owner, "owner")
         structlog.contextvars.bind_contextvars(attachment=str(owner))
-        released = await self._allocator.release(owner)
+        released = await self._allocator.release(owner, request.endpoint_id)
         structlog.contextvars.bind_contextvars(addresses=released.describe() if released else "")
         return pb.ReleaseAddressesResponse(released=_write_allocation(released) if released else None)
 

@@ -40,6 +40,9 @@ class Attacher(Protocol):
     async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
         """Return the id of the program on each hook, None for an empty one."""
 
+    async def forget(self, id_: int) -> None:
+        """Remove what is kept for an endpoint of which nothing but the id is known; nothing is fine."""
+
 
 class Tc:
     """cls_bpf filters."""
@@ -66,6 +69,9 @@ class Tc:
         there = {name: found[direction] for name, direction in DIRECTIONS.items()}
         return {name: one.id if one is not None else None for name, one in there.items()}
 
+    async def forget(self, id_: int) -> None:
+        """Nothing: filters live on the device and go with it."""
+
 
 class Tcx:
     """tcx links."""
@@ -88,7 +94,7 @@ class Tcx:
 
     async def detach(self, spec: EndpointSpec) -> None:
         """Detach and unpin the links."""
-        await self._blocking.run(lambda: tcx.detach(self._pins, spec.id))
+        await self.forget(spec.id)
 
     async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
         """Ask the pinned links."""
@@ -96,6 +102,10 @@ class Tcx:
             name: tcx.attached(self._pins, spec.id, spec.host_ifindex, direction)
             for name, direction in DIRECTIONS.items()
         }
+
+    async def forget(self, id_: int) -> None:
+        """Detach and unpin the links."""
+        await self._blocking.run(lambda: tcx.detach(self._pins, id_))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ An endpoint's programs sit in three places: its slot of `podlane_call_policy`, a
 end of its link (attach.py).
 """
 
+import asyncio
 import contextlib
+import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,7 +18,7 @@ from typing import TypeVar
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 from services.common.locks import KeyedLocks
-from services.loader import bpffs, libbpf, maps, model
+from services.loader import bpffs, libbpf, maps, model, tcx
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
@@ -31,13 +33,50 @@ M = TypeVar("M", bound=maps.BpfMap)
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """One endpoint: what was put in force (None: no record of it), and what the kernel has lost against that."""
+    """One endpoint: what was put in force (None: no record of it), and what the kernel has lost against that.
+
+    Without a record, link is what its traces lead to, if that is there.
+    """
 
     id: int
     record: EndpointRecord | None
     reachable: bool
     policy_entries: int
     problems: tuple[str, ...]
+    host_ifname: str = ""
+    host_ifindex: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What there is of an endpoint, whether or not there is a record of it. `devices` are those of its tcx links."""
+
+    id: int
+    entries: tuple[EndpointEntry, ...]
+    policy: bool
+    slot: int | None
+    devices: tuple[int, ...]
+    directory: bool
+
+    def sentences(self) -> list[str]:
+        """Say what there is."""
+        found = [f"the endpoint map leads {entry.address} to endpoint {self.id}" for entry in self.entries]
+        if self.policy:
+            found.append(f"policy map policy_{self.id} is pinned")
+        if self.slot is not None:
+            found.append(f"call_policy[{self.id}] holds program {self.slot}")
+        if self.devices:
+            found.append(f"{len(self.devices)} tcx links of endpoint {self.id} are pinned")
+        if self.directory:
+            found.append(f"the state directory has {self.id}/ or {self.id}_next/ without a record")
+        return found
+
+    def link(self) -> tuple[str, int]:
+        """Return name and index of a device that they lead to and that is there, or nothing."""
+        for ifindex in (*(entry.ifindex for entry in self.entries), *self.devices):
+            with contextlib.suppress(OSError):
+                return socket.if_indextoname(ifindex), ifindex
+        return "", 0
 
 
 class Datapath:
@@ -153,30 +192,57 @@ class Datapath:
             tuple(model.problems(record, observed)),
         )
 
-    async def statuses(self, id_: int = 0) -> list[Status]:
-        """Compare one endpoint, or with 0 all of them, and those that the kernel has and nobody knows."""
-        known = {record.spec.id for record in self._state.records()}.union(self._known_to_kernel())
+    async def statuses(self, id_: int = 0, *, slots: bool = False) -> list[Status]:
+        """Compare one endpoint, or with 0 all of them, and those that are there and nobody knows.
+
+        `slots`: ask all slots of podlane_call_policy, too; otherwise one that is filled tells of nobody.
+        """
+        known = self._state.ids().union(self._known_to_kernel())
+        if slots and id_ == 0:
+            known.update(await asyncio.to_thread(self.call_policy.dump))
         found = []
-        for one in sorted(known) if id_ == 0 else known & {id_}:
+        for one in sorted(known) if id_ == 0 else [id_]:
             async with self._locks.hold(one):
                 record = self._state.record(one)
                 status = await self.status(record) if record is not None else self._stranger(one)
             if status is not None:
                 found.append(status)
+            await asyncio.sleep(0)  # after a lost state directory each is a stranger, and a dump
         return found
 
     def _stranger(self, id_: int) -> Status | None:
-        if id_ not in self._known_to_kernel():
-            return None  # removed while we waited for its lock
-        reachable = any(entry.endpoint_id == id_ and not entry.host for entry in self.endpoints.dump())
-        entries = len(self.policy_entries(id_))
-        problem = f"the kernel has maps of endpoint {id_} and {self._state.root / str(id_)} is missing"
-        return Status(id_, None, reachable, entries, (f"{problem}: regenerate or remove it",))
+        traces = self.traces(id_)
+        seen = traces.sentences()
+        if not seen:
+            return None  # removed while we waited for its lock, or never there
+        ifname, ifindex = traces.link()
+        problem = f"nobody has a record of it: {self._state.root / str(id_)} is missing; regenerate or remove it"
+        return Status(
+            id=id_,
+            record=None,
+            reachable=bool(traces.entries),
+            policy_entries=len(self.policy_entries(id_)),
+            problems=(problem, *seen),
+            host_ifname=ifname,
+            host_ifindex=ifindex,
+        )
 
-    def _known_to_kernel(self) -> list[int]:
+    def traces(self, id_: int) -> Traces:
+        """Return what there is of an endpoint."""
+        return Traces(
+            id=id_,
+            entries=tuple(one for one in self.endpoints.dump() if one.endpoint_id == id_ and not one.host),
+            policy=self.has_policy(id_),
+            slot=self.call_policy.get(id_),
+            devices=tuple(tcx.devices(self._pins, id_)),
+            directory=id_ in self._state.ids(),
+        )
+
+    def _known_to_kernel(self) -> set[int]:
         ids = {entry.endpoint_id for entry in self.endpoints.dump() if not entry.host}
-        owners = (self._pins.policy_owner(pin.name) for pin in self._pins.maps.iterdir())
-        return sorted(ids.union(owner for owner in owners if owner is not None))
+        owners = [self._pins.policy_owner(pin.name) for pin in self._pins.maps.iterdir()]
+        owners += [self._pins.links_owner(pin.name) for pin in self._pins.tcx_links.glob("*")]
+        return ids.union(owner for owner in owners if owner is not None)
 
     def sweep(self, known: frozenset[int]) -> None:
         """Remove policy maps and slots that belong to none of the `known` ids and that no address leads to: what a

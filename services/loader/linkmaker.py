@@ -20,7 +20,7 @@ from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PodlaneError
 from services.common.model import format_mac
 from services.loader import files, rtnl, rtnl_ip
-from services.loader.linkrecord import LinkRecords
+from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import (
     LinkRecord,
     LinkSpec,
@@ -113,8 +113,9 @@ class LinkMaker:
             return None
         if pod_problems(record, end):
             self._configure(pod, record)
-        if record.spec.netns_path != spec.netns_path:  # another name of the same namespace; the old one may be gone
-            self._records.put(replace(record, spec=replace(record.spec, netns_path=spec.netns_path)))
+        # Asked for again, perhaps by another name of the same namespace; the old one may be gone.
+        again = replace(record.spec, netns_path=spec.netns_path)
+        self._records.put(replace(record, spec=again, asked_at=uptime()))
         return host
 
     def _remove(self, own: Rtnl, ifname: str) -> None:
@@ -131,6 +132,7 @@ class LinkMaker:
             pod_mac=spec.pod_mac or random_mac(),
             netns_inode=pod.netns.inode,
             netns_cookie=pod.cookie,
+            asked_at=uptime(),
         )
         with contextlib.ExitStack() as undo:
             with watch.phase("record"):

@@ -51,7 +51,13 @@ def write_created(made: CreatedLink) -> pb.CreateLinkResponse:
 
 def write_link_status(status: LinkStatus) -> pb.LinkStatus:
     """Return a link with its problems."""
-    return pb.LinkStatus(link=write_link(status.link), problems=status.problems)
+    return pb.LinkStatus(
+        link=write_link(status.link),
+        problems=status.problems,
+        idle_seconds=int(status.idle),
+        namespace=pb.NamespaceState.ValueType(status.namespace),
+        processes=status.processes,
+    )
 
 
 def write_removal(removal: LinkRemoval) -> pb.WatchLinksResponse:

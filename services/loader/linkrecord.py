@@ -9,6 +9,7 @@ the links do. A file that can't be read, or that a newer loader wrote, is Corrup
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -21,6 +22,11 @@ from services.loader.linkspec import LinkRecord, LinkSpec, OffloadSizes
 
 FORMAT = 1
 _SUFFIX = ".json"
+
+
+def uptime() -> float:
+    """Return the seconds since boot: the clock of `asked_at`."""
+    return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 def write(record: LinkRecord) -> str:
@@ -38,6 +44,7 @@ def write(record: LinkRecord) -> str:
         "host_mac": format_mac(record.host_mac),
         "pod_mac": format_mac(record.pod_mac),
         "mtu": record.mtu,
+        "asked_at": record.asked_at,
         "asked": {
             "addresses": [
                 [format_prefix(one.address), format_address(one.gateway), format_prefix(one.range)]
@@ -103,6 +110,8 @@ def _record(values: Mapping[str, Any]) -> LinkRecord:
         done=bool(values["done"]),
         host_ifindex=int(values["host_ifindex"]),
         pod_ifindex=int(values["pod_ifindex"]),
+        # Loaders before it was written made links that are older than this one.
+        asked_at=float(values.get("asked_at", 0.0)),
     )
 
 

@@ -2,6 +2,7 @@
 
     create   record intended → both ends in the kernel → pod's end configured → record done      (linkmaker.py)
     delete   the kernel reports it gone → record removed                                         (linkdelete.py)
+    list     records beside the kernel's list, and a look into the pods                          (linklist.py)
     watch    every removal, whoever caused it                                                    (linkwatch.py)
 
 Invariants
@@ -20,21 +21,23 @@ Measured on 2 CPUs, Linux 6.18, in milliseconds: creating 1.1 (pair 0.35, pod's 
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from services.common import telemetry
-from services.common.errors import PodlaneError
+from services.common.errors import FailedPrecondition
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment, Phase
-from services.loader import linkspec, rtnl
+from services.loader import linkspec
 from services.loader.linkdelete import LinkDeletions
-from services.loader.linkmaker import LinkMaker, look, visit
-from services.loader.linkrecord import LinkRecords
-from services.loader.linkspec import CreatedLink, HostEnd, Link, LinkRecord, LinkRemoval, LinkSpec, LinkStatus
+from services.loader.linklist import LinkList, describe
+from services.loader.linkmaker import LinkMaker
+from services.loader.linkrecord import LinkRecords, uptime
+from services.loader.linkspec import CreatedLink, LinkRecord, LinkRemoval, LinkSpec, LinkStatus
 from services.loader.linkwatch import LinkMonitor
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.phases import Stopwatch
 from services.loader.rtnl import LinkInfo
@@ -55,6 +58,7 @@ class Links:
         self._maker = LinkMaker(self._records)
         self._monitor = LinkMonitor(linkspec.is_link)
         self._deletions = LinkDeletions(self._monitor)
+        self._list = LinkList(self._records, worker)
         self._locks = KeyedLocks()
 
     async def start(self) -> None:
@@ -95,46 +99,35 @@ class Links:
             self._monitor.appeared(host.ifname, host.ifindex)
         if created:
             _log.debug("link created", attachment=str(spec.attachment), ifname=host.ifname, ifindex=host.ifindex)
-        return CreatedLink(_link(record, host), created, tuple(watch.phases))
+        return CreatedLink(describe(record, host), created, tuple(watch.phases))
 
-    async def delete(self, attachment: Attachment) -> bool:
+    async def delete(self, attachment: Attachment, *, ifindex: int = 0, idle: float = 0.0) -> bool:
         """Delete a link; return whether there was one. Both its ends are gone from all lists on return; the kernel
         frees their memory some 20–40 ms later.
 
-        Raises FailedPrecondition or Unavailable when the kernel refuses.
+        With `ifindex` only the link that has it, with `idle` only one that was not asked for in so many seconds:
+        FailedPrecondition. Raises FailedPrecondition or Unavailable when the kernel refuses.
         """
         ifname = attachment.host_ifname()
         async with self._locks.hold(ifname):
             record = self._records.get(ifname)
             if record is not None and record.spec.attachment != attachment:
                 return False  # the same container and interface on another network: that one isn't meant
+            _check_meant(ifname, record, ifindex, idle)
             existed = await self._deletions.delete(ifname)
             self._records.remove(ifname)
         if existed:
             _log.debug("link deleted", attachment=str(attachment), ifname=ifname)
         return existed
 
-    async def list(self, attachment: Attachment | None = None, *, verify: bool = False) -> list[LinkStatus]:
-        """Return all links, or one attachment's, with what is wrong with them; `verify` looks into the pods, too.
+    async def list(
+        self, attachment: Attachment | None = None, *, verify: bool = False, namespaces: bool = False
+    ) -> list[LinkStatus]:
+        """Return all links, or one attachment's, with what is wrong with them; see LinkList.
 
         A link of our name that has no record is listed with an empty attachment.
         """
-        found = {link.ifname: link for link in await self._worker.run(_our_links)}
-        records = [one for one in self._records.all() if attachment in {None, one.spec.attachment}]
-        statuses = [await self._status(record, found.get(record.host_ifname), verify=verify) for record in records]
-        if attachment is None:
-            statuses += [_stranger(link) for name, link in found.items() if self._records.get(name) is None]
-        return statuses
-
-    async def _status(self, record: LinkRecord, host: LinkInfo | None, *, verify: bool) -> LinkStatus:
-        end = HostEnd(host.ifindex, host.mac, host.mtu) if host is not None else None
-        problems = linkspec.host_problems(record, end)
-        if verify and not problems:
-            inode, inside = await self._worker.run(lambda _: _inside(record))
-            problems += inside
-        else:
-            inode = record.netns_inode
-        return LinkStatus(_link(record, host, inode), tuple(problems))
+        return await self._list.list(attachment, verify=verify, namespaces=namespaces)
 
     async def watch(self) -> AsyncGenerator[LinkRemoval, None]:
         """Yield each removal of a link from now on, until the caller ends the iteration."""
@@ -154,56 +147,20 @@ class Links:
             unsubscribe()
 
 
-def _our_links(own: Rtnl) -> list[LinkInfo]:
+def _check_meant(ifname: str, record: LinkRecord | None, ifindex: int, idle: float) -> None:
+    """Raise FailedPrecondition when the link is not the one that a deletion means: its pod's next ADD has begun."""
+    there = _index(ifname)
+    if ifindex and there not in {0, ifindex}:
+        raise FailedPrecondition(f"{ifname} is another link by now: index {there}, not {ifindex}", ifindex=there)
+    if idle and record is None and there:
+        raise FailedPrecondition(f"{ifname}: there is no record of when it was last asked for")
+    if idle and record is not None and record.idle(uptime()) < idle:
+        since = int(record.idle(uptime()))
+        raise FailedPrecondition(f"{ifname} was asked for {since} s ago: its ADD may be under way", idle_seconds=since)
+
+
+def _index(ifname: str) -> int:
     try:
-        links = [rtnl.read_link(body) for body in own.dump(rtnl.dump_links())]
-    except OSError as error:
-        raise explain("listing links", error) from error
-    return [link for link in links if linkspec.is_link(link.ifname)]
-
-
-def _inside(record: LinkRecord) -> tuple[int, list[str]]:
-    """Return the inode of the pod's namespace, 0 when it is gone, and what is wrong inside."""
-    path = record.spec.netns_path
-    try:
-        with visit(path) as pod:
-            if pod.cookie != record.netns_cookie:
-                return 0, [f"{path} is another namespace now (inode {pod.netns.inode}, it was {record.netns_inode})"]
-            return pod.netns.inode, linkspec.pod_problems(record, look(pod.rtnl, record.spec.attachment.ifname))
-    except PodlaneError as error:
-        return 0, [error.message]
-    except OSError as error:
-        raise explain(f"looking into {path}", error) from error
-
-
-def _link(record: LinkRecord, host: LinkInfo | None, netns_inode: int | None = None) -> Link:
-    return Link(
-        attachment=record.spec.attachment,
-        host_ifname=record.host_ifname,
-        # 0, not the recorded one: a number that names nothing any more, or somebody else's link one day.
-        host_ifindex=host.ifindex if host is not None else 0,
-        host_mac=host.mac if host is not None else record.host_mac,
-        pod_mac=record.pod_mac,
-        netns_path=record.spec.netns_path,
-        mtu=record.mtu,
-        pod_ifindex=record.pod_ifindex,
-        netns_inode=record.netns_inode if netns_inode is None else netns_inode,
-        up=host is not None and host.up,
-    )
-
-
-def _stranger(host: LinkInfo) -> LinkStatus:
-    """A link that a loader with another state directory made, or whose record somebody removed."""
-    link = Link(
-        attachment=Attachment("", "", ""),
-        host_ifname=host.ifname,
-        host_ifindex=host.ifindex,
-        host_mac=host.mac,
-        pod_mac=b"\0" * 6,
-        netns_path="",
-        mtu=host.mtu,
-        pod_ifindex=host.peer_ifindex,
-        netns_inode=0,
-        up=host.up,
-    )
-    return LinkStatus(link, (f"the loader has no record of {host.ifname}: delete it with `ip link del {host.ifname}`",))
+        return socket.if_nametoindex(ifname)
+    except OSError:
+        return 0

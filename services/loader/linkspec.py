@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from services.common.errors import InvalidArgument
 from services.common.model import AssignedAddress, Attachment, Interface, Phase, Route, format_mac
@@ -57,7 +58,8 @@ class LinkRecord:
     """What is written down about a link. The indexes are 0 until it is `done`.
 
     A namespace is known by its cookie (SO_NETNS_COOKIE): the kernel never gives one twice before a reboot, whereas
-    inode numbers return within milliseconds.
+    inode numbers return within milliseconds. `asked_at` is when the link was last asked for, in seconds since boot
+    (CLOCK_MONOTONIC): a clock that is set must not make a link look old while its ADD is under way.
     """
 
     spec: LinkSpec
@@ -69,11 +71,16 @@ class LinkRecord:
     done: bool = False
     host_ifindex: int = 0
     pod_ifindex: int = 0
+    asked_at: float = 0.0
 
     @property
     def host_ifname(self) -> str:
         """The node's end."""
         return self.spec.attachment.host_ifname()
+
+    def idle(self, now: float) -> float:
+        """Return the seconds since it was last asked for. A time in the future is of an earlier boot."""
+        return now - self.asked_at if self.asked_at <= now else now
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +108,36 @@ class CreatedLink:
     phases: tuple[Phase, ...]
 
 
+class Namespace(IntEnum):
+    """What has become of the namespace that a link was made for; the numbers are the API's."""
+
+    UNKNOWN = 0
+    """Not looked at, or it could not be told."""
+    THERE = 1
+    GONE = 2
+    """Nothing is at its path any more."""
+    OTHER = 3
+    """Something else is at its path."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the path does not lead to it."""
+        return self in {Namespace.GONE, Namespace.OTHER}
+
+
 @dataclass(frozen=True, slots=True)
 class LinkStatus:
-    """A link and how it differs from what was asked for, one sentence each."""
+    """A link and how it differs from what was asked for, one sentence each.
+
+    `idle` is in seconds, see LinkRecord; `processes` live where the pod's end is, and were looked for only when the
+    namespace is lost.
+    """
 
     link: Link
     problems: tuple[str, ...]
+    idle: float = 0.0
+    namespace: Namespace = Namespace.UNKNOWN
+    processes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

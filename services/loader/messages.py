@@ -168,11 +168,17 @@ def _options(messages: Iterable[pb.EndpointOption], field: str) -> dict[str, boo
 def write_status(status: Status) -> pb.EndpointDatapath:
     """Return the message of an endpoint's datapath."""
     message = pb.EndpointDatapath(
-        id=status.id, reachable=status.reachable, policy_entries=status.policy_entries, problems=status.problems
+        id=status.id,
+        reachable=status.reachable,
+        policy_entries=status.policy_entries,
+        problems=status.problems,
+        host_ifname=status.host_ifname,
+        host_ifindex=status.host_ifindex,
     )
     record = status.record
     if record is not None:
         message.generation = record.spec.generation
+        message.attachment.CopyFrom(wire.write_attachment(record.spec.attachment))
         message.config_hash = record.config_hash
         message.template_hash = record.template_hash
         message.host_ifname = record.spec.host_ifname

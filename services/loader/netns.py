@@ -26,6 +26,10 @@ _NS_GET_NSTYPE = 0xB703
 _OWN = "/proc/thread-self/ns/net"
 
 
+class NotThePods(InvalidArgument):
+    """What is at the path can't be a pod's namespace: another kind of file, or the node's own namespace."""
+
+
 class Stranded(Unavailable):
     """A thread could not leave a namespace that it visited; it must not be used again."""
 
@@ -45,8 +49,8 @@ class Netns:
     def open(cls, path: str) -> Self:
         """Open and verify the namespace at `path`.
 
-        Raises NotFound when nothing is there, InvalidArgument when it isn't a network namespace or is the caller's
-        own: setting a pod up there would reconfigure the node.
+        Raises NotFound when nothing is there, NotThePods when it isn't a network namespace or is the caller's own:
+        setting a pod up there would reconfigure the node.
         """
         with _explained(path):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -105,14 +109,14 @@ def _check_kind(path: str, fd: int) -> None:
         with contextlib.suppress(OSError):
             kind = fcntl.ioctl(fd, _NS_GET_NSTYPE)
     if kind != _CLONE_NEWNET:
-        raise InvalidArgument(f"netns_path: {path} is not a network namespace", field="netns_path")
+        raise NotThePods(f"netns_path: {path} is not a network namespace", field="netns_path")
 
 
 def _check_foreign(path: str, fd: int) -> None:
     with _explained(_OWN):
         own = Path(_OWN).stat()
     if os.path.samestat(os.fstat(fd), own):
-        raise InvalidArgument(f"netns_path: {path} is the node's own network namespace", field="netns_path")
+        raise NotThePods(f"netns_path: {path} is the node's own network namespace", field="netns_path")
 
 
 def _setns(fd: int) -> None:

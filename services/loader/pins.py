@@ -22,6 +22,7 @@ class Pins:
         self.mount = bpffs
         self.root = bpffs / "podlane"
         self.maps = self.root / "maps"
+        self.tcx_links = self.root / "links"
 
     def map(self, name: str) -> Path:
         """Return the pin of a shared map."""
@@ -33,11 +34,13 @@ class Pins:
 
     def links(self, id_: int) -> Path:
         """Return the directory of an endpoint's tcx links."""
-        return self.root / "links" / str(id_)
+        return self.tcx_links / str(id_)
 
     def policy_owner(self, pin: str) -> int | None:
         """Return whose policy map a pin of that name is, None when it is another map."""
         number = pin.removeprefix(_POLICY)
-        if number == pin or not number.isdecimal() or not 0 < int(number) <= LARGEST_ID:
-            return None
-        return int(number)
+        return self.links_owner(number) if number != pin else None
+
+    def links_owner(self, directory: str) -> int | None:
+        """Return whose tcx links are in a directory of that name, None when it is no endpoint's."""
+        return int(directory) if directory.isdecimal() and 0 < int(directory) <= LARGEST_ID else None

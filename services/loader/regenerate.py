@@ -142,14 +142,14 @@ class Regenerator:
         status = Status(spec.id, live, live is not None, len(entries), ())
         return Outcome(status, _level(reason), reason, (), tuple(changes))
 
-    async def remove(self, id_: int, generation: int) -> bool:
+    async def remove(self, id_: int, generation: int, *, unrecorded: bool = False) -> bool:
         """Take an endpoint down; return whether anything was there. `generation` 0: whatever holds the id.
 
-        Raises FailedPrecondition when a newer generation holds the id.
+        Raises FailedPrecondition when a newer generation holds the id, and with `unrecorded` when any does.
         """
         async with self._locks.hold(id_):
             live = self._state.record(id_)
-            if live is not None and generation and live.spec.generation > generation:
+            if live is not None and (unrecorded or (generation and live.spec.generation > generation)):
                 raise _newer(live, generation)
             return await take_down(self._kernel, self._state, id_, live)
 
@@ -317,7 +317,7 @@ def _describe(programs: Programs, mode: str, id_: int) -> tuple[Program, ...]:
 def _newer(live: EndpointRecord, generation: int) -> FailedPrecondition:
     return FailedPrecondition(
         f"endpoint id {live.spec.id} belongs to generation {live.spec.generation} ({live.spec.attachment}) now; the "
-        f"request is for generation {generation}, which is gone",
+        f"request is for {f'generation {generation}, which is gone' if generation else 'what nobody has a record of'}",
         endpoint=live.spec.id,
         generation=live.spec.generation,
     )

@@ -26,6 +26,7 @@ from services.loader.netlink import (
 )
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+_RTM_GETNSID = 90
 
 _LINK = struct.Struct("=BxHiII")
 
@@ -39,6 +40,10 @@ _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _RTEXT_FILTER_SKIP_STATS = 0x8
 _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 1, 8, 1
 _IF_OPER_UP = 6
+
+# linux/net_namespace.h, and struct rtgenmsg padded
+_NETNSA_NSID, _NETNSA_PID = 1, 2
+_GENERIC = struct.Struct("=B3x")
 
 # linux/ip.h, IPV4_DEVCONF_*: the indexes of IFLA_INET_CONF
 IPV4_FORWARDING, IPV4_PROXY_ARP, IPV4_ACCEPT_REDIRECTS, IPV4_SEND_REDIRECTS = 1, 3, 4, 6
@@ -192,6 +197,18 @@ def delete_group(group: int) -> Request:
     """Delete all devices of a group at once; an empty group is success."""
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + u32(_IFLA_GROUP, group)
     return Request(RTM_DELLINK, body, about=f"links of group {group:#x}", tolerate=GONE)
+
+
+def get_netnsid(thread: int) -> Request:
+    """Ask for this namespace's number for the one that a thread is in; no such thread is an empty reply."""
+    body = _GENERIC.pack(socket.AF_UNSPEC) + u32(_NETNSA_PID, thread)
+    return Request(_RTM_GETNSID, body, about=f"the namespace of thread {thread}", tolerate=GONE)
+
+
+def read_netnsid(body: bytes) -> int | None:
+    """Read the number, None when that namespace has none: then nothing here has a peer in it."""
+    value = int(struct.unpack("=i", attributes(body, _GENERIC.size)[_NETNSA_NSID])[0])
+    return value if value >= 0 else None
 
 
 def read_link(body: bytes) -> LinkInfo:

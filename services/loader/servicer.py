@@ -72,14 +72,15 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         """Delete a veth pair."""
         attachment = wire.read_attachment(request.attachment, "attachment")
         structlog.contextvars.bind_contextvars(attachment=str(attachment))
-        return pb.DeleteLinkResponse(deleted=await self._parts.shielded.run(self._parts.links.delete(attachment)))
+        work = self._parts.links.delete(attachment, ifindex=request.host_ifindex, idle=request.idle_seconds)
+        return pb.DeleteLinkResponse(deleted=await self._parts.shielded.run(work))
 
     async def ListLinks(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListLinksRequest, _context: Any
     ) -> pb.ListLinksResponse:
         """Show the links as they are."""
         wanted = wire.read_attachment(request.attachment, "attachment") if request.HasField("attachment") else None
-        found = await self._parts.links.list(wanted, verify=request.verify)
+        found = await self._parts.links.list(wanted, verify=request.verify, namespaces=request.namespaces)
         return pb.ListLinksResponse(links=map(linkmessages.write_link_status, found))
 
     async def WatchLinks(  # noqa: N802 - the name that grpc calls
@@ -117,15 +118,15 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         """Take an endpoint's datapath down."""
         id_ = messages.read_id(request.id, "id")
         structlog.contextvars.bind_contextvars(endpoint=id_)
-        removed = await self._parts.shielded.run(self._parts.regenerator.remove(id_, request.generation))
-        return pb.RemoveEndpointResponse(removed=removed)
+        work = self._parts.regenerator.remove(id_, request.generation, unrecorded=request.unrecorded)
+        return pb.RemoveEndpointResponse(removed=await self._parts.shielded.run(work))
 
     async def ListEndpointDatapaths(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListEndpointDatapathsRequest, _context: Any
     ) -> pb.ListEndpointDatapathsResponse:
         """Compare state directory and kernel."""
         id_ = messages.read_id(request.id, "id") if request.id else 0
-        found = await self._parts.datapath.statuses(id_)
+        found = await self._parts.datapath.statuses(id_, slots=request.slots)
         return pb.ListEndpointDatapathsResponse(datapaths=map(messages.write_status, found))
 
     async def DumpMap(  # noqa: N802 - the name that grpc calls

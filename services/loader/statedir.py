@@ -155,6 +155,10 @@ class StateDir:
             if found is not None:
                 yield found
 
+    def ids(self) -> set[int]:
+        """Return the ids that a directory is named after, with or without a record, also of a build under way."""
+        return {*self._ids(""), *self._ids(NEXT)}
+
     def unfinished(self) -> list[tuple[int, EndpointRecord | None]]:
         """Return the builds that were interrupted, with what they were about to put in force if they got that far."""
         found: list[tuple[int, EndpointRecord | None]] = []

@@ -168,7 +168,7 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
     """
     datapath = kernel.datapath
     entries = _addresses(datapath, id_, live)
-    found = live is not None or bool(entries) or datapath.has_policy(id_)
+    found = live is not None or bool(datapath.traces(id_).sentences())
     with Teardown(f"endpoint {id_}") as teardown:
         for address in entries:
             teardown.step(functools.partial(datapath.endpoints.delete, address))
@@ -177,6 +177,9 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
         teardown.step(lambda: datapath.call_policy.clear(id_))
         if live is not None:
             await teardown.wait(kernel.attachers.by_mode[live.attach_mode].detach(live.spec))
+        else:
+            for attacher in kernel.attachers.by_mode.values():
+                await teardown.wait(attacher.forget(id_))
         teardown.step(lambda: datapath.unpin_policy(id_))
         teardown.step(lambda: datapath.metrics.forget(id_))
     return state.remove(id_) or found

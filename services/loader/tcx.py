@@ -64,6 +64,17 @@ def detach(pins: Pins, id_: int) -> None:
     directory.rmdir()
 
 
+def devices(pins: Pins, id_: int) -> list[int]:
+    """Return the index of the device that each of an endpoint's links is on, 0 when that has gone."""
+    found = []
+    for pin in pins.links(id_).glob("*"):
+        link = object_get(pin)
+        if link is not None:
+            with link:
+                found.append(link_info(link).ifindex)
+    return found
+
+
 def attached(pins: Pins, id_: int, ifindex: int, direction: str) -> int | None:
     """Return the id of the program that the endpoint's link has on a hook, None when there is none."""
     with contextlib.suppress(BpfError):  # no such device

@@ -1,7 +1,7 @@
 """The real loader and the real ipam do what `tests/fakes.py` believes of them: one test per belief."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -30,6 +30,18 @@ async def links(node: LoaderNode, pod: Pod | None = None) -> list[pb.Link]:
     asked = pod.endpoint.attachment if pod is not None else None
     reply = await node.call("ListLinks", pb.ListLinksRequest(attachment=asked))
     return [status.link for status in reply.links]
+
+
+async def statuses(node: LoaderNode) -> list[pb.LinkStatus]:
+    """List links, and look at the pods' namespaces."""
+    return list((await node.call("ListLinks", pb.ListLinksRequest(namespaces=True))).links)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for a process to get where it is going."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def unplug(pod: Pod) -> None:
@@ -111,6 +123,12 @@ async def test_b5_lost_links_are_listed_without_an_ifindex_and_strangers_without
     (stranger,) = [link for link in await links(node) if link.host_ifname == "lxc0123456789ab"]
     assert stranger.host_ifindex
     assert not stranger.attachment.container_id
+    (node.state / "links" / f"{stays.link.host_ifname}.json").unlink()
+    await node.restart()
+    for found in (await links(node, stays), [one for one in await links(node) if one.host_ifname.startswith("lxc")]):
+        (lost,) = [one for one in found if one.host_ifindex == stays.link.host_ifindex]
+        assert not lost.attachment.container_id
+        assert (lost.host_mac, lost.pod_mac) == (stays.link.host_mac, stays.link.pod_mac)
 
 
 async def test_b6_a_datapath_without_its_program_says_so(node: LoaderNode) -> None:
@@ -154,3 +172,62 @@ async def test_b9_released_addresses_can_be_asked_for_by_name_at_once(tmp_path: 
 
         assert list(again.addresses) == list(allocation.addresses)
         assert (await ipam.confirm("c1", 2)).endpoint_id == 2
+
+
+async def test_b12_links_tell_how_long_nobody_asked_for_them_and_what_became_of_their_namespaces(
+    node: LoaderNode,
+) -> None:
+    """A process inside is told of, though the namespace has lost its name."""
+    pod = await node.link()
+    (there,) = await statuses(node)
+    pod.netns.hide()
+    (lost,) = await statuses(node)
+    living = await asyncio.create_subprocess_exec(*pod.netns.argv("sleep", "60"))
+    await until(lambda: Path(f"/proc/{living.pid}/ns/net").stat().st_ino == pod.netns.inode)
+    (lived_in,) = await statuses(node)
+    living.terminate()
+    await living.wait()
+
+    assert there.namespace == pb.NAMESPACE_STATE_THERE
+    assert there.idle_seconds < 60
+    assert lost.namespace in {pb.NAMESPACE_STATE_GONE, pb.NAMESPACE_STATE_OTHER}
+    assert list(lost.processes) == []
+    assert [one.rpartition(" ")[2] for one in lived_in.processes] == [f"({living.pid})"]
+
+
+async def test_b13_only_the_link_that_is_meant_is_deleted(node: LoaderNode) -> None:
+    """By its index, and by when it was asked for."""
+    pod = await node.link()
+    index, owner = pod.link.host_ifindex, pod.endpoint.attachment
+
+    for condition in ({"host_ifindex": index + 1}, {"idle_seconds": 3600}):
+        with pytest.raises(FailedPrecondition):
+            await node.call("DeleteLink", pb.DeleteLinkRequest(attachment=owner, **condition))
+    assert (await node.call("DeleteLink", pb.DeleteLinkRequest(attachment=owner, host_ifindex=index))).deleted
+
+
+async def test_b14_what_nobody_has_a_record_of_is_told_apart_and_removed_as_such(node: LoaderNode) -> None:
+    """An id that has a record is refused."""
+    pod = await node.add()
+    (node.maps / f"policy_{pod.endpoint.id}").rename(node.maps / "policy_4242")
+
+    (known, stranger) = await node.datapaths()
+
+    assert known.attachment == pod.endpoint.attachment
+    assert (stranger.id, stranger.generation, stranger.HasField("attachment")) == (4242, 0, False)
+    with pytest.raises(FailedPrecondition):
+        await node.call("RemoveEndpoint", pb.RemoveEndpointRequest(id=known.id, unrecorded=True))
+    assert (await node.call("RemoveEndpoint", pb.RemoveEndpointRequest(id=4242, unrecorded=True))).removed
+    assert [one.id for one in await node.datapaths()] == [known.id]
+
+
+async def test_b15_only_what_the_endpoint_that_is_meant_confirmed_is_released(tmp_path: Path) -> None:
+    """A reservation is nobody's, too."""
+    async with Ipam.running(tmp_path) as ipam:
+        await ipam.allocate("c1")
+        with pytest.raises(FailedPrecondition):
+            await ipam.release("c1", 1)
+        await ipam.confirm("c1", 1)
+        with pytest.raises(FailedPrecondition):
+            await ipam.release("c1", 2)
+        assert (await ipam.release("c1", 1)).HasField("released")

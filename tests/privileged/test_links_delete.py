@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common.errors import AlreadyExists
+from services.common.errors import AlreadyExists, FailedPrecondition
 from services.loader import linkdelete, rtnl
 from services.loader.links import Links
 from services.loader.linkspec import LinkRemoval
@@ -58,6 +58,46 @@ async def test_what_is_gone_already_is_deleted_with_success(links: Links, pod: N
     await links.create(link_spec(pod.path))
     assert await links.delete(attachment())
     assert not await links.delete(attachment())
+
+
+async def test_only_the_link_that_is_meant_is_deleted(links: Links, pod: Netns):
+    """What a collector found may be another link by the time it is deleted."""
+    made = await links.create(link_spec(pod.path))
+    index = made.link.host_ifindex
+
+    with pytest.raises(FailedPrecondition, match=f"is another link by now: index {index}, not {index + 1}"):
+        await links.delete(attachment(), ifindex=index + 1)
+
+    assert await links.delete(attachment(), ifindex=index)
+
+
+async def test_a_link_that_was_asked_for_lately_is_spared(links: Links, pod: Netns):
+    """Made, or asked for again: its pod's ADD may be between its steps."""
+    await links.create(link_spec(pod.path))
+    record = links._records.get(attachment().host_ifname())
+    assert record is not None
+    links._records.put(dataclasses.replace(record, asked_at=record.asked_at - 1000))
+    (status,) = await links.list()
+    assert 1000 <= status.idle < 1100
+
+    assert not (await links.create(link_spec(pod.path))).created
+    with pytest.raises(FailedPrecondition, match="was asked for 0 s ago"):
+        await links.delete(attachment(), idle=120)
+
+    record = links._records.get(attachment().host_ifname())
+    assert record is not None
+    links._records.put(dataclasses.replace(record, asked_at=record.asked_at - 1000))
+    assert await links.delete(attachment(), idle=120)
+
+
+async def test_a_link_without_a_record_cannot_be_told_to_be_idle(links: Links, pod: Netns, node: Netns):
+    made = await links.create(link_spec(pod.path))
+    links._records.remove(made.link.host_ifname)
+
+    with pytest.raises(FailedPrecondition, match="no record of when"):
+        await links.delete(attachment(), idle=120)
+
+    assert made.link.host_ifname in names(node)
 
 
 async def test_another_network_can_neither_take_nor_delete_a_containers_link(links: Links, pod: Netns):

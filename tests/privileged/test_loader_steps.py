@@ -79,6 +79,9 @@ class FakeLink:
     async def attached(self, _spec: EndpointSpec) -> Mapping[str, int | None]:
         return {"from_container": None, "to_container": None} | self.hooks
 
+    async def forget(self, _id: int) -> None:
+        self._call("forget")
+
     async def connect(self, _spec: EndpointSpec) -> None:
         self._call("connect")
         self.connected = True

@@ -1,6 +1,7 @@
 """What a link may be asked to be, and how requests and the kernel are compared with its record."""
 
 import dataclasses
+import json
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
@@ -131,6 +132,20 @@ def test_a_link_that_is_not_finished_is_told_as_such():
     assert "being made" in linkspec.host_problems(record, None)[0]
 
 
+def test_a_link_is_idle_since_it_was_last_asked_for():
+    record = dataclasses.replace(RECORD, asked_at=100.0)
+
+    assert record.idle(130.5) == 30.5
+    assert record.idle(50.0) == 50.0  # of an earlier boot: at least as long as this one lasts
+
+
+def test_a_record_of_a_loader_that_did_not_note_when_is_of_a_link_that_is_old():
+    older = json.loads(linkrecord.write(RECORD))
+    del older["asked_at"]
+
+    assert linkrecord.read(json.dumps(older), Path("x.json")) == dataclasses.replace(RECORD, asked_at=0.0)
+
+
 networks4 = st.builds(
     lambda number, length: ip_network((number, length), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32)
 )
@@ -176,6 +191,7 @@ records = st.builds(
     done=st.booleans(),
     host_ifindex=st.integers(0, 2**31 - 1),
     pod_ifindex=st.integers(0, 2**31 - 1),
+    asked_at=st.floats(0, 1e9),
 )
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.nsidmsg import nsidmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
@@ -88,6 +89,12 @@ def test_looking_for_and_deleting_links():
     assert read(ifinfmsg, rtnl.delete_link(ifindex=4))["index"] == 4
     group = read(ifinfmsg, rtnl.delete_group(99))
     assert (group["index"], group.get_attr("IFLA_GROUP")) == (0, 99)
+
+
+def test_the_number_of_a_namespace():
+    assert read(nsidmsg, rtnl.get_netnsid(4711)).get_attr("NETNSA_PID") == 4711
+    for said, number in ((3, 3), (0xFFFFFFFF, None)):  # -1: it has none
+        assert rtnl.read_netnsid(encoded(nsidmsg(), {}, [("NETNSA_NSID", said)])) == number
 
 
 @pytest.mark.parametrize(("address", "family", "flags"), [("10.0.0.2/32", 2, 0), ("fd00::2/128", 10, 2)])

@@ -70,6 +70,102 @@ ENDPOINT_STATE_INVALID: EndpointState.ValueType  # 8
 """Its creation failed for good."""
 Global___EndpointState: _TypeAlias = EndpointState  # noqa: Y015
 
+class _GarbageKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GarbageKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GarbageKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GARBAGE_KIND_UNSPECIFIED: _GarbageKind.ValueType  # 0
+    """Not set."""
+    GARBAGE_KIND_ENDPOINT: _GarbageKind.ValueType  # 1
+    """An endpoint whose link or namespace is gone."""
+    GARBAGE_KIND_DATAPATH: _GarbageKind.ValueType  # 2
+    """Programs, map entries, pins and directories that no endpoint owns."""
+    GARBAGE_KIND_LINK: _GarbageKind.ValueType  # 3
+    """A link, or the record of one, that no endpoint stands on."""
+    GARBAGE_KIND_ADDRESS: _GarbageKind.ValueType  # 4
+    """Addresses whose owner is gone, or books that differ from the endpoints."""
+
+class GarbageKind(_GarbageKind, metaclass=_GarbageKindEnumTypeWrapper):
+    """What can be left behind."""
+
+GARBAGE_KIND_UNSPECIFIED: GarbageKind.ValueType  # 0
+"""Not set."""
+GARBAGE_KIND_ENDPOINT: GarbageKind.ValueType  # 1
+"""An endpoint whose link or namespace is gone."""
+GARBAGE_KIND_DATAPATH: GarbageKind.ValueType  # 2
+"""Programs, map entries, pins and directories that no endpoint owns."""
+GARBAGE_KIND_LINK: GarbageKind.ValueType  # 3
+"""A link, or the record of one, that no endpoint stands on."""
+GARBAGE_KIND_ADDRESS: GarbageKind.ValueType  # 4
+"""Addresses whose owner is gone, or books that differ from the endpoints."""
+Global___GarbageKind: _TypeAlias = GarbageKind  # noqa: Y015
+
+class _GarbageAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GarbageActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GarbageAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GARBAGE_ACTION_UNSPECIFIED: _GarbageAction.ValueType  # 0
+    """Not set."""
+    GARBAGE_ACTION_REMOVE: _GarbageAction.ValueType  # 1
+    """Nobody can be using it: it is removed."""
+    GARBAGE_ACTION_CLAIM: _GarbageAction.ValueType  # 2
+    """A running endpoint's addresses that ipam doesn't hold for it: they are claimed again."""
+    GARBAGE_ACTION_KEEP: _GarbageAction.ValueType  # 3
+    """Somebody may be using it: `detail` says why it is left alone."""
+
+class GarbageAction(_GarbageAction, metaclass=_GarbageActionEnumTypeWrapper):
+    """What is to be done about a finding."""
+
+GARBAGE_ACTION_UNSPECIFIED: GarbageAction.ValueType  # 0
+"""Not set."""
+GARBAGE_ACTION_REMOVE: GarbageAction.ValueType  # 1
+"""Nobody can be using it: it is removed."""
+GARBAGE_ACTION_CLAIM: GarbageAction.ValueType  # 2
+"""A running endpoint's addresses that ipam doesn't hold for it: they are claimed again."""
+GARBAGE_ACTION_KEEP: GarbageAction.ValueType  # 3
+"""Somebody may be using it: `detail` says why it is left alone."""
+Global___GarbageAction: _TypeAlias = GarbageAction  # noqa: Y015
+
+class _GarbageOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _GarbageOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_GarbageOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    GARBAGE_OUTCOME_UNSPECIFIED: _GarbageOutcome.ValueType  # 0
+    """Nothing was tried: a dry run, or it is kept."""
+    GARBAGE_OUTCOME_REMOVED: _GarbageOutcome.ValueType  # 1
+    """Removed."""
+    GARBAGE_OUTCOME_CLAIMED: _GarbageOutcome.ValueType  # 2
+    """Claimed again."""
+    GARBAGE_OUTCOME_FAILED: _GarbageOutcome.ValueType  # 3
+    """Not removed; `detail` says why."""
+    GARBAGE_OUTCOME_GONE: _GarbageOutcome.ValueType  # 4
+    """At the second look it was gone, or in order."""
+    GARBAGE_OUTCOME_BUSY: _GarbageOutcome.ValueType  # 5
+    """Something else happens to its attachment right now."""
+
+class GarbageOutcome(_GarbageOutcome, metaclass=_GarbageOutcomeEnumTypeWrapper):
+    """What became of a finding."""
+
+GARBAGE_OUTCOME_UNSPECIFIED: GarbageOutcome.ValueType  # 0
+"""Nothing was tried: a dry run, or it is kept."""
+GARBAGE_OUTCOME_REMOVED: GarbageOutcome.ValueType  # 1
+"""Removed."""
+GARBAGE_OUTCOME_CLAIMED: GarbageOutcome.ValueType  # 2
+"""Claimed again."""
+GARBAGE_OUTCOME_FAILED: GarbageOutcome.ValueType  # 3
+"""Not removed; `detail` says why."""
+GARBAGE_OUTCOME_GONE: GarbageOutcome.ValueType  # 4
+"""At the second look it was gone, or in order."""
+GARBAGE_OUTCOME_BUSY: GarbageOutcome.ValueType  # 5
+"""Something else happens to its attachment right now."""
+Global___GarbageOutcome: _TypeAlias = GarbageOutcome  # noqa: Y015
+
 @_typing.final
 class Endpoint(_message.Message):
     """One pod's endpoint."""
@@ -1181,3 +1277,102 @@ class SetOptionsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetOptionsResponse: _TypeAlias = SetOptionsResponse  # noqa: Y015
+
+@_typing.final
+class CollectGarbageRequest(_message.Message):
+    """Looks for garbage."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KINDS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    dry_run: _builtins.bool
+    """Change nothing, say what would be done."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[Global___GarbageKind.ValueType]:
+        """Only these kinds; empty: all."""
+
+    def __init__(
+        self,
+        *,
+        kinds: _abc.Iterable[Global___GarbageKind.ValueType] | None = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "kinds", b"kinds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageRequest: _TypeAlias = CollectGarbageRequest  # noqa: Y015
+
+@_typing.final
+class CollectGarbageResponse(_message.Message):
+    """What was found and what became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___GarbageFinding]:
+        """In the order in which they were dealt with."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___GarbageFinding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CollectGarbageResponse: _TypeAlias = CollectGarbageResponse  # noqa: Y015
+
+@_typing.final
+class GarbageFinding(_message.Message):
+    """One thing that is left behind."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    OBJECT_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    kind: Global___GarbageKind.ValueType
+    object: _builtins.str
+    """As people name it: `endpoint 7`, `link lxc0123456789ab`."""
+    action: Global___GarbageAction.ValueType
+    outcome: Global___GarbageOutcome.ValueType
+    detail: _builtins.str
+    """Why it is kept or what failed."""
+    @_builtins.property
+    def attachment(self) -> _types_pb2.Attachment:
+        """Absent when nobody knows whose it is."""
+
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was seen, one sentence each."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___GarbageKind.ValueType = ...,
+        object: _builtins.str = ...,
+        attachment: _types_pb2.Attachment | None = ...,
+        evidence: _abc.Iterable[_builtins.str] | None = ...,
+        action: Global___GarbageAction.ValueType = ...,
+        outcome: Global___GarbageOutcome.ValueType = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "attachment", b"attachment", "detail", b"detail", "evidence", b"evidence", "kind", b"kind", "object", b"object", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GarbageFinding: _TypeAlias = GarbageFinding  # noqa: Y015

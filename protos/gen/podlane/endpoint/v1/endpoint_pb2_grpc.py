@@ -80,6 +80,11 @@ class EndpointServiceStub:
                 request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsRequest.SerializeToString,
                 response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsResponse.FromString,
                 _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/podlane.endpoint.v1.EndpointService/CollectGarbage',
+                request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
 
 
 class EndpointServiceServicer:
@@ -156,6 +161,15 @@ class EndpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CollectGarbage(self, request, context):
+        """Finds what is left of pods that are gone, and removes it. Each finding is looked at again right before it is
+        acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
+        UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EndpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -203,6 +217,11 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.SetOptions,
                     request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsRequest.FromString,
                     response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -449,6 +468,33 @@ class EndpointService:
             '/podlane.endpoint.v1.EndpointService/SetOptions',
             podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsRequest.SerializeToString,
             podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.SetOptionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.endpoint.v1.EndpointService/CollectGarbage',
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageRequest.SerializeToString,
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageResponse.FromString,
             options,
             channel_credentials,
             insecure,

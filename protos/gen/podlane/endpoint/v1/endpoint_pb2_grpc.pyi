@@ -62,6 +62,11 @@ class EndpointServiceStub:
     """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
     INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
     """
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.CollectGarbageRequest, _endpoint_pb2.CollectGarbageResponse]
+    """Finds what is left of pods that are gone, and removes it. Each finding is looked at again right before it is
+    acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
+    UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
+    """
 
 @_typing.type_check_only
 class EndpointServiceAsyncStub(EndpointServiceStub):
@@ -96,6 +101,11 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     SetOptions: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.SetOptionsRequest, _endpoint_pb2.SetOptionsResponse]  # type: ignore[assignment]
     """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
     INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
+    """
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.CollectGarbageRequest, _endpoint_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """Finds what is left of pods that are gone, and removes it. Each finding is looked at again right before it is
+    acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
+    UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
     """
 
 class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -182,6 +192,17 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_endpoint_pb2.SetOptionsResponse, _abc.Awaitable[_endpoint_pb2.SetOptionsResponse]]:
         """Sets switches of the node or of one endpoint, durably, then regenerates whom it concerns as needed. Errors:
         INVALID_ARGUMENT (an unknown switch; nothing was set), NOT_FOUND, UNAVAILABLE.
+        """
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _endpoint_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.CollectGarbageResponse, _abc.Awaitable[_endpoint_pb2.CollectGarbageResponse]]:
+        """Finds what is left of pods that are gone, and removes it. Each finding is looked at again right before it is
+        acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
+        UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
         """
 
 def add_EndpointServiceServicer_to_server(servicer: EndpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -85,7 +85,8 @@ class IpamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReleaseAddresses(self, request, context):
-        """Takes back everything the owner holds. Nothing held is success.
+        """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
+        than the request says.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,7 +43,9 @@ class IpamServiceStub:
     ConfirmAllocation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]
     """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
     ReleaseAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]
-    """Takes back everything the owner holds. Nothing held is success."""
+    """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
+    than the request says.
+    """
     ListAllocations: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListAllocationsRequest, _ipam_pb2.ListAllocationsResponse]
     """Lists allocations in the order of their creation, a page at a time."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListPoolsRequest, _ipam_pb2.ListPoolsResponse]
@@ -64,7 +66,9 @@ class IpamServiceAsyncStub(IpamServiceStub):
     ConfirmAllocation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]  # type: ignore[assignment]
     """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
     ReleaseAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]  # type: ignore[assignment]
-    """Takes back everything the owner holds. Nothing held is success."""
+    """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
+    than the request says.
+    """
     ListAllocations: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListAllocationsRequest, _ipam_pb2.ListAllocationsResponse]  # type: ignore[assignment]
     """Lists allocations in the order of their creation, a page at a time."""
     ListPools: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListPoolsRequest, _ipam_pb2.ListPoolsResponse]  # type: ignore[assignment]
@@ -100,7 +104,9 @@ class IpamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ipam_pb2.ReleaseAddressesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ReleaseAddressesResponse, _abc.Awaitable[_ipam_pb2.ReleaseAddressesResponse]]:
-        """Takes back everything the owner holds. Nothing held is success."""
+        """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
+        than the request says.
+        """
 
     @_abc_1.abstractmethod
     def ListAllocations(

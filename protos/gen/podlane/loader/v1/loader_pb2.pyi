@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _NamespaceState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _NamespaceStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_NamespaceState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    NAMESPACE_STATE_UNSPECIFIED: _NamespaceState.ValueType  # 0
+    """Not looked at, or it could not be told."""
+    NAMESPACE_STATE_THERE: _NamespaceState.ValueType  # 1
+    """Its path leads to it."""
+    NAMESPACE_STATE_GONE: _NamespaceState.ValueType  # 2
+    """Nothing is at its path any more."""
+    NAMESPACE_STATE_OTHER: _NamespaceState.ValueType  # 3
+    """Something else is at its path: another namespace, or none."""
+
+class NamespaceState(_NamespaceState, metaclass=_NamespaceStateEnumTypeWrapper):
+    """What has become of the namespace that a link was made for."""
+
+NAMESPACE_STATE_UNSPECIFIED: NamespaceState.ValueType  # 0
+"""Not looked at, or it could not be told."""
+NAMESPACE_STATE_THERE: NamespaceState.ValueType  # 1
+"""Its path leads to it."""
+NAMESPACE_STATE_GONE: NamespaceState.ValueType  # 2
+"""Nothing is at its path any more."""
+NAMESPACE_STATE_OTHER: NamespaceState.ValueType  # 3
+"""Something else is at its path: another namespace, or none."""
+Global___NamespaceState: _TypeAlias = NamespaceState  # noqa: Y015
+
 class _RegenerationLevel:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -537,21 +565,29 @@ Global___Link: _TypeAlias = Link  # noqa: Y015
 
 @_typing.final
 class DeleteLinkRequest(_message.Message):
-    """Names the link to delete."""
+    """Names the link to delete. The conditions are checked while no CreateLink of the attachment runs."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ATTACHMENT_FIELD_NUMBER: _builtins.int
+    HOST_IFINDEX_FIELD_NUMBER: _builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    host_ifindex: _builtins.int
+    """Only the link with this index; 0: whichever is there."""
+    idle_seconds: _builtins.int
+    """Only a link that CreateLink was not asked for in so many seconds."""
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     def __init__(
         self,
         *,
         attachment: _types_pb2.Attachment | None = ...,
+        host_ifindex: _builtins.int = ...,
+        idle_seconds: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "host_ifindex", b"host_ifindex", "idle_seconds", b"idle_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -587,8 +623,11 @@ class ListLinksRequest(_message.Message):
 
     ATTACHMENT_FIELD_NUMBER: _builtins.int
     VERIFY_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
     verify: _builtins.bool
     """Also open each pod's namespace and report what is wrong inside it in `problems`."""
+    namespaces: _builtins.bool
+    """Also tell what has become of each pod's namespace; `verify` tells that, too, at five times the cost."""
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment:
         """Absent: all."""
@@ -598,10 +637,11 @@ class ListLinksRequest(_message.Message):
         *,
         attachment: _types_pb2.Attachment | None = ...,
         verify: _builtins.bool = ...,
+        namespaces: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "verify", b"verify"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "namespaces", b"namespaces", "verify", b"verify"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -637,21 +677,36 @@ class LinkStatus(_message.Message):
 
     LINK_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    IDLE_SECONDS_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    idle_seconds: _builtins.int
+    """Seconds since CreateLink was last asked for it; 0 without a record."""
+    namespace: Global___NamespaceState.ValueType
     @_builtins.property
     def link(self) -> Global___Link: ...
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """One sentence each: a missing address, a wrong MTU, a namespace that is gone. Empty: as asked for."""
 
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Who lives in the namespace that the pod's end is in, for example `pause (4711)`; at most 8. Only told when
+        `namespace` is GONE or OTHER: then none means that nothing but a descriptor or a mount holds it.
+        """
+
     def __init__(
         self,
         *,
         link: Global___Link | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        idle_seconds: _builtins.int = ...,
+        namespace: Global___NamespaceState.ValueType = ...,
+        processes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["link", b"link", "problems", b"problems"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_seconds", b"idle_seconds", "link", b"link", "namespace", b"namespace", "problems", b"problems", "processes", b"processes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -918,18 +973,22 @@ class RemoveEndpointRequest(_message.Message):
 
     ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
+    UNRECORDED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     generation: _builtins.int
     """Refused with FAILED_PRECONDITION when a newer generation holds the id; 0: whatever is there."""
+    unrecorded: _builtins.bool
+    """Only what nobody has a record of: refused with FAILED_PRECONDITION when the state directory knows the id."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
         generation: _builtins.int = ...,
+        unrecorded: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "id", b"id", "unrecorded", b"unrecorded"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -964,16 +1023,20 @@ class ListEndpointDatapathsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    SLOTS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """0: all."""
+    slots: _builtins.bool
+    """Also ask all 65,536 slots of the policy PROG_ARRAY whom they belong to; that takes 0.1 s."""
     def __init__(
         self,
         *,
         id: _builtins.int = ...,
+        slots: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "slots", b"slots"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1003,7 +1066,9 @@ Global___ListEndpointDatapathsResponse: _TypeAlias = ListEndpointDatapathsRespon
 
 @_typing.final
 class EndpointDatapath(_message.Message):
-    """What the kernel and the state directory hold for one endpoint."""
+    """What the kernel and the state directory hold for one endpoint. Without a record in the state directory there is no
+    generation and no attachment, and the link is the one that the endpoint map or a tcx link leads to.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1017,6 +1082,7 @@ class EndpointDatapath(_message.Message):
     REACHABLE_FIELD_NUMBER: _builtins.int
     POLICY_ENTRIES_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     generation: _builtins.int
     config_hash: _builtins.str
@@ -1031,9 +1097,11 @@ class EndpointDatapath(_message.Message):
     def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Program]: ...
     @_builtins.property
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """One sentence each: what the kernel has lost against the state directory. Empty: whole.
-        next field: 11
-        """
+        """One sentence each: what the kernel has lost against the state directory. Empty: whole."""
+
+    @_builtins.property
+    def attachment(self) -> _types_pb2.Attachment:
+        """next field: 12"""
 
     def __init__(
         self,
@@ -1048,10 +1116,11 @@ class EndpointDatapath(_message.Message):
         reachable: _builtins.bool = ...,
         policy_entries: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
+        attachment: _types_pb2.Attachment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -123,6 +123,7 @@ class LoaderServiceServicer:
 
     def DeleteLink(self, request, context):
         """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success.
+        FAILED_PRECONDITION: it is not the link that the request describes any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

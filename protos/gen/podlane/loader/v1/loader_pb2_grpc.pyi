@@ -46,7 +46,9 @@ class LoaderServiceStub:
     ALREADY_EXISTS: the namespace has a foreign interface of that name. NOT_FOUND: no such namespace.
     """
     DeleteLink: _grpc.UnaryUnaryMultiCallable[_loader_pb2.DeleteLinkRequest, _loader_pb2.DeleteLinkResponse]
-    """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success."""
+    """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success.
+    FAILED_PRECONDITION: it is not the link that the request describes any more.
+    """
     ListLinks: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ListLinksRequest, _loader_pb2.ListLinksResponse]
     """Every podlane link of the node, as the kernel has it now."""
     WatchLinks: _grpc.UnaryStreamMultiCallable[_loader_pb2.WatchLinksRequest, _loader_pb2.WatchLinksResponse]
@@ -88,7 +90,9 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     ALREADY_EXISTS: the namespace has a foreign interface of that name. NOT_FOUND: no such namespace.
     """
     DeleteLink: _aio.UnaryUnaryMultiCallable[_loader_pb2.DeleteLinkRequest, _loader_pb2.DeleteLinkResponse]  # type: ignore[assignment]
-    """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success."""
+    """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success.
+    FAILED_PRECONDITION: it is not the link that the request describes any more.
+    """
     ListLinks: _aio.UnaryUnaryMultiCallable[_loader_pb2.ListLinksRequest, _loader_pb2.ListLinksResponse]  # type: ignore[assignment]
     """Every podlane link of the node, as the kernel has it now."""
     WatchLinks: _aio.UnaryStreamMultiCallable[_loader_pb2.WatchLinksRequest, _loader_pb2.WatchLinksResponse]  # type: ignore[assignment]
@@ -151,7 +155,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _loader_pb2.DeleteLinkRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_loader_pb2.DeleteLinkResponse, _abc.Awaitable[_loader_pb2.DeleteLinkResponse]]:
-        """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success."""
+        """Deletes a pod's veth pair; concurrent deletions share one RTNL pass. Already gone is success.
+        FAILED_PRECONDITION: it is not the link that the request describes any more.
+        """
 
     @_abc_1.abstractmethod
     def ListLinks(
