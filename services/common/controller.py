@@ -278,13 +278,14 @@ class Controller:
             outcome = self.status.record(Result.SUCCESS, time.time(), duration)
         else:
             outcome = self.status.record(Result.FAILURE, time.time(), duration, _sentence(problem))
-        self._surroundings.observe(self.group, outcome)
         if self._gone is not None:
             self._end(self._gone)
         else:
             pause = _NEVER if done else self._pause(outcome.result)
             self._due = min(self._due, asyncio.get_running_loop().time() + pause)
             self._wait()
+        # Last: whoever counts or logs can't keep the next run from coming.
+        self._surroundings.observe(self.group, outcome)
         self._tell(outcome, problem, failed_before)
 
     def _problem(self, run: "asyncio.Task[None]") -> BaseException | None:

@@ -285,6 +285,20 @@ async def test_each_run_is_told_to_the_observer_by_its_group():
     assert sorted(told) == [("resolve", Result.SUCCESS, True), ("sync", Result.FAILURE, True)]
 
 
+async def test_an_observer_with_a_bug_keeps_no_run_from_coming():
+    def observe(_group: str, _outcome: Outcome) -> None:
+        raise ZeroDivisionError
+
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: complaints.append(context["exception"]))
+    manager, work = Manager("endpoint-7", Registry(observe)), Work(fail=1)
+    manager.update("sync", Parameters(work.run, retry_base=0.001))
+    await until(lambda: only(manager).status.successes == 1)
+    await manager.remove_all()
+
+    assert [type(one) for one in complaints] == [ZeroDivisionError] * 2
+
+
 async def test_nothing_is_left_on_the_loop_when_all_are_gone(registry: Registry):
     before = asyncio.all_tasks()
     managers = [Manager(f"endpoint-{number}", registry) for number in range(20)]
