@@ -22,6 +22,7 @@ from services.loader.linkspec import LinkRecord, LinkSpec, OffloadSizes
 
 FORMAT = 1
 _SUFFIX = ".json"
+_BESIDE = ".new"
 
 
 def uptime() -> float:
@@ -135,6 +136,8 @@ class LinkRecords:
         """Make the directory and read what an earlier loader left. Raises CorruptState or Unavailable."""
         with _explained(self._directory):
             self._directory.mkdir(mode=0o750, parents=True, exist_ok=True)
+            for left in self._directory.glob("*" + _BESIDE):  # by a kill in the middle of a write
+                left.unlink()
             paths = sorted(self._directory.glob("*" + _SUFFIX))
             contents = [(path, path.read_text()) for path in paths]
         records = (read(content, path) for path, content in contents)

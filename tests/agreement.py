@@ -1,0 +1,165 @@
+"""What everybody on a node says about its endpoints: the endpoint service, ipam, the loader, the kernel, the directories.
+
+    agreement = Agreement(node)
+    agreement.reached()              # waits until all say the same, and nothing is half done
+    agreement.left_beside(one, two)  # what there is of anybody else: after a DEL, nothing
+"""
+
+import select
+import time
+from collections.abc import Callable, Iterable, Iterator
+from ipaddress import ip_address
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from podlane.endpoint.v1 import endpoint_pb2 as pb
+from podlane.endpoint.v1 import endpoint_pb2_grpc
+from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
+from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
+
+from tests.node_support import SERVICES, Node, Pod
+
+PATIENCE = 20.0
+_STUBS: dict[str, Any] = {
+    "ipam": ipam_pb2_grpc.IpamServiceStub,
+    "loader": loader_pb2_grpc.LoaderServiceStub,
+    "endpoint": endpoint_pb2_grpc.EndpointServiceStub,
+}
+
+
+def until(holds: Callable[[], Any], what: Callable[[], str]) -> Any:
+    """Return the first true answer of `holds`; after 20 seconds fail with what `what` says."""
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := holds()):
+        assert time.monotonic() < deadline, what()
+        select.select([], [], [], 0.005)
+    return answer
+
+
+class Agreement:
+    """The views of one node."""
+
+    def __init__(self, node: Node) -> None:
+        """Ask nobody yet."""
+        self._node = node
+        self._state = node.dir / "run" / "state"
+        self._maps = node.dir / "bpf" / "podlane" / "maps"
+
+    def call(self, service: str, method: str, request: Any) -> Any:
+        """Call an RPC; a service that is just starting is waited for."""
+        with self._channel(service) as channel:
+            return getattr(_STUBS[service](channel), method)(request, timeout=PATIENCE, wait_for_ready=True)
+
+    def serving(self, service: str) -> bool:
+        """Whether a service says that it can do its work."""
+        with self._channel(service) as channel:
+            try:
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+            except grpc.RpcError:
+                return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _channel(self, service: str) -> Any:
+        # Each call its own connection: one that is kept backs off while its service is away.
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        return grpc.insecure_channel(f"unix:{getattr(self._node.loaded, service).socket}", options=options)
+
+    def reached(self) -> None:
+        """Wait until all services serve, all views agree and nothing is half done."""
+        found: list[str] = []
+
+        def agree() -> bool:
+            found[:] = self.differences()
+            return not found
+
+        until(agree, lambda: "\n".join(found))
+
+    def differences(self) -> list[str]:
+        """Say who differs from whom, one sentence each."""
+        if missing := [service for service in SERVICES if not self.serving(service)]:
+            return [f"{', '.join(missing)} not serving"]
+        return [*self._endpoints(), *self._kernel(), *self._links(), *self._addresses()]
+
+    def endpoints(self) -> list[pb.Endpoint]:
+        """Return what the endpoint service lists."""
+        return list(self.call("endpoint", "ListEndpoints", pb.ListEndpointsRequest()).endpoints)
+
+    def _endpoints(self) -> Iterator[str]:
+        for endpoint in self.endpoints():
+            if endpoint.state != pb.ENDPOINT_STATE_READY:
+                yield f"endpoint {endpoint.id} waits for {endpoint.waiting_for}"
+            else:
+                request = pb.CheckEndpointRequest(selector=pb.EndpointSelector(id=endpoint.id))
+                for problem in self.call("endpoint", "CheckEndpoint", request).problems:
+                    yield f"endpoint {endpoint.id}: {problem}"
+
+    def _kernel(self) -> Iterator[str]:
+        endpoints = self.endpoints()
+        ids = {endpoint.id for endpoint in endpoints}
+        views = {
+            "datapaths": self._datapaths(),
+            "call_policy": {entry.call_policy.endpoint_id for entry in self._dump("call_policy")},
+            "policy pins": {int(path.name.rpartition("_")[2]) for path in self._maps.glob("policy_*")},
+            "the state directory": self._directories(),
+        }
+        for whose, seen in views.items():
+            if seen != ids:
+                yield f"{whose}: {sorted(seen)}, endpoints: {sorted(ids)}"
+        leads = {(entry.endpoint.address.packed, entry.endpoint.endpoint_id) for entry in self._dump("endpoints")}
+        have = {(one.address.address.packed, endpoint.id) for endpoint in endpoints for one in endpoint.addresses}
+        if (ours := {entry for entry in leads if entry[1]}) != have:
+            yield f"the endpoint map: {sorted(ours)}, endpoints: {sorted(have)}"
+
+    def _directories(self) -> set[int | str]:
+        names = {path.name for path in self._state.iterdir() if path.name[0].isdigit()}
+        return {int(name) if name.isdecimal() else name for name in names if not name.endswith("_next_fail")}
+
+    def _datapaths(self) -> set[int]:
+        reply = self.call("loader", "ListEndpointDatapaths", loader_pb2.ListEndpointDatapathsRequest())
+        return {one.id for one in reply.datapaths}
+
+    def _dump(self, name: str) -> list[loader_pb2.MapEntry]:
+        return list(self.call("loader", "DumpMap", loader_pb2.DumpMapRequest(map=name)).entries)
+
+    def _links(self) -> Iterator[str]:
+        reply = self.call("loader", "ListLinks", loader_pb2.ListLinksRequest(verify=True))
+        for status in reply.links:
+            yield from (f"link {status.link.host_ifname}: {problem}" for problem in status.problems)
+        listed = {status.link.host_ifname for status in reply.links}
+        records = {path.name for path in (self._state / "links").iterdir()}
+        if records != {f"{name}.json" for name in listed}:
+            yield f"link records: {sorted(records)}, links: {sorted(listed)}"
+        if missing := {endpoint.link.host_ifname for endpoint in self.endpoints()} - listed:
+            yield f"endpoints have links that nobody lists: {sorted(missing)}"
+
+    def _addresses(self) -> Iterator[str]:
+        """Every endpoint has its addresses confirmed; beside them there are reservations, which expire."""
+        confirmed = {
+            (one.address.address.packed, allocation.endpoint_id)
+            for allocation in self._allocations()
+            if allocation.endpoint_id
+            for one in allocation.addresses
+        }
+        have = {(one.address.address.packed, one_of.id) for one_of in self.endpoints() for one in one_of.addresses}
+        if confirmed != have:
+            yield f"ipam: {_readable(confirmed)}, endpoints: {_readable(have)}"
+
+    def _allocations(self) -> list[ipam_pb2.Allocation]:
+        return list(self.call("ipam", "ListAllocations", ipam_pb2.ListAllocationsRequest()).allocations)
+
+    def left_beside(self, *pods: Pod) -> list[str]:
+        """Return what there is of any pod but these."""
+        known = {pod.container_id for pod in pods}
+        endpoints = [one for one in self.endpoints() if one.attachment.container_id not in known]
+        links = self.call("loader", "ListLinks", loader_pb2.ListLinksRequest()).links
+        return [
+            *(f"endpoint {one.id}" for one in endpoints),
+            *(f"link {one.link.host_ifname}" for one in links if one.link.attachment.container_id not in known),
+            *(f"allocation {one.owner}" for one in self._allocations() if one.owner.container_id not in known),
+        ]
+
+
+def _readable(pairs: Iterable[tuple[bytes, int]]) -> list[str]:
+    return sorted(f"{ip_address(packed)} of {id_}" for packed, id_ in pairs)

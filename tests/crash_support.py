@@ -1,0 +1,119 @@
+"""A whole node whose services can be killed right before any of their effects (`tests/killed.py`).
+
+    with CrashNode() as node:
+        with node.traced("loader") as effects:       # what there is to die before
+            node.add(pod)
+        adding = node.begin("ADD", pod)
+        node.arm("loader", "rename state/<id>_next")
+        node.dies("loader", during=adding)
+        node.revive("loader")
+        node.agreement.reached()
+"""
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.agreement import Agreement, until
+from tests.node_support import SERVICES, Node, Outcome, Pod
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class CrashNode(Node):
+    """A node whose services run under `tests.killed`."""
+
+    def open(self) -> None:
+        """Bring it up with services that are not armed."""
+        self.start = False
+        self.agreement = Agreement(self)
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        super().open()
+        self.revive(*SERVICES)
+
+    def close(self) -> None:
+        """Kill what runs, and take everything away."""
+        for service in self._processes:
+            self.kill(service)
+        super().close()
+
+    def launch(self, service: str) -> None:
+        """Start a service; whether it answers is not waited for."""
+        # `podlane node` knows a service by the name of its module.
+        argv = [sys.executable, "-m", "tests.killed", f"services.{service}", str(self.dir)]
+        with (self.dir / f"{service}.log").open("ab") as log:
+            process = subprocess.Popen(
+                ["nsenter", f"--net=/run/netns/{self.name}", *argv, "--config", str(self.config_file)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=REPOSITORY,
+            )
+        self._processes[service] = process
+        (self.dir / "run" / f"{service}.pid").write_text(f"{process.pid}\n")
+
+    def revive(self, *services: str) -> None:
+        """Start services, in this order, and wait until all of the node's are serving."""
+        for service in services:
+            self.launch(service)
+        until(lambda: all(map(self.agreement.serving, SERVICES)), self.logs)
+
+    def kill(self, service: str) -> None:
+        """End a service by SIGKILL."""
+        self._processes[service].kill()
+        self._processes[service].wait()
+
+    def logs(self) -> str:
+        """Return the ends of the services' logs."""
+        return "\n".join(f"--- {one}\n{(self.dir / f'{one}.log').read_text()[-3000:]}" for one in SERVICES)
+
+    @contextlib.contextmanager
+    def traced(self, service: str) -> Iterator[list[str]]:
+        """Yield a list that holds the effects of a service in the block, after it."""
+        trace, effects = self.dir / f"{service}.trace", list[str]()
+        trace.touch()
+        try:
+            yield effects
+        finally:
+            effects += trace.read_text().splitlines()
+            trace.unlink()
+
+    def arm(self, service: str, effect: str, number: int = 1, *, together: Sequence[int] = ()) -> None:
+        """Let a service die before an effect, and with it the processes `together`."""
+        order = self.dir / f"{service}.arming"
+        order.write_text("\n".join([f"{number} {effect}", *map(str, together)]))
+        order.rename(self.dir / f"{service}.armed")
+
+    def dies(self, service: str) -> None:
+        """Wait until an armed service is dead."""
+        process = self._processes[service]
+        until(lambda: process.poll() is not None, lambda: f"{service} still runs\n{self.logs()}")
+        assert process.returncode == -signal.SIGKILL, self.logs()
+
+    def begin(self, verb: str, pod: Pod) -> "subprocess.Popen[str]":
+        """Start a call of the plugin, which waits for its configuration until `go`."""
+        return subprocess.Popen(
+            self.argv(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=self.environment(verb, pod),
+            text=True,
+        )
+
+    def go(self, process: "subprocess.Popen[str]") -> None:
+        """Let a call that was begun read its configuration."""
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(self.conf()))
+        process.stdin.close()
+        process.stdin = None
+
+    @staticmethod
+    def end(process: "subprocess.Popen[str]") -> Outcome:
+        """Wait for a call and return what it left."""
+        stdout, stderr = process.communicate(timeout=90)
+        return Outcome(process.returncode, stdout, stderr)

@@ -1,0 +1,222 @@
+"""A service that kills itself at a named point: `python -m tests.killed services.loader DIRECTORY --config …`.
+
+Only what a process has done to the rest of the world tells one kill from another. So the crash points of a service are
+its *effects*: a file made, written, renamed or removed, a pin, a map's entry, a batch of netlink messages, a commit, a
+call of another service, an answer. All of them pass few doors, which this launcher watches; whatever goes by a door is
+a point, also what is added tomorrow. The services know nothing of it.
+
+    DIRECTORY/<service>.trace    while the file exists, the effects are appended to it, one per line, before they happen
+    DIRECTORY/<service>.armed    `NUMBER EFFECT`, then pids, one per line: the process dies, and those with it, right
+                                 before the effect happens for the NUMBER-th time from now on
+
+Names of effects are the same for every pod: ids, links and hashes are replaced by what they are.
+"""
+
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import pathlib
+import re
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_NAMES = (
+    (re.compile(r"\blxc[0-9a-f]{12}\b"), "<link>"),
+    (re.compile(r"\b[0-9a-f]{64}\b"), "<hash>"),
+    (re.compile(r"(?<=<hash>)\.\d+"), ".<pid>"),
+    (re.compile(r"(?<=[/_ ])\d+(?=_next|/|$)"), "<id>"),
+)
+_READING = ("Get", "List", "Check", "Watch", "Dump")
+_WRITE = os.O_WRONLY | os.O_RDWR
+# linux/rtnetlink.h: what a message is about, in fours: new, delete, get, set.
+_RTM_BASE, _RTM_GET, _VERBS = 16, 2, ("new", "del", "get", "set")
+_OBJECTS = ("link", "addr", "route", "neigh", "rule", "qdisc", "class", "filter")
+
+
+class Effects:
+    """What the process is about to do to the world. `roots` are directories by the names that effects call them."""
+
+    def __init__(self, service: str, directory: Path, roots: dict[str, Path]) -> None:
+        """Watch nothing yet."""
+        self._trace, self._armed = directory / f"{service}.trace", directory / f"{service}.armed"
+        self._roots = {os.fspath(path): name for name, path in roots.items()}
+        self._lock = threading.RLock()
+        self._inside = threading.local()
+        self._order, self._seen = "", Counter[str]()
+
+    def come(self, effect: str) -> None:
+        """Write the effect down; die if this is the one."""
+        for pattern, name in _NAMES:
+            effect = pattern.sub(name, effect)
+        with self._lock:
+            if self._trace.exists():
+                with self._trace.open("a") as trace:
+                    trace.write(effect + "\n")
+            try:
+                order = self._armed.read_text()
+            except FileNotFoundError:
+                return
+            if order != self._order:
+                self._order, self._seen = order, Counter()
+            self._seen[effect] += 1
+            first, *pids = order.splitlines()
+            if first == f"{self._seen[effect]} {effect}":
+                self._armed.unlink()
+                for pid in (*map(int, pids), os.getpid()):
+                    os.kill(pid, signal.SIGKILL)
+
+    def file(self, verb: str, path: Any, directory: int = -1) -> None:
+        """Come to a change of a path, if it is below one of the roots."""
+        if getattr(self._inside, "file", False) or isinstance(path, int):
+            return
+        whole = os.fsdecode(path)
+        if directory != -1:
+            whole = f"{os.readlink(f'/proc/self/fd/{directory}')}/{whole}"
+        root = next((root for root in self._roots if whole.startswith(f"{root}/")), None)
+        if root is not None and (verb not in {"remove", "rmdir"} or os.path.lexists(whole)):
+            self._inside.file = True
+            try:
+                self.come(f"{verb} {self._roots[root]}{whole.removeprefix(root)}")
+            finally:
+                self._inside.file = False
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """See files change (Python's audit events; they come before the change)."""
+        if event == "open" and arguments[2] & _WRITE:
+            self.file("open", arguments[0])
+        elif event in {"os.mkdir", "os.rename"}:
+            self.file(event.removeprefix("os."), arguments[0], arguments[2])
+        elif event in {"os.remove", "os.rmdir"}:
+            self.file(event.removeprefix("os."), arguments[0], arguments[1])
+
+    def before(self, owner: Any, name: str, effect: Callable[..., str]) -> None:
+        """Come to `effect(*arguments)`, unless it is empty, before each call of a function."""
+        work = getattr(owner, name)
+
+        @functools.wraps(work)
+        def coming(*arguments: Any, **keywords: Any) -> Any:
+            if said := effect(*arguments):
+                self.come(said)
+            return work(*arguments, **keywords)
+
+        setattr(owner, name, coming)
+
+    def after(self, owner: Any, name: str, effect: str) -> None:
+        """Come to an effect after each call of a coroutine function, also one that fails."""
+        work = getattr(owner, name)
+
+        @functools.wraps(work)
+        async def coming(*arguments: Any, **keywords: Any) -> Any:
+            try:
+                return await work(*arguments, **keywords)
+            finally:
+                self.come(effect)
+
+        setattr(owner, name, coming)
+
+
+def watch(service: str, effects: Effects) -> None:
+    """Stand at the doors of a service."""
+    sys.addaudithook(effects.audit)
+    _watch_writes(effects)
+    effects.before(importlib.import_module("services.common.client").Peer, "call", _called)
+    effects.before(importlib.import_module("services.common.db"), "_commit", _committed)
+    if service == "loader":
+        _watch_kernel(effects)
+    servicer = importlib.import_module(f"services.{service}.servicer")
+    (served,) = (kind for name, kind in vars(servicer).items() if name == f"{service.capitalize()}Servicer")
+    for name, method in vars(served).items():
+        if inspect.iscoroutinefunction(method) and not name.startswith(_READING):
+            effects.after(served, name, f"answer {name}")
+
+
+def _watch_writes(effects: Effects) -> None:
+    """A file is made first and written then: Python tells of the first only."""
+
+    def write_text(path: Path, content: str, **_: Any) -> int:
+        with path.open("w") as file:
+            effects.file("write", path)
+            return file.write(content)
+
+    def writing(fd: int, _content: bytes) -> str:
+        with contextlib.suppress(OSError):
+            effects.file("write", os.readlink(f"/proc/self/fd/{fd}"))
+        return ""
+
+    setattr(pathlib.Path, "write_text", write_text)  # noqa: B010 - mypy knows that it is no variable
+    effects.before(os, "write", writing)
+
+
+def _watch_kernel(effects: Effects) -> None:
+    """Patch before anybody imports the functions by name."""
+    libbpf = importlib.import_module("services.loader.libbpf")
+    for name in ("map_update", "map_delete", "map_update_batch", "map_delete_batch"):
+        effects.before(libbpf, name, functools.partial(_mapped, name))
+    effects.before(libbpf, "object_pin", lambda _fd, path: f"pin {path.name}")
+    effects.before(libbpf, "link_create", lambda *_: "link_create")
+    effects.before(libbpf, "link_update", lambda *_: "link_update")
+    effects.before(libbpf, "link_detach", lambda *_: "link_detach")
+    effects.before(importlib.import_module("services.loader.netlink").Rtnl, "batch", _batched)
+    effects.before(
+        importlib.import_module("services.loader.statedir"),
+        "exchange",
+        lambda one, other: f"exchange state/{one.name} state/{other.name}",
+    )
+
+
+def _mapped(name: str, fd: Any, entries: Any, *_: Any) -> str:
+    libbpf = importlib.import_module("services.loader.libbpf")
+    # The kernel keeps 15 characters of a map's name; `.rodata` is nobody's until its program is attached.
+    about = libbpf.map_info(fd).name
+    if about.startswith(".") or (name.endswith("batch") and not entries):
+        return ""
+    maps = importlib.import_module("services.loader.maps").DEFINITIONS
+    return f"{name} {next(one for one in maps if one.startswith(about))}"
+
+
+def _batched(_rtnl: Any, requests: Sequence[Any]) -> str:
+    kinds = [divmod(one.type - _RTM_BASE, len(_VERBS)) for one in requests]
+    changes = dict.fromkeys(f"{_VERBS[verb]}{_OBJECTS[about]}" for about, verb in kinds if verb != _RTM_GET)
+    return f"netlink {' '.join(changes)}" if changes else ""
+
+
+def _called(_peer: Any, method: Any, *_: Any) -> str:
+    whom, name = method._method.decode().split("/")[1:]
+    return f"call {whom.split('.')[1]} {name}" if not name.startswith(_READING) else ""
+
+
+def _committed(_connection: Any, changes: Sequence[Any], *_: Any) -> str:
+    return f"commit {' '.join(sorted(change.__qualname__.removesuffix('.<locals>.change') for change in changes))}"
+
+
+@contextlib.contextmanager
+def _own(argv: Sequence[str]) -> Iterator[None]:
+    before, sys.argv = sys.argv, list(argv)
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+def main() -> int:
+    """Run the service."""
+    _, module, directory, *argv = sys.argv
+    service = module.rpartition(".")[2]
+    config = importlib.import_module("services.common.config")
+    settings = config.load(Path(argv[argv.index("--config") + 1]), {})
+    roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs}
+    watch(service, Effects(service, Path(directory), roots))
+    with _own((module, *argv)):
+        code: int = importlib.import_module(f"{module}.main").main()
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
