@@ -1,8 +1,8 @@
 """What everybody on a node says about its endpoints: the endpoint service, ipam, the loader, the kernel, the directories.
 
-    agreement = Agreement(node)
-    agreement.reached()              # waits until all say the same, and nothing is half done
-    agreement.left_beside(one, two)  # what there is of anybody else: after a DEL, nothing
+agreement = Agreement(node)
+agreement.reached()              # waits until all say the same, and nothing is half done
+agreement.left_beside(one, two)  # what there is of anybody else: after a DEL, nothing
 """
 
 import select

@@ -1,13 +1,13 @@
 """A whole node whose services can be killed right before any of their effects (`tests/killed.py`).
 
-    with CrashNode() as node:
-        with node.traced("loader") as effects:       # what there is to die before
-            node.add(pod)
-        adding = node.begin("ADD", pod)
-        node.arm("loader", "rename state/<id>_next")
-        node.dies("loader", during=adding)
-        node.revive("loader")
-        node.agreement.reached()
+with CrashNode() as node:
+    with node.traced("loader") as effects:       # what there is to die before
+        node.add(pod)
+    adding = node.begin("ADD", pod)
+    node.arm("loader", "rename state/<id>_next")
+    node.dies("loader", during=adding)
+    node.revive("loader")
+    node.agreement.reached()
 """
 
 import contextlib

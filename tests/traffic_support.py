@@ -1,9 +1,9 @@
 """Traffic that goes on while things happen: what a running pod would notice.
 
-    with Pings(one, *addresses) as pings, TcpStream(one, other, address) as stream:
-        ...                     # kill something
-        stream.goes_on()
-    assert pings.lost == []
+with Pings(one, *addresses) as pings, TcpStream(one, other, address) as stream:
+    ...                     # kill something
+    stream.goes_on()
+assert pings.lost == []
 """
 
 import re

@@ -1,0 +1,103 @@
+"""The three steps of an ADD, and what else the services do, called one by one: `grpcurl` for tests.
+
+by_hand = ByHand(Agreement(node))
+reserved = by_hand.reserve(pod)
+link = by_hand.link(pod, reserved)
+by_hand.create(pod, reserved, link)
+"""
+
+from podlane.common.v1 import types_pb2 as types
+from podlane.endpoint.v1 import endpoint_pb2
+from podlane.ipam.v1 import ipam_pb2
+from podlane.loader.v1 import loader_pb2
+
+from tests.agreement import Agreement
+from tests.node_support import Pod
+
+NETWORK = "podlane"
+ALLOW_ALL = [loader_pb2.PolicyEntry(direction=loader_pb2.TrafficDirection.ValueType(one)) for one in (1, 2)]
+
+
+def attachment(pod: Pod) -> types.Attachment:
+    """Return what the shim would call this pod's interface."""
+    return types.Attachment(network=NETWORK, container_id=pod.container_id, ifname=pod.ifname)
+
+
+class ByHand:
+    """Calls, with the answers that the next call needs."""
+
+    def __init__(self, agreement: Agreement) -> None:
+        """Call the services of this node."""
+        self._call = agreement.call
+
+    def reserve(self, pod: Pod) -> ipam_pb2.AllocateAddressesResponse:
+        """Step one."""
+        request = ipam_pb2.AllocateAddressesRequest(
+            owner=attachment(pod), pod=types.Pod(namespace=pod.namespace, name=pod.name, uid="u1")
+        )
+        reply: ipam_pb2.AllocateAddressesResponse = self._call("ipam", "AllocateAddresses", request)
+        return reply
+
+    def link(self, pod: Pod, reserved: ipam_pb2.AllocateAddressesResponse) -> loader_pb2.Link:
+        """Step two."""
+        request = loader_pb2.CreateLinkRequest(
+            attachment=attachment(pod),
+            netns_path=pod.path,
+            addresses=reserved.allocation.addresses,
+            routes=reserved.routes,
+        )
+        made: loader_pb2.Link = self._call("loader", "CreateLink", request).link
+        return made
+
+    def create(
+        self, pod: Pod, reserved: ipam_pb2.AllocateAddressesResponse, link: loader_pb2.Link
+    ) -> endpoint_pb2.Endpoint:
+        """Step three."""
+        request = endpoint_pb2.CreateEndpointRequest(
+            attachment=attachment(pod),
+            pod=reserved.allocation.pod,
+            link=link,
+            addresses=reserved.allocation.addresses,
+            labels={"app": "web", "k8s:tier": "front"},
+        )
+        created: endpoint_pb2.Endpoint = self._call("endpoint", "CreateEndpoint", request).endpoint
+        return created
+
+    def get(self, pod: Pod) -> endpoint_pb2.Endpoint:
+        """Return a pod's endpoint with its log."""
+        request = endpoint_pb2.GetEndpointRequest(selector=endpoint_pb2.EndpointSelector(attachment=attachment(pod)))
+        found: endpoint_pb2.Endpoint = self._call("endpoint", "GetEndpoint", request).endpoint
+        return found
+
+    def delete(self, pod: Pod) -> bool:
+        """Delete a pod's endpoint, and nothing else of it."""
+        selector = endpoint_pb2.EndpointSelector(attachment=attachment(pod))
+        request = endpoint_pb2.DeleteEndpointRequest(selector=selector)
+        return bool(self._call("endpoint", "DeleteEndpoint", request).deleted)
+
+    def regenerate(
+        self, pod: Pod, policy: list[loader_pb2.PolicyEntry] | None = None, **options: bool
+    ) -> loader_pb2.RegenerateEndpointResponse:
+        """Have the loader put a pod's datapath in force with these options (with `_` for `-`), at level 1."""
+        endpoint = self.get(pod)
+        request = loader_pb2.RegenerateEndpointRequest(
+            endpoint=loader_pb2.EndpointConfig(
+                id=endpoint.id,
+                generation=endpoint.generation,
+                attachment=endpoint.attachment,
+                host_ifname=endpoint.link.host_ifname,
+                host_ifindex=endpoint.link.host_ifindex,
+                host_mac=endpoint.link.host_mac,
+                pod_mac=endpoint.link.pod_mac,
+                addresses=[types.IpAddress(packed=one.address.address.packed) for one in endpoint.addresses],
+                identity=endpoint.identity,
+                options=[
+                    loader_pb2.EndpointOption(name=name.replace("_", "-"), enabled=enabled)
+                    for name, enabled in options.items()
+                ],
+            ),
+            level=loader_pb2.REGENERATION_LEVEL_NO_REBUILD,
+            policy=ALLOW_ALL if policy is None else policy,
+        )
+        reply: loader_pb2.RegenerateEndpointResponse = self._call("loader", "RegenerateEndpoint", request)
+        return reply
