@@ -15,7 +15,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tests.agreement import Agreement, until
@@ -72,14 +72,14 @@ class CrashNode(Node):
         return "\n".join(f"--- {one}\n{(self.dir / f'{one}.log').read_text()[-3000:]}" for one in SERVICES)
 
     @contextlib.contextmanager
-    def traced(self, service: str) -> Iterator[list[str]]:
-        """Yield a list that holds the effects of a service in the block, after it."""
-        trace, effects = self.dir / f"{service}.trace", list[str]()
+    def traced(self, service: str) -> Iterator[Callable[[], list[str]]]:
+        """Yield what returns the effects of a service in the block so far; after the block, all of them."""
+        trace, ended = self.dir / f"{service}.trace", list[str]()
         trace.touch()
         try:
-            yield effects
+            yield lambda: trace.read_text().splitlines() if trace.exists() else ended
         finally:
-            effects += trace.read_text().splitlines()
+            ended += trace.read_text().splitlines()
             trace.unlink()
 
     def arm(self, service: str, effect: str, number: int = 1, *, together: Sequence[int] = ()) -> None:

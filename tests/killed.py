@@ -7,7 +7,7 @@ a point, also what is added tomorrow. The services know nothing of it.
 
     DIRECTORY/<service>.trace    while the file exists, the effects are appended to it, one per line, before they happen
     DIRECTORY/<service>.armed    `NUMBER EFFECT`, then pids, one per line: the process dies, and those with it, right
-                                 before the effect happens for the NUMBER-th time from now on
+                                 before the effect happens for the NUMBER-th time from now on; `*` is any effect
 
 Names of effects are the same for every pod: ids, links and hashes are replaced by what they are.
 """
@@ -33,6 +33,8 @@ _NAMES = (
     (re.compile(r"(?<=<hash>)\.\d+"), ".<pid>"),
     (re.compile(r"(?<=[/_ ])\d+(?=_next|/|$)"), "<id>"),
 )
+# Whether a path must be there for a verb to change anything.
+_NEEDED = {"remove": True, "rmdir": True, "mkdir": False}
 _READING = ("Get", "List", "Check", "Watch", "Dump")
 _WRITE = os.O_WRONLY | os.O_RDWR
 # linux/rtnetlink.h: what a message is about, in fours: new, delete, get, set.
@@ -65,9 +67,9 @@ class Effects:
                 return
             if order != self._order:
                 self._order, self._seen = order, Counter()
-            self._seen[effect] += 1
+            self._seen.update((effect, "*"))
             first, *pids = order.splitlines()
-            if first == f"{self._seen[effect]} {effect}":
+            if first in {f"{self._seen[effect]} {effect}", f"{self._seen['*']} *"}:
                 self._armed.unlink()
                 for pid in (*map(int, pids), os.getpid()):
                     os.kill(pid, signal.SIGKILL)
@@ -80,7 +82,7 @@ class Effects:
         if directory != -1:
             whole = f"{os.readlink(f'/proc/self/fd/{directory}')}/{whole}"
         root = next((root for root in self._roots if whole.startswith(f"{root}/")), None)
-        if root is not None and (verb not in {"remove", "rmdir"} or os.path.lexists(whole)):
+        if root is not None and os.path.lexists(whole) == _NEEDED.get(verb, os.path.lexists(whole)):
             self._inside.file = True
             try:
                 self.come(f"{verb} {self._roots[root]}{whole.removeprefix(root)}")

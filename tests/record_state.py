@@ -79,7 +79,7 @@ def record(node: CrashNode, target: Path) -> None:
     name = Attachment(NETWORK, half_linked.container_id, half_linked.ifname).host_ifname()
     node.arm("loader", "netlink newlink setlink")
     waiting.append(_begin(lambda: by_hand.link(half_linked, linking)))
-    until(lambda: (links / f"{name}.json").exists(), node.logs)
+    until((links / f"{name}.json").exists, node.logs)
     node.dies("loader")
     node.kill("ipam")
     for thread in waiting:

@@ -27,10 +27,10 @@ from services.loader.regenerate import Regenerator
 from services.loader.statedir import StateDir
 from services.loader.steps import Kernel
 from services.loader.template import Templates
+from tests.bpf_sources import CLANG_REFUSES, CLANG_SAYS, VERIFIER_REFUSES, refusing
 
 pytestmark = pytest.mark.privileged
 
-BPF = Path(__file__).resolve().parents[2] / "bpf"
 NODE = NodeConfig((), (ip_address("10.0.0.1"), ip_address("fd00::1")))
 V4, V6 = ip_address("10.0.0.9"), ip_address("fd00::9")
 # The loopback device is a link that every namespace has.
@@ -128,16 +128,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sources, with a switch that makes the verifier refuse and one that makes clang refuse."""
-    copy = tmp_path_factory.mktemp("sources") / "bpf"
-    shutil.copytree(BPF, copy)
-    source = copy / "bpf_lxc.c"
-    wild = "#ifdef ENABLE_DEBUG\n\t*(volatile char *)(long)skb->mark = 1;\n#endif\n"
-    broken = "#ifdef ENABLE_POLICY_ACCOUNTING\n#error no accounting today\n#endif\n"
-    head = "int to_container(struct __sk_buff *skb)\n{\n"
-    text = source.read_text()
-    assert head in text
-    source.write_text(text.replace(head, head + wild) + broken)
-    return copy
+    return refusing(tmp_path_factory.mktemp("sources"))
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +227,7 @@ def fail(bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return monkeypatch.context()
 
 
-@pytest.mark.parametrize(
-    ("option", "says"), [("debug", "the kernel refused"), ("policy-accounting", "no accounting today")]
-)
+@pytest.mark.parametrize(("option", "says"), [(VERIFIER_REFUSES, "the kernel refused"), (CLANG_REFUSES, CLANG_SAYS)])
 async def test_a_refused_program_leaves_what_was_live_and_its_log(bench: Bench, option: str, says: str) -> None:
     await bench.build()
     before = bench.snapshot()
