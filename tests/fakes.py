@@ -19,6 +19,7 @@ Two rules:
    B9  Released addresses can be asked for by name at once.
    B10 RegenerateEndpoint at level 1 loads programs only where that is needed, at level 2 always; it says why, and
        what it changed. A dry run touches nothing.
+   B11 UnconfirmAllocation makes a reservation of what that endpoint has confirmed, and leaves anything else alone.
    B12 ListLinks tells how long a link was not asked for, what has become of its namespace, and who lives in one that
        has lost its name.
    B13 DeleteLink refuses another index than the one that is meant, and a link that was asked for lately.
@@ -489,6 +490,18 @@ class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
             return ipam_pb2.ConfirmAllocationResponse(allocation=allocation)
 
         return await self.script.run("ConfirmAllocation", request, work)
+
+    async def UnconfirmAllocation(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Make a reservation of a confirmed allocation (B11)."""
+
+        def work() -> ipam_pb2.UnconfirmAllocationResponse:
+            allocation = self.held.get(key(request.owner))
+            if allocation is not None and allocation.endpoint_id == request.endpoint_id:
+                allocation.state = ipam_pb2.ALLOCATION_STATE_RESERVED
+                allocation.endpoint_id = 0
+            return ipam_pb2.UnconfirmAllocationResponse(allocation=allocation)
+
+        return await self.script.run("UnconfirmAllocation", request, work)
 
     async def ReleaseAddresses(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Free what the owner holds."""

@@ -52,6 +52,12 @@ class Calls:
         reply: pb.ConfirmAllocationResponse = await self._call(self.stub.ConfirmAllocation, request)
         return reply.allocation
 
+    async def unconfirm(self, name: str, endpoint_id: int) -> pb.UnconfirmAllocationResponse:
+        """Take an endpoint's confirmation back."""
+        request = pb.UnconfirmAllocationRequest(owner=attachment(name), endpoint_id=endpoint_id)
+        reply: pb.UnconfirmAllocationResponse = await self._call(self.stub.UnconfirmAllocation, request)
+        return reply
+
     async def release(self, name: str, endpoint_id: int = 0) -> pb.ReleaseAddressesResponse:
         """Release what a container holds, if need be only for one endpoint."""
         request = pb.ReleaseAddressesRequest(owner=attachment(name), endpoint_id=endpoint_id)

@@ -23,7 +23,7 @@ from enum import Enum, auto
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError
-from services.common.model import Attachment, Phase
+from services.common.model import Phase
 from services.endpoint import plan
 from services.endpoint.events import Event, RegenerationEvent
 from services.endpoint.managed import ManagedEndpoint
@@ -125,7 +125,8 @@ class Creation:
         # Its own error was reported, or is not the first; only whether it still runs matters here.
         await asyncio.wait((self._confirmation,))
         self._confirmation.exception()
-        await give_back(self._ipam, self._managed.endpoint)
+        endpoint = self._managed.endpoint
+        await self._ipam.unconfirm(endpoint.spec.attachment, endpoint.id)
 
     async def _build(self, event: RegenerationEvent) -> None:
         self._built = await self._regenerator.build(self._managed, event.begin())
@@ -195,24 +196,12 @@ async def take_down(managed: ManagedEndpoint, addresses: Addresses, store: Store
         if addresses is Addresses.RELEASE:
             await ipam.release(endpoint.spec.attachment)
         elif addresses is Addresses.GIVE_BACK:
-            await give_back(ipam, endpoint)
+            await ipam.unconfirm(endpoint.spec.attachment, endpoint.id)
 
     async def record() -> None:
         await store.delete(endpoint)
 
     await run((Step("intent", intent), Step("datapath", datapath), Step("addresses", free), Step("record", record)))
-
-
-async def give_back(ipam: Ipam, endpoint: Endpoint) -> None:
-    """Make confirmed addresses a reservation again; whatever is not confirmed by this endpoint is left alone.
-
-    ipam has no such verb, so it is two: released they cool down, and asking for them by name gets them back.
-    """
-    owner: Attachment = endpoint.spec.attachment
-    for held in await ipam.allocations(owner):
-        if held.endpoint_id == endpoint.id:
-            await ipam.release(owner)
-            await ipam.allocate(owner, endpoint.spec.pod, held.addresses)
 
 
 def _since(begin: float) -> int:

@@ -78,6 +78,9 @@ class Ipam(Protocol):
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """Make a reservation permanent. Raises NotFound when it has expired."""
 
+    async def unconfirm(self, owner: Attachment, endpoint_id: int) -> None:
+        """Make what this endpoint has confirmed a reservation again; anything else is left as it is."""
+
     async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
         """Reserve exactly these addresses. Raises AlreadyExists, FailedPrecondition, InvalidArgument."""
 
@@ -209,6 +212,11 @@ class IpamPeer:
         reply = await self._peer.call(self._stub.ConfirmAllocation, request, timeout=_CALL_SECONDS)
         with _trusting("ipam"):
             return peer_messages.read_allocation(reply.allocation)
+
+    async def unconfirm(self, owner: Attachment, endpoint_id: int) -> None:
+        """See Ipam."""
+        request = ipam_pb2.UnconfirmAllocationRequest(owner=wire.write_attachment(owner), endpoint_id=endpoint_id)
+        await self._peer.call(self._stub.UnconfirmAllocation, request, timeout=_CALL_SECONDS)
 
     async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
         """See Ipam."""

@@ -3,7 +3,7 @@
 Order of every change, so that memory never promises what the disk doesn't hold:
 
     allocate   take in memory (nobody else can) → commit → answer;  commit failed → put back → error
-    confirm    commit → memory → answer
+    confirm    commit → memory → answer, and so is its taking back
     release    commit → memory (only now can others get it) → answer
     expiry     is a release, by a controller at the deadline and also whenever an allocation finds nothing left
 
@@ -82,6 +82,13 @@ class Allocator:
         Raises NotFound (nothing held: it has expired), AlreadyExists (another endpoint confirmed it), Unavailable.
         """
         return await self._shielded.run(self._confirm(owner, endpoint_id))
+
+    async def unconfirm(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
+        """Make what an endpoint has confirmed a reservation again and return what the owner holds now.
+
+        What nobody, or another endpoint, has confirmed is left as it is. Raises Unavailable.
+        """
+        return await self._shielded.run(self._unconfirm(owner, endpoint_id))
 
     async def release(self, owner: Attachment, endpoint_id: int = 0) -> Allocation | None:
         """Take back what the owner holds and return it; None when that is nothing.
@@ -172,6 +179,17 @@ class Allocator:
             await self._store.update(confirmed)
             self._ledger.put(confirmed)
             return confirmed
+
+    async def _unconfirm(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
+        async with self._owners.hold(owner):
+            held = self._ledger.held_by(owner)
+            if held is None or held.confirmed is None or held.endpoint_id != endpoint_id:
+                return held
+            reserved = self._ledger.unconfirmed(held)
+            await self._store.update(reserved)
+            self._ledger.put(reserved)
+            self._reserved.set()
+            return reserved
 
     async def _release(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
         async with self._owners.hold(owner):

@@ -1,8 +1,8 @@
 """Who holds what: all pools, all owners, all reservations. Pure; the memory behind `allocator.py`.
 
     nothing ──reserve──▶ RESERVED ──confirm──▶ CONFIRMED
-       ▲                    │ expiry               │
-       └──────release───────┴──────────────────────┘
+       ▲                  │     ▲───unconfirm──────┤
+       └──release, expiry─┴────────────────────────┘
 
 Invariants: an owner has one allocation or none; an address has one owner or none, whatever pool it came from; a
 reservation takes an address of every family it needs or none of any. Each verb checks everything before it changes
@@ -173,14 +173,19 @@ class Ledger:
         """Return a reservation as confirmed by an endpoint; `put` makes it so."""
         return replace(held, expires=None, confirmed=self._clock.wall(), endpoint_id=endpoint_id)
 
+    def unconfirmed(self, held: Allocation) -> Allocation:
+        """Return a confirmed allocation as a reservation again; `put` makes it so."""
+        return replace(self.renewed(held), confirmed=None, endpoint_id=0)
+
     def put(self, allocation: Allocation) -> None:
-        """Replace a reservation by its renewed or confirmed self."""
+        """Replace an allocation by its renewed, confirmed or unconfirmed self."""
         self._by_owner[allocation.owner] = allocation
-        del self._deadlines[allocation.owner]
-        if allocation.expires is not None:
+        was_reserved = self._deadlines.pop(allocation.owner, None) is not None
+        is_reserved = allocation.expires is not None
+        if is_reserved:
             self._deadlines[allocation.owner] = self._clock.monotonic() + self._reservation_seconds
-        else:
-            self._space.count_reserved(allocation, -1)
+        if is_reserved != was_reserved:
+            self._space.count_reserved(allocation, is_reserved - was_reserved)
 
     def release(self, allocation: Allocation) -> None:
         """Take everything back; the addresses begin to cool down."""

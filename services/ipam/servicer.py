@@ -53,15 +53,18 @@ class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
         self, request: pb.ConfirmAllocationRequest, _context: Any
     ) -> pb.ConfirmAllocationResponse:
         """Make a reservation permanent."""
-        owner = wire.read_attachment(request.owner, "owner")
-        if not 0 < request.endpoint_id <= _LARGEST_ENDPOINT_ID:
-            raise InvalidArgument(
-                f"endpoint_id: {request.endpoint_id} is not between 1 and {_LARGEST_ENDPOINT_ID}", field="endpoint_id"
-            )
-        structlog.contextvars.bind_contextvars(attachment=str(owner), endpoint_id=request.endpoint_id)
-        return pb.ConfirmAllocationResponse(
-            allocation=_write_allocation(await self._allocator.confirm(owner, request.endpoint_id))
-        )
+        owner, id_ = wire.read_attachment(request.owner, "owner"), _read_endpoint_id(request.endpoint_id)
+        structlog.contextvars.bind_contextvars(attachment=str(owner), endpoint_id=id_)
+        return pb.ConfirmAllocationResponse(allocation=_write_allocation(await self._allocator.confirm(owner, id_)))
+
+    async def UnconfirmAllocation(  # noqa: N802 - the name that grpc calls
+        self, request: pb.UnconfirmAllocationRequest, _context: Any
+    ) -> pb.UnconfirmAllocationResponse:
+        """Make what an endpoint has confirmed a reservation again."""
+        owner, id_ = wire.read_attachment(request.owner, "owner"), _read_endpoint_id(request.endpoint_id)
+        structlog.contextvars.bind_contextvars(attachment=str(owner), endpoint_id=id_)
+        held = await self._allocator.unconfirm(owner, id_)
+        return pb.UnconfirmAllocationResponse(allocation=_write_allocation(held) if held else None)
 
     async def ReleaseAddresses(  # noqa: N802 - the name that grpc calls
         self, request: pb.ReleaseAddressesRequest, _context: Any
@@ -104,6 +107,12 @@ def _read_request(request: pb.AllocateAddressesRequest) -> AllocationRequest:
         families=frozenset(_read_family(family) for family in request.families),
         requested=_read_requested(request.requested),
     )
+
+
+def _read_endpoint_id(id_: int) -> int:
+    if not 0 < id_ <= _LARGEST_ENDPOINT_ID:
+        raise InvalidArgument(f"endpoint_id: {id_} is not between 1 and {_LARGEST_ENDPOINT_ID}", field="endpoint_id")
+    return id_
 
 
 def _read_family(family: int) -> int:

@@ -35,7 +35,7 @@ class Fake(ipam_pb2_grpc.IpamServiceServicer):
     async def _never(self, request: Any, context: Any) -> Any:
         raise AssertionError(f"no test here calls this: {request} {context}")
 
-    AllocateAddresses = ConfirmAllocation = ReleaseAddresses = ListAllocations = _never
+    AllocateAddresses = ConfirmAllocation = UnconfirmAllocation = ReleaseAddresses = ListAllocations = _never
 
 
 def server(socket: Path, fake: Fake) -> edge.Server:

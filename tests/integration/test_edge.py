@@ -39,7 +39,7 @@ class Scripted(ipam_pb2_grpc.IpamServiceServicer):
     async def _never(self, request: Any, context: Any) -> Any:
         raise AssertionError(f"no test here calls this: {request} {context}")
 
-    AllocateAddresses = ConfirmAllocation = ListAllocations = _never
+    AllocateAddresses = ConfirmAllocation = UnconfirmAllocation = ListAllocations = _never
 
 
 class Rig:

@@ -6,6 +6,7 @@ import sqlite3
 import time as clock
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,15 @@ async def test_a_release_or_confirmation_that_fails_changes_nothing(tmp_path: Pa
                 await ipam.confirm(held.owner, 7)
 
         assert ipam.status() == before
+        await ipam.confirm(held.owner, 7)
+        before = ipam.status()
+        with monkeypatch.context() as patched:
+            patched.setattr(Database, "write", disk_full)
+            with pytest.raises(Unavailable):
+                await ipam.unconfirm(held.owner, 7)
+
+        assert ipam.status() == before
+        held = await ipam.confirm(held.owner, 7)
         assert await ipam.release(held.owner) == held
 
 
@@ -221,6 +231,33 @@ async def test_confirming_is_idempotent_for_one_endpoint_and_refused_for_another
             await ipam.confirm(owner("c1"), 8)
         with pytest.raises(NotFound, match="net/c2/eth0 holds no addresses"):
             await ipam.confirm(owner("c2"), 7)
+
+
+async def test_a_confirmation_is_taken_back_on_disk_and_only_for_the_endpoint_that_gave_it(tmp_path: Path, time: Time):
+    async with allocator(tmp_path, time=time) as ipam:
+        held = await allocate(ipam, "c1")
+        confirmed = await ipam.confirm(owner("c1"), 7)
+        time.wall += 1000.0
+
+        assert await ipam.unconfirm(owner("c1"), 8) == confirmed
+        reserved = await ipam.unconfirm(owner("c1"), 7)
+
+        assert reserved == replace(held, expires=time.wall + 600.0)
+        assert await ipam.unconfirm(owner("c1"), 7) == reserved
+        assert await ipam.unconfirm(owner("c2"), 7) is None
+        assert await ipam.page("", None, 0, 9) == [reserved]
+
+
+async def test_a_confirmation_that_was_taken_back_expires(tmp_path: Path):
+    async with allocator(tmp_path, reservation=0.05) as ipam:
+        await allocate(ipam, "c1")
+        await ipam.confirm(owner("c1"), 7)
+        await ipam.unconfirm(owner("c1"), 7)
+
+        while ipam.status()[0].ranges[0].used:
+            await asyncio.sleep(0.01)
+
+        assert rows(tmp_path) == []
 
 
 async def test_a_restored_endpoint_reclaims_its_addresses(tmp_path: Path):

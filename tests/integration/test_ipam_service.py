@@ -124,8 +124,9 @@ async def test_bad_input_names_the_field(ipam: Calls, request_: pb.AllocateAddre
 
 @pytest.mark.parametrize("endpoint_id", [0, 65536])
 async def test_an_endpoint_id_is_1_to_65535(ipam: Calls, endpoint_id: int):
-    with pytest.raises(errors.InvalidArgument, match="endpoint_id"):
-        await ipam.confirm("c1", endpoint_id)
+    for call in (ipam.confirm, ipam.unconfirm):
+        with pytest.raises(errors.InvalidArgument, match="endpoint_id"):
+            await call("c1", endpoint_id)
 
 
 @pytest.mark.parametrize(

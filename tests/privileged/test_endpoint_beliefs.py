@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from podlane.common.v1 import types_pb2 as types
+from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common import wire
@@ -172,6 +173,21 @@ async def test_b9_released_addresses_can_be_asked_for_by_name_at_once(tmp_path: 
 
         assert list(again.addresses) == list(allocation.addresses)
         assert (await ipam.confirm("c1", 2)).endpoint_id == 2
+
+
+async def test_b11_unconfirming_makes_a_reservation_of_what_that_endpoint_confirmed(tmp_path: Path) -> None:
+    """Which another endpoint may confirm; a stranger's call, or none at all to take back, changes nothing."""
+    async with Ipam.running(tmp_path) as ipam:
+        allocation = (await ipam.allocate("c1")).allocation
+        await ipam.confirm("c1", 1)
+        assert (await ipam.unconfirm("c1", 2)).allocation.endpoint_id == 1
+        reserved = (await ipam.unconfirm("c1", 1)).allocation
+        assert (await ipam.unconfirm("c1", 1)).allocation == reserved
+
+        assert (reserved.state, reserved.endpoint_id) == (ipam_pb2.ALLOCATION_STATE_RESERVED, 0)
+        assert list(reserved.addresses) == list(allocation.addresses)
+        assert (await ipam.confirm("c1", 2)).endpoint_id == 2
+        assert not (await ipam.unconfirm("nobody", 1)).HasField("allocation")
 
 
 async def test_b12_links_tell_how_long_nobody_asked_for_them_and_what_became_of_their_namespaces(

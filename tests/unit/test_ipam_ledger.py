@@ -217,6 +217,22 @@ def test_statistics_follow_the_life_of_an_allocation(ledger: Ledger, time: Time)
     assert counts() == [(0, 0, 0)] * 2
 
 
+def test_a_confirmation_that_is_taken_back_is_a_new_reservation_of_the_same_addresses(ledger: Ledger, time: Time):
+    held = ledger.reserve(request()).allocation
+    confirmed = ledger.confirmed(held, 9)
+    ledger.put(confirmed)
+    time.pass_(RESERVATION * 2)
+
+    reserved = ledger.unconfirmed(confirmed)
+    ledger.put(reserved)
+
+    assert (reserved.addresses, reserved.confirmed, reserved.endpoint_id) == (held.addresses, None, 0)
+    assert [(one.used, one.reserved, one.cooling) for one in ledger.status()[0].ranges] == [(1, 1, 0)] * 2
+    assert ledger.status()[0].next_expiry == time.wall + RESERVATION
+    time.pass_(RESERVATION)
+    assert ledger.due() == [owner()]
+
+
 def test_a_reservation_wears_out_and_is_renewed(ledger: Ledger, time: Time):
     held = ledger.reserve(request()).allocation
     assert not ledger.wears_out(held)

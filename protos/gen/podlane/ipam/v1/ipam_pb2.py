@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from podlane.common.v1 import types_pb2 as podlane_dot_common_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apodlane/ipam/v1/ipam.proto\x12\x0fpodlane.ipam.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpodlane/common/v1/types.proto\"\xf3\x02\n\nAllocation\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12#\n\x03pod\x18\x02 \x01(\x0b\x32\x16.podlane.common.v1.Pod\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x35\n\taddresses\x18\x04 \x03(\x0b\x32\".podlane.common.v1.AssignedAddress\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .podlane.ipam.v1.AllocationState\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tconfirmed\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65ndpoint_id\x18\t \x01(\r\"\xdb\x01\n\x18\x41llocateAddressesRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12#\n\x03pod\x18\x02 \x01(\x0b\x32\x16.podlane.common.v1.Pod\x12-\n\x08\x66\x61milies\x18\x03 \x03(\x0e\x32\x1b.podlane.common.v1.IpFamily\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12/\n\trequested\x18\x05 \x03(\x0b\x32\x1c.podlane.common.v1.IpAddress\"\x94\x01\n\x19\x41llocateAddressesResponse\x12/\n\nallocation\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\x12(\n\x06routes\x18\x02 \x03(\x0b\x32\x18.podlane.common.v1.Route\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x08\"]\n\x18\x43onfirmAllocationRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\r\"L\n\x19\x43onfirmAllocationResponse\x12/\n\nallocation\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\"\\\n\x17ReleaseAddressesRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\r\"I\n\x18ReleaseAddressesResponse\x12-\n\x08released\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\"{\n\x16ListAllocationsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12,\n\x05owner\x18\x02 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"d\n\x17ListAllocationsResponse\x12\x30\n\x0b\x61llocations\x18\x01 \x03(\x0b\x32\x1b.podlane.ipam.v1.Allocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10ListPoolsRequest\"9\n\x11ListPoolsResponse\x12$\n\x05pools\x18\x01 \x03(\x0b\x32\x15.podlane.ipam.v1.Pool\"~\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06ranges\x18\x02 \x03(\x0b\x32\x1a.podlane.ipam.v1.PoolRange\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12/\n\x0bnext_expiry\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x01\n\tPoolRange\x12+\n\x06prefix\x18\x01 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\x12-\n\x07gateway\x18\x02 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04used\x18\x04 \x01(\x04\x12\x10\n\x08reserved\x18\x05 \x01(\x04\x12\x0f\n\x07\x63ooling\x18\x06 \x01(\x04\x12-\n\x08\x65xcluded\x18\x07 \x03(\x0b\x32\x1b.podlane.common.v1.IpPrefix*r\n\x0f\x41llocationState\x12 \n\x1c\x41LLOCATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41LLOCATION_STATE_RESERVED\x10\x01\x12\x1e\n\x1a\x41LLOCATION_STATE_CONFIRMED\x10\x02\x32\x88\x04\n\x0bIpamService\x12j\n\x11\x41llocateAddresses\x12).podlane.ipam.v1.AllocateAddressesRequest\x1a*.podlane.ipam.v1.AllocateAddressesResponse\x12j\n\x11\x43onfirmAllocation\x12).podlane.ipam.v1.ConfirmAllocationRequest\x1a*.podlane.ipam.v1.ConfirmAllocationResponse\x12g\n\x10ReleaseAddresses\x12(.podlane.ipam.v1.ReleaseAddressesRequest\x1a).podlane.ipam.v1.ReleaseAddressesResponse\x12\x64\n\x0fListAllocations\x12\'.podlane.ipam.v1.ListAllocationsRequest\x1a(.podlane.ipam.v1.ListAllocationsResponse\x12R\n\tListPools\x12!.podlane.ipam.v1.ListPoolsRequest\x1a\".podlane.ipam.v1.ListPoolsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1apodlane/ipam/v1/ipam.proto\x12\x0fpodlane.ipam.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dpodlane/common/v1/types.proto\"\xf3\x02\n\nAllocation\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12#\n\x03pod\x18\x02 \x01(\x0b\x32\x16.podlane.common.v1.Pod\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x35\n\taddresses\x18\x04 \x03(\x0b\x32\".podlane.common.v1.AssignedAddress\x12/\n\x05state\x18\x05 \x01(\x0e\x32 .podlane.ipam.v1.AllocationState\x12+\n\x07\x63reated\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07\x65xpires\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tconfirmed\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x65ndpoint_id\x18\t \x01(\r\"\xdb\x01\n\x18\x41llocateAddressesRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12#\n\x03pod\x18\x02 \x01(\x0b\x32\x16.podlane.common.v1.Pod\x12-\n\x08\x66\x61milies\x18\x03 \x03(\x0e\x32\x1b.podlane.common.v1.IpFamily\x12\x0c\n\x04pool\x18\x04 \x01(\t\x12/\n\trequested\x18\x05 \x03(\x0b\x32\x1c.podlane.common.v1.IpAddress\"\x94\x01\n\x19\x41llocateAddressesResponse\x12/\n\nallocation\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\x12(\n\x06routes\x18\x02 \x03(\x0b\x32\x18.podlane.common.v1.Route\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\x0f\n\x07\x63reated\x18\x04 \x01(\x08\"]\n\x18\x43onfirmAllocationRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\r\"L\n\x19\x43onfirmAllocationResponse\x12/\n\nallocation\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\"_\n\x1aUnconfirmAllocationRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\r\"N\n\x1bUnconfirmAllocationResponse\x12/\n\nallocation\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\"\\\n\x17ReleaseAddressesRequest\x12,\n\x05owner\x18\x01 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x13\n\x0b\x65ndpoint_id\x18\x02 \x01(\r\"I\n\x18ReleaseAddressesResponse\x12-\n\x08released\x18\x01 \x01(\x0b\x32\x1b.podlane.ipam.v1.Allocation\"{\n\x16ListAllocationsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12,\n\x05owner\x18\x02 \x01(\x0b\x32\x1d.podlane.common.v1.Attachment\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"d\n\x17ListAllocationsResponse\x12\x30\n\x0b\x61llocations\x18\x01 \x03(\x0b\x32\x1b.podlane.ipam.v1.Allocation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x12\n\x10ListPoolsRequest\"9\n\x11ListPoolsResponse\x12$\n\x05pools\x18\x01 \x03(\x0b\x32\x15.podlane.ipam.v1.Pool\"~\n\x04Pool\x12\x0c\n\x04name\x18\x01 \x01(\t\x12*\n\x06ranges\x18\x02 \x03(\x0b\x32\x1a.podlane.ipam.v1.PoolRange\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12/\n\x0bnext_expiry\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd5\x01\n\tPoolRange\x12+\n\x06prefix\x18\x01 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\x12-\n\x07gateway\x18\x02 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12\x0c\n\x04size\x18\x03 \x01(\x04\x12\x0c\n\x04used\x18\x04 \x01(\x04\x12\x10\n\x08reserved\x18\x05 \x01(\x04\x12\x0f\n\x07\x63ooling\x18\x06 \x01(\x04\x12-\n\x08\x65xcluded\x18\x07 \x03(\x0b\x32\x1b.podlane.common.v1.IpPrefix*r\n\x0f\x41llocationState\x12 \n\x1c\x41LLOCATION_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41LLOCATION_STATE_RESERVED\x10\x01\x12\x1e\n\x1a\x41LLOCATION_STATE_CONFIRMED\x10\x02\x32\xfa\x04\n\x0bIpamService\x12j\n\x11\x41llocateAddresses\x12).podlane.ipam.v1.AllocateAddressesRequest\x1a*.podlane.ipam.v1.AllocateAddressesResponse\x12j\n\x11\x43onfirmAllocation\x12).podlane.ipam.v1.ConfirmAllocationRequest\x1a*.podlane.ipam.v1.ConfirmAllocationResponse\x12p\n\x13UnconfirmAllocation\x12+.podlane.ipam.v1.UnconfirmAllocationRequest\x1a,.podlane.ipam.v1.UnconfirmAllocationResponse\x12g\n\x10ReleaseAddresses\x12(.podlane.ipam.v1.ReleaseAddressesRequest\x1a).podlane.ipam.v1.ReleaseAddressesResponse\x12\x64\n\x0fListAllocations\x12\'.podlane.ipam.v1.ListAllocationsRequest\x1a(.podlane.ipam.v1.ListAllocationsResponse\x12R\n\tListPools\x12!.podlane.ipam.v1.ListPoolsRequest\x1a\".podlane.ipam.v1.ListPoolsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podlane.ipam.v1.ipam_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ALLOCATIONSTATE']._serialized_start=1850
-  _globals['_ALLOCATIONSTATE']._serialized_end=1964
+  _globals['_ALLOCATIONSTATE']._serialized_start=2027
+  _globals['_ALLOCATIONSTATE']._serialized_end=2141
   _globals['_ALLOCATION']._serialized_start=112
   _globals['_ALLOCATION']._serialized_end=483
   _globals['_ALLOCATEADDRESSESREQUEST']._serialized_start=486
@@ -45,22 +45,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONFIRMALLOCATIONREQUEST']._serialized_end=951
   _globals['_CONFIRMALLOCATIONRESPONSE']._serialized_start=953
   _globals['_CONFIRMALLOCATIONRESPONSE']._serialized_end=1029
-  _globals['_RELEASEADDRESSESREQUEST']._serialized_start=1031
-  _globals['_RELEASEADDRESSESREQUEST']._serialized_end=1123
-  _globals['_RELEASEADDRESSESRESPONSE']._serialized_start=1125
-  _globals['_RELEASEADDRESSESRESPONSE']._serialized_end=1198
-  _globals['_LISTALLOCATIONSREQUEST']._serialized_start=1200
-  _globals['_LISTALLOCATIONSREQUEST']._serialized_end=1323
-  _globals['_LISTALLOCATIONSRESPONSE']._serialized_start=1325
-  _globals['_LISTALLOCATIONSRESPONSE']._serialized_end=1425
-  _globals['_LISTPOOLSREQUEST']._serialized_start=1427
-  _globals['_LISTPOOLSREQUEST']._serialized_end=1445
-  _globals['_LISTPOOLSRESPONSE']._serialized_start=1447
-  _globals['_LISTPOOLSRESPONSE']._serialized_end=1504
-  _globals['_POOL']._serialized_start=1506
-  _globals['_POOL']._serialized_end=1632
-  _globals['_POOLRANGE']._serialized_start=1635
-  _globals['_POOLRANGE']._serialized_end=1848
-  _globals['_IPAMSERVICE']._serialized_start=1967
-  _globals['_IPAMSERVICE']._serialized_end=2487
+  _globals['_UNCONFIRMALLOCATIONREQUEST']._serialized_start=1031
+  _globals['_UNCONFIRMALLOCATIONREQUEST']._serialized_end=1126
+  _globals['_UNCONFIRMALLOCATIONRESPONSE']._serialized_start=1128
+  _globals['_UNCONFIRMALLOCATIONRESPONSE']._serialized_end=1206
+  _globals['_RELEASEADDRESSESREQUEST']._serialized_start=1208
+  _globals['_RELEASEADDRESSESREQUEST']._serialized_end=1300
+  _globals['_RELEASEADDRESSESRESPONSE']._serialized_start=1302
+  _globals['_RELEASEADDRESSESRESPONSE']._serialized_end=1375
+  _globals['_LISTALLOCATIONSREQUEST']._serialized_start=1377
+  _globals['_LISTALLOCATIONSREQUEST']._serialized_end=1500
+  _globals['_LISTALLOCATIONSRESPONSE']._serialized_start=1502
+  _globals['_LISTALLOCATIONSRESPONSE']._serialized_end=1602
+  _globals['_LISTPOOLSREQUEST']._serialized_start=1604
+  _globals['_LISTPOOLSREQUEST']._serialized_end=1622
+  _globals['_LISTPOOLSRESPONSE']._serialized_start=1624
+  _globals['_LISTPOOLSRESPONSE']._serialized_end=1681
+  _globals['_POOL']._serialized_start=1683
+  _globals['_POOL']._serialized_end=1809
+  _globals['_POOLRANGE']._serialized_start=1812
+  _globals['_POOLRANGE']._serialized_end=2025
+  _globals['_IPAMSERVICE']._serialized_start=2144
+  _globals['_IPAMSERVICE']._serialized_end=2778
 # @@protoc_insertion_point(module_scope)

@@ -235,6 +235,56 @@ class ConfirmAllocationResponse(_message.Message):
 Global___ConfirmAllocationResponse: _TypeAlias = ConfirmAllocationResponse  # noqa: Y015
 
 @_typing.final
+class UnconfirmAllocationRequest(_message.Message):
+    """Names the confirmation to take back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OWNER_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.int
+    """Who confirmed it."""
+    @_builtins.property
+    def owner(self) -> _types_pb2.Attachment: ...
+    def __init__(
+        self,
+        *,
+        owner: _types_pb2.Attachment | None = ...,
+        endpoint_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "owner", b"owner"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnconfirmAllocationRequest: _TypeAlias = UnconfirmAllocationRequest  # noqa: Y015
+
+@_typing.final
+class UnconfirmAllocationResponse(_message.Message):
+    """The allocation as it is now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALLOCATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def allocation(self) -> Global___Allocation:
+        """Absent when the owner holds nothing."""
+
+    def __init__(
+        self,
+        *,
+        allocation: Global___Allocation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnconfirmAllocationResponse: _TypeAlias = UnconfirmAllocationResponse  # noqa: Y015
+
+@_typing.final
 class ReleaseAddressesRequest(_message.Message):
     """Names the owner whose addresses go back."""
 

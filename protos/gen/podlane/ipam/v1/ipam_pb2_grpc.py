@@ -45,6 +45,11 @@ class IpamServiceStub:
                 request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ConfirmAllocationRequest.SerializeToString,
                 response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ConfirmAllocationResponse.FromString,
                 _registered_method=True)
+        self.UnconfirmAllocation = channel.unary_unary(
+                '/podlane.ipam.v1.IpamService/UnconfirmAllocation',
+                request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.UnconfirmAllocationRequest.SerializeToString,
+                response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.UnconfirmAllocationResponse.FromString,
+                _registered_method=True)
         self.ReleaseAddresses = channel.unary_unary(
                 '/podlane.ipam.v1.IpamService/ReleaseAddresses',
                 request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseAddressesRequest.SerializeToString,
@@ -84,6 +89,14 @@ class IpamServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UnconfirmAllocation(self, request, context):
+        """Takes a confirmation back: the addresses are a reservation again, with all its time, for another endpoint of
+        the owner or for expiry. What nobody has confirmed, or another endpoint has, is left as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReleaseAddresses(self, request, context):
         """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
         than the request says.
@@ -118,6 +131,11 @@ def add_IpamServiceServicer_to_server(servicer, server):
                     servicer.ConfirmAllocation,
                     request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ConfirmAllocationRequest.FromString,
                     response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ConfirmAllocationResponse.SerializeToString,
+            ),
+            'UnconfirmAllocation': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnconfirmAllocation,
+                    request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.UnconfirmAllocationRequest.FromString,
+                    response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.UnconfirmAllocationResponse.SerializeToString,
             ),
             'ReleaseAddresses': grpc.unary_unary_rpc_method_handler(
                     servicer.ReleaseAddresses,
@@ -190,6 +208,33 @@ class IpamService:
             '/podlane.ipam.v1.IpamService/ConfirmAllocation',
             podlane_dot_ipam_dot_v1_dot_ipam__pb2.ConfirmAllocationRequest.SerializeToString,
             podlane_dot_ipam_dot_v1_dot_ipam__pb2.ConfirmAllocationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnconfirmAllocation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.ipam.v1.IpamService/UnconfirmAllocation',
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.UnconfirmAllocationRequest.SerializeToString,
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.UnconfirmAllocationResponse.FromString,
             options,
             channel_credentials,
             insecure,

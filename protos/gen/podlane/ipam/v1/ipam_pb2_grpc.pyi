@@ -42,6 +42,10 @@ class IpamServiceStub:
     """
     ConfirmAllocation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]
     """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
+    UnconfirmAllocation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.UnconfirmAllocationRequest, _ipam_pb2.UnconfirmAllocationResponse]
+    """Takes a confirmation back: the addresses are a reservation again, with all its time, for another endpoint of
+    the owner or for expiry. What nobody has confirmed, or another endpoint has, is left as it is.
+    """
     ReleaseAddresses: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]
     """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
     than the request says.
@@ -65,6 +69,10 @@ class IpamServiceAsyncStub(IpamServiceStub):
     """
     ConfirmAllocation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]  # type: ignore[assignment]
     """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
+    UnconfirmAllocation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.UnconfirmAllocationRequest, _ipam_pb2.UnconfirmAllocationResponse]  # type: ignore[assignment]
+    """Takes a confirmation back: the addresses are a reservation again, with all its time, for another endpoint of
+    the owner or for expiry. What nobody has confirmed, or another endpoint has, is left as it is.
+    """
     ReleaseAddresses: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseAddressesRequest, _ipam_pb2.ReleaseAddressesResponse]  # type: ignore[assignment]
     """Takes back everything the owner holds. Nothing held is success. FAILED_PRECONDITION: it is held otherwise
     than the request says.
@@ -97,6 +105,16 @@ class IpamServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ConfirmAllocationResponse, _abc.Awaitable[_ipam_pb2.ConfirmAllocationResponse]]:
         """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
+
+    @_abc_1.abstractmethod
+    def UnconfirmAllocation(
+        self,
+        request: _ipam_pb2.UnconfirmAllocationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.UnconfirmAllocationResponse, _abc.Awaitable[_ipam_pb2.UnconfirmAllocationResponse]]:
+        """Takes a confirmation back: the addresses are a reservation again, with all its time, for another endpoint of
+        the owner or for expiry. What nobody has confirmed, or another endpoint has, is left as it is.
+        """
 
     @_abc_1.abstractmethod
     def ReleaseAddresses(
