@@ -5,7 +5,9 @@ agreement.reached()              # waits until all say the same, and nothing is 
 agreement.left_beside(one, two)  # what there is of anybody else: after a DEL, nothing
 """
 
+import contextlib
 import select
+import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
@@ -69,7 +71,7 @@ class Agreement:
     def reached(self, *, deleting: Pod | None = None) -> None:
         """Wait until all services serve, all views agree and nothing is half done.
 
-        The addresses of a pod that somebody is `deleting` may still be held, for the repeat of that DEL to free them.
+        What a pod that somebody is `deleting` still has of link and addresses is for the repeat of that DEL to free.
         """
         found: list[str] = []
 
@@ -83,11 +85,14 @@ class Agreement:
         """Say who differs from whom, one sentence each."""
         if missing := [service for service in SERVICES if not self.serving(service)]:
             return [f"{', '.join(missing)} not serving"]
-        # The last asks for 65,536 slots.
-        for look in (self._endpoints, lambda: self._addresses(deleting), self._links, self._kernel):
-            if found := list(look()):
-                return found
-        return []
+        looks = (
+            self._endpoints,
+            self._published,
+            lambda: self._addresses(deleting),
+            lambda: self._links(deleting),
+            self._kernel,  # the last: it asks for 65,536 slots
+        )
+        return next((found for look in looks if (found := list(look()))), [])
 
     def endpoints(self) -> list[pb.Endpoint]:
         """Return what the endpoint service lists."""
@@ -108,7 +113,7 @@ class Agreement:
     def _kernel(self) -> Iterator[str]:
         endpoints = self.endpoints()
         ids = {endpoint.id for endpoint in endpoints}
-        views = {
+        views: dict[str, set[Any]] = {
             "datapaths": self._datapaths(),
             "call_policy": {entry.call_policy.endpoint_id for entry in self._dump("call_policy")},
             "policy pins": {int(path.name.rpartition("_")[2]) for path in self._maps.glob("policy_*")},
@@ -122,6 +127,15 @@ class Agreement:
         if (ours := {entry for entry in leads if entry[1]}) != have:
             yield f"the endpoint map: {sorted(ours)}, endpoints: {sorted(have)}"
 
+    def _published(self) -> Iterator[str]:
+        """The embedded kvstore has a record of each endpoint and no other."""
+        database = self._node.dir / "lib" / "endpoint.sqlite"
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
+            keys = [key for (key,) in connection.execute("SELECT key FROM kvstore")]
+        published = {int(key.rpartition("/")[2]) for key in keys}
+        if published != (ids := {endpoint.id for endpoint in self.endpoints()}):
+            yield f"published: {sorted(published)}, endpoints: {sorted(ids)}"
+
     def _directories(self) -> set[int | str]:
         names = {path.name for path in self._state.iterdir() if path.name[0].isdigit()}
         return {int(name) if name.isdecimal() else name for name in names if not name.endswith("_next_fail")}
@@ -133,9 +147,11 @@ class Agreement:
     def _dump(self, name: str) -> list[loader_pb2.MapEntry]:
         return list(self.call("loader", "DumpMap", loader_pb2.DumpMapRequest(map=name)).entries)
 
-    def _links(self) -> Iterator[str]:
+    def _links(self, deleting: Pod | None) -> Iterator[str]:
         reply = self.call("loader", "ListLinks", loader_pb2.ListLinksRequest(verify=True))
         for status in reply.links:
+            if deleting is not None and status.link.attachment.container_id == deleting.container_id:
+                continue
             yield from (f"link {status.link.host_ifname}: {problem}" for problem in status.problems)
         listed = {status.link.host_ifname for status in reply.links}
         records = {path.name for path in (self._state / "links").iterdir()}

@@ -75,6 +75,25 @@ class ByHand:
         request = endpoint_pb2.DeleteEndpointRequest(selector=selector)
         return bool(self._call("endpoint", "DeleteEndpoint", request).deleted)
 
+    def configure(self, pod: Pod, **options: bool | None) -> list[endpoint_pb2.RegenerationResult]:
+        """Set switches of a pod's endpoint (with `_` for `-`; None takes one back)."""
+        request = endpoint_pb2.SetOptionsRequest(
+            selector=endpoint_pb2.EndpointSelector(attachment=attachment(pod)),
+            changes=[
+                endpoint_pb2.OptionChange(name=name.replace("_", "-"), enabled=enabled)
+                for name, enabled in options.items()
+            ],
+        )
+        return list(self._call("endpoint", "SetOptions", request).results)
+
+    def reload(self, pod: Pod) -> list[endpoint_pb2.RegenerationResult]:
+        """Regenerate a pod's endpoint at level 2."""
+        request = endpoint_pb2.RegenerateEndpointsRequest(
+            selector=endpoint_pb2.EndpointSelector(attachment=attachment(pod)),
+            level=loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD,
+        )
+        return list(self._call("endpoint", "RegenerateEndpoints", request).results)
+
     def regenerate(
         self, pod: Pod, policy: list[loader_pb2.PolicyEntry] | None = None, **options: bool
     ) -> loader_pb2.RegenerateEndpointResponse:

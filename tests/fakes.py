@@ -353,6 +353,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             host_ifindex=wanted.host_ifindex,
             reachable=True,
             policy_entries=len(request.policy),
+            options=wanted.options,
         )
         self.kernel.datapaths[wanted.id] = datapath
         phases = [types.Phase(name="load", duration_us=300), types.Phase(name="attach", duration_us=200)]

@@ -129,7 +129,7 @@ def watch(service: str, effects: Effects) -> None:
     sys.addaudithook(effects.audit)
     _watch_writes(effects)
     effects.before(importlib.import_module("services.common.client").Peer, "call", _called)
-    effects.before(importlib.import_module("services.common.db"), "_commit", _committed)
+    effects.before(importlib.import_module("services.common.db"), "_commit", functools.partial(_committed, effects))
     if service == "loader":
         _watch_kernel(effects)
     servicer = importlib.import_module(f"services.{service}.servicer")
@@ -194,8 +194,11 @@ def _called(_peer: Any, method: Any, *_: Any) -> str:
     return f"call {whom.split('.')[1]} {name}" if not name.startswith(_READING) else ""
 
 
-def _committed(_connection: Any, changes: Sequence[Any], *_: Any) -> str:
-    return f"commit {' '.join(sorted(change.__qualname__.removesuffix('.<locals>.change') for change in changes))}"
+def _committed(effects: Effects, _connection: Any, changes: Sequence[Any], *_: Any) -> str:
+    # Which changes share a transaction is chance.
+    for change in changes:
+        effects.come(f"commit {change.__qualname__.removesuffix('.<locals>.change')}")
+    return ""
 
 
 @contextlib.contextmanager

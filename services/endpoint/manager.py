@@ -124,7 +124,8 @@ class Manager:
         datapaths, allocations = await asyncio.gather(
             self._loader.datapaths(endpoint.id), self._ipam.allocations(endpoint.spec.attachment)
         )
-        return endpoint, plan.problems(endpoint, next(iter(datapaths), None), next(iter(allocations), None))
+        datapath, allocation = next(iter(datapaths), None), next(iter(allocations), None)
+        return endpoint, plan.problems(endpoint, datapath, allocation, self.regenerator.switches(endpoint))
 
     def avoid_ids(self, kernel: Iterable[tuple[int, int]]) -> None:
         """Take note of the ids and generations that the kernel has, whether or not there is a record of them."""

@@ -1,6 +1,7 @@
 """What the other services say: values as `peers.py` reads them, and what is told to them. Pure."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from services.common.model import Address, Attachment, Network, Phase
@@ -51,6 +52,7 @@ class Datapath:
     programs: tuple[Program, ...]
     problems: tuple[str, ...] = ()
     attachment: Attachment | None = None
+    options: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

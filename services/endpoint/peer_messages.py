@@ -133,6 +133,7 @@ def read_datapath(message: loader_pb2.EndpointDatapath) -> Datapath:
         programs=_read_programs(message.programs),
         problems=tuple(message.problems),
         attachment=_read_owner(message, "datapath.attachment"),
+        options={one.name: one.enabled for one in message.options},
     )
 
 

@@ -12,6 +12,7 @@ from enum import Enum, auto
 from services.common.model import Address
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState
 from services.endpoint.observed import Allocation, Datapath, NodeConfig, Observed, PoolRange
+from services.endpoint.options import Options, describe
 
 
 class Action(Enum):
@@ -56,8 +57,8 @@ class Repeat(Enum):
     """A remainder, or the link or the addresses are other ones."""
 
 
-def verdict(endpoint: Endpoint, observed: Observed) -> Verdict:
-    """Decide what to do with a recorded endpoint."""
+def verdict(endpoint: Endpoint, observed: Observed, wanted: Options) -> Verdict:
+    """Decide what to do with a recorded endpoint whose programs are to have the switches `wanted`."""
     if not endpoint.built:
         return _half_made(endpoint, observed)
     if endpoint.state is EndpointState.DISCONNECTING:
@@ -67,7 +68,7 @@ def verdict(endpoint: Endpoint, observed: Observed) -> Verdict:
     link = endpoint.spec.link
     if observed.link is None or not observed.link.is_same(link):
         return Verdict(Action.REMOVE, (f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone",))
-    wrong = datapath_problems(endpoint, observed.datapath)
+    wrong = (*datapath_problems(endpoint, observed.datapath), *_option_problems(wanted, observed.datapath))
     return Verdict(Action.REGENERATE, wrong) if wrong else Verdict(Action.KEEP)
 
 
@@ -103,6 +104,13 @@ def datapath_problems(endpoint: Endpoint, datapath: Datapath | None) -> tuple[st
     return (*found, *datapath.problems)
 
 
+def _option_problems(wanted: Options, datapath: Datapath | None) -> tuple[str, ...]:
+    """Say which switches were set and are not in force: whoever set them was killed, or the loader was away."""
+    if datapath is None or datapath.options == wanted:
+        return ()
+    return (f"its switches are {describe(datapath.options) or 'the defaults'}, set is {describe(wanted) or 'none'}",)
+
+
 def claim(endpoint: Endpoint, allocation: Allocation | None) -> Claim:
     """Decide how ipam comes to hold an endpoint's addresses for it."""
     if allocation is None:
@@ -133,10 +141,17 @@ def allocation_problems(endpoint: Endpoint, allocation: Allocation | None) -> tu
     return ()
 
 
-def problems(endpoint: Endpoint, datapath: Datapath | None, allocation: Allocation | None) -> tuple[str, ...]:
-    """Say all that is wrong with an endpoint, for CNI CHECK."""
+def problems(
+    endpoint: Endpoint, datapath: Datapath | None, allocation: Allocation | None, wanted: Options
+) -> tuple[str, ...]:
+    """Say all that is wrong with an endpoint, for CNI CHECK; its programs are to have the switches `wanted`."""
     state = () if endpoint.state is EndpointState.READY else (f"it is {endpoint.state}: {endpoint.waiting_for}",)
-    return (*state, *datapath_problems(endpoint, datapath), *allocation_problems(endpoint, allocation))
+    return (
+        *state,
+        *datapath_problems(endpoint, datapath),
+        *_option_problems(wanted, datapath),
+        *allocation_problems(endpoint, allocation),
+    )
 
 
 def repeat(endpoint: Endpoint, spec: EndpointSpec) -> Repeat:

@@ -116,8 +116,12 @@ class Regenerator:
             managed.note(LogType.BPF, LogCode.OK, _describe(done))
         return done
 
+    def switches(self, endpoint: Endpoint) -> dict[str, bool]:
+        """Return the switches that an endpoint's programs are to have."""
+        return options.effective(self.node_options, endpoint.options)
+
     async def _ask(self, endpoint: Endpoint, level: Level, *, dry_run: bool = False) -> Built:
-        switches = options.effective(self.node_options, endpoint.options)
+        switches = self.switches(endpoint)
         return await self._loader.regenerate(endpoint, level, policy.allow_all(), switches, dry_run=dry_run)
 
     async def _regenerate(self, managed: ManagedEndpoint, event: RegenerationEvent) -> None:
@@ -157,8 +161,10 @@ class Regenerator:
 
 
 def _says_something(done: Regeneration, last: Regeneration | None) -> bool:
-    """Return whether a regeneration did anything, or ends a failure."""
-    return done.level is Level.REWRITE_LOAD or bool(done.changes) or last is None or bool(last.error)
+    """Return whether a regeneration did anything, ends a failure, or found what a killed one had put in force."""
+    if last is None or last.error or done.config_hash != last.config_hash:
+        return True
+    return done.level is Level.REWRITE_LOAD or bool(done.changes)
 
 
 def _describe(done: Regeneration) -> str:

@@ -53,18 +53,22 @@ class Restorer:
         self._manager.avoid_ids((one.id, one.generation) for one in datapaths)
         seen = _Seen(datapaths, links, allocations)
         counts = dict.fromkeys(Action, 0)
+        going: set[int] = set()
         for managed in self._manager:
             # What is being created or deleted right now is newer than what was just fetched.
             if self._manager.busy(managed.endpoint.spec.attachment):
                 continue
             observed = seen.of(managed)
-            verdict = plan.verdict(managed.endpoint, observed)
+            verdict = plan.verdict(managed.endpoint, observed, self._manager.regenerator.switches(managed.endpoint))
             counts[verdict.action] += 1
             if verdict.action in {Action.KEEP, Action.REGENERATE}:
                 await self._claim(managed, observed.allocation)
                 self._publisher.begin(managed)
+            else:
+                going.add(managed.endpoint.id)
             await self._act(managed, verdict)
-        await self._publisher.prune(managed.endpoint for managed in self._manager)
+        # One that goes and was published by an earlier process has nobody else who takes its record away.
+        await self._publisher.prune(one.endpoint for one in self._manager if one.endpoint.id not in going)
         _log.info("compared", **{action.name.lower(): count for action, count in counts.items()})
 
     async def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:

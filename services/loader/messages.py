@@ -184,6 +184,8 @@ def write_status(status: Status) -> pb.EndpointDatapath:
         message.host_ifname = record.spec.host_ifname
         message.host_ifindex = record.spec.host_ifindex
         message.programs.extend(map(_write_program, record.programs))
+        for name, enabled in sorted(record.spec.options.items()):
+            message.options.add(name=name, enabled=enabled)
     return message
 
 

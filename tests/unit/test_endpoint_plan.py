@@ -34,7 +34,7 @@ SEEN = Observed(LINK, DATAPATH, HELD)
 
 def test_an_endpoint_that_is_as_it_was_put_in_force_is_kept() -> None:
     """Nothing is touched after a restart that changed nothing."""
-    assert plan.verdict(ENDPOINT, SEEN).action is Action.KEEP
+    assert plan.verdict(ENDPOINT, SEEN, {}).action is Action.KEEP
 
 
 @pytest.mark.parametrize(
@@ -53,28 +53,41 @@ def test_each_thing_that_is_wrong_with_the_datapath_asks_for_a_regeneration(
     datapath: Datapath | None, says: str
 ) -> None:
     """The reason tells what was wrong."""
-    verdict = plan.verdict(ENDPOINT, replace(SEEN, datapath=datapath))
+    verdict = plan.verdict(ENDPOINT, replace(SEEN, datapath=datapath), {})
 
     assert verdict.action is Action.REGENERATE
     assert says in " ".join(verdict.reasons)
+
+
+def test_switches_that_were_set_and_never_put_in_force_ask_for_a_regeneration() -> None:
+    """Whoever set them was killed in between; CHECK tells the same."""
+    seen = replace(SEEN, datapath=replace(DATAPATH, options={"trace": True}))
+
+    verdict = plan.verdict(ENDPOINT, seen, {"debug": True, "trace": True})
+
+    assert verdict.action is Action.REGENERATE
+    assert verdict.reasons == ("its switches are trace on, set is debug on, trace on",)
+    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), seen.datapath, HELD, {}) == (
+        "its switches are trace on, set is none",
+    )
 
 
 def test_an_endpoint_that_a_kill_left_without_a_known_hash_is_judged_by_the_rest() -> None:
     """No hash of ours is no difference."""
     unknown = replace(ENDPOINT, last_regeneration=None)
 
-    assert plan.verdict(unknown, SEEN).action is Action.KEEP
+    assert plan.verdict(unknown, SEEN, {}).action is Action.KEEP
 
 
 @pytest.mark.parametrize("link", [None, replace(LINK, host_ifindex=8)])
 def test_an_endpoint_whose_link_is_gone_or_another_one_is_removed(link: Link | None) -> None:
     """A new link of the same name is another ADD's."""
-    assert plan.verdict(ENDPOINT, replace(SEEN, link=link)).action is Action.REMOVE
+    assert plan.verdict(ENDPOINT, replace(SEEN, link=link), {}).action is Action.REMOVE
 
 
 def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_has_finished() -> None:
     """Its last write comes behind the answer: a pod may be using it."""
-    assert plan.verdict(replace(ENDPOINT, built=False, last_regeneration=None), SEEN).action is Action.KEEP
+    assert plan.verdict(replace(ENDPOINT, built=False, last_regeneration=None), SEEN, {}).action is Action.KEEP
 
 
 @pytest.mark.parametrize(
@@ -90,22 +103,22 @@ def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_ha
 )
 def test_a_creation_that_lacks_anything_is_undone(seen: Observed) -> None:
     """Nobody was told that it is there."""
-    assert plan.verdict(replace(ENDPOINT, built=False), seen).action is Action.UNDO
+    assert plan.verdict(replace(ENDPOINT, built=False), seen, {}).action is Action.UNDO
 
 
 def test_a_creation_whose_undoing_had_begun_is_undone() -> None:
     """Its caller was told that it failed."""
     failed = replace(ENDPOINT, built=False, state=EndpointState.DISCONNECTING)
 
-    assert plan.verdict(failed, SEEN).action is Action.UNDO
+    assert plan.verdict(failed, SEEN, {}).action is Action.UNDO
 
 
 def test_a_deletion_that_never_finished_is_finished_and_frees_addresses_only_without_a_link() -> None:
     """With a link the CNI shim comes back for the rest."""
     going = replace(ENDPOINT, state=EndpointState.DISCONNECTING)
 
-    assert plan.verdict(going, SEEN).action is Action.FINISH
-    assert plan.verdict(going, replace(SEEN, link=None)).action is Action.REMOVE
+    assert plan.verdict(going, SEEN, {}).action is Action.FINISH
+    assert plan.verdict(going, replace(SEEN, link=None), {}).action is Action.REMOVE
 
 
 @pytest.mark.parametrize(
@@ -127,12 +140,12 @@ def test_addresses_are_claimed_as_far_as_ipam_lets(allocation: Allocation | None
 
 def test_check_finds_nothing_wrong_with_a_whole_endpoint() -> None:
     """CNI CHECK succeeds."""
-    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), DATAPATH, HELD) == ()
+    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), DATAPATH, HELD, {}) == ()
 
 
 def test_check_tells_everything_that_is_wrong_at_once() -> None:
     """State, datapath and addresses, one sentence each."""
-    found = plan.problems(replace(ENDPOINT, waiting_for="its turn"), None, None)
+    found = plan.problems(replace(ENDPOINT, waiting_for="its turn"), None, None, {})
 
     assert [sentence.split()[0] for sentence in found] == ["it", "the", "ipam"]
 

@@ -1083,6 +1083,7 @@ class EndpointDatapath(_message.Message):
     POLICY_ENTRIES_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     ATTACHMENT_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     generation: _builtins.int
     config_hash: _builtins.str
@@ -1100,8 +1101,12 @@ class EndpointDatapath(_message.Message):
         """One sentence each: what the kernel has lost against the state directory. Empty: whole."""
 
     @_builtins.property
-    def attachment(self) -> _types_pb2.Attachment:
-        """next field: 12"""
+    def attachment(self) -> _types_pb2.Attachment: ...
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointOption]:
+        """The switches that it was asked for with when it was last put in force, in alphabetical order.
+        next field: 13
+        """
 
     def __init__(
         self,
@@ -1117,10 +1122,11 @@ class EndpointDatapath(_message.Message):
         policy_entries: _builtins.int = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
         attachment: _types_pb2.Attachment | None = ...,
+        options: _abc.Iterable[Global___EndpointOption] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "options", b"options", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
