@@ -88,6 +88,14 @@ class CrashNode(Node):
         order.write_text("\n".join([f"{number} {effect}", *map(str, together)]))
         order.rename(self.dir / f"{service}.armed")
 
+    def disarm(self, service: str) -> None:
+        """Let a service live."""
+        (self.dir / f"{service}.armed").unlink(missing_ok=True)
+
+    def lives(self, service: str) -> bool:
+        """Whether a service's process is there."""
+        return self._processes[service].poll() is None
+
     def dies(self, service: str) -> None:
         """Wait until an armed service is dead."""
         process = self._processes[service]

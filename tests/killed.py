@@ -80,7 +80,7 @@ class Effects:
             return
         whole = os.fsdecode(path)
         if directory != -1:
-            whole = f"{os.readlink(f'/proc/self/fd/{directory}')}/{whole}"
+            whole = f"{Path(f'/proc/self/fd/{directory}').readlink()}/{whole}"
         root = next((root for root in self._roots if whole.startswith(f"{root}/")), None)
         if root is not None and os.path.lexists(whole) == _NEEDED.get(verb, os.path.lexists(whole)):
             self._inside.file = True
@@ -149,7 +149,7 @@ def _watch_writes(effects: Effects) -> None:
 
     def writing(fd: int, _content: bytes) -> str:
         with contextlib.suppress(OSError):
-            effects.file("write", os.readlink(f"/proc/self/fd/{fd}"))
+            effects.file("write", Path(f"/proc/self/fd/{fd}").readlink())
         return ""
 
     setattr(pathlib.Path, "write_text", write_text)  # noqa: B010 - mypy knows that it is no variable

@@ -22,11 +22,12 @@ _COUNTS = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
 
 class Pings:
-    """Echo requests every 5 ms from a pod to each address."""
+    """Echo requests from a pod to each address, `every` so many seconds. Below 0.01 ping(8) keeps a CPU busy."""
 
-    def __init__(self, pod: Pod, *addresses: str) -> None:
+    def __init__(self, pod: Pod, *addresses: str, every: float = 0.005) -> None:
         """Name them."""
         self._pod = pod
+        self._every = every
         self._addresses = addresses
         self.lost: list[str] = []
         """After the block: the addresses that left a request without an answer."""
@@ -35,7 +36,7 @@ class Pings:
         """Start, and wait for the first answers."""
         self._processes = [
             subprocess.Popen(
-                ["nsenter", f"--net={self._pod.path}", "ping", "-n", "-i", "0.005", "-W", "2", address],
+                ["nsenter", f"--net={self._pod.path}", "ping", "-n", "-i", str(self._every), "-W", "2", address],
                 stdout=subprocess.PIPE,
                 text=True,
             )

@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from services.common import telemetry
-from services.common.errors import FailedPrecondition, PodlaneError
+from services.common.errors import AlreadyExists, FailedPrecondition, PodlaneError
 from services.common.model import Phase
 from services.endpoint import plan
 from services.endpoint.events import Event, RegenerationEvent
 from services.endpoint.managed import ManagedEndpoint
-from services.endpoint.model import Endpoint, EndpointState, LogCode, LogType, Regeneration
+from services.endpoint.model import EndpointState, LogCode, LogType, Regeneration
 from services.endpoint.observed import Allocation
 from services.endpoint.peers import Ipam, Loader
 from services.endpoint.regeneration import Regenerator
@@ -117,7 +117,15 @@ class Creation:
     async def _confirm(self) -> Allocation:
         begin = time.perf_counter()
         endpoint = self._managed.endpoint
-        allocation = await self._ipam.confirm(endpoint.spec.attachment, endpoint.id)
+        owner = endpoint.spec.attachment
+        try:
+            allocation = await self._ipam.confirm(owner, endpoint.id)
+        except AlreadyExists:
+            # By an endpoint of this attachment that is gone: there is one at a time, and this is it. Its deletion
+            # ended before ipam was told, or the record of it was lost.
+            for held in await self._ipam.allocations(owner):
+                await self._ipam.unconfirm(owner, held.endpoint_id)
+            allocation = await self._ipam.confirm(owner, endpoint.id)
         self._phases.append(Phase("confirm", _since(begin)))
         return allocation
 

@@ -128,6 +128,22 @@ async def test_a_failure_is_reported_as_it_is_and_leaves_nothing(
     assert (await client.create(pod)).created
 
 
+async def test_addresses_of_an_endpoint_that_is_gone_pass_to_the_next_one_of_its_attachment(
+    around: Surroundings, client: Client
+) -> None:
+    """A DEL ended half-way, and the runtime starts the container again."""
+    pod = around.pod()
+    await client.create(pod)
+    await client.delete(pod)
+    assert around.confirmed(pod)
+
+    response = await client.create(pod)
+
+    assert response.created
+    assert around.ipam.held[pod.key].endpoint_id == response.endpoint.id
+    assert await client.check(pod) == []
+
+
 async def test_addresses_that_ipam_holds_otherwise_are_refused_and_nothing_is_left(
     around: Surroundings, client: Client
 ) -> None:

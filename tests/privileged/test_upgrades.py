@@ -243,7 +243,8 @@ async def test_the_loader_knows_recorded_endpoints_and_links(tmp_path: Path, rec
         kept = json.loads((recorded / "state" / str(id_) / "endpoint.json").read_text())
         assert (datapath.generation, datapath.config_hash) == (kept["generation"], kept["config_hash"])
         assert datapath.problems[0] == f"link {kept['host_ifname']} (ifindex {kept['host_ifindex']}) is gone"
-    done = [one for path in recorded.glob("links/*") if (one := json.loads(path.read_text()))["done"]]
+    kept = [json.loads(path.read_text()) for path in sorted((recorded / "links").iterdir())]
+    done = [one for one in kept if one["done"]]
     assert {one.link.attachment.container_id for one in links} == {one["attachment"][1] for one in done}
     assert [list(one.problems) for one in links] == [[f"{one.link.host_ifname} is gone"] for one in links]
 
