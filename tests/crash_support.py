@@ -12,16 +12,70 @@ with CrashNode() as node:
 
 import contextlib
 import json
+import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.agreement import Agreement, until
+from tests.agreement import PATIENCE, Agreement, until
 from tests.node_support import SERVICES, Node, Outcome, Pod
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class Service:
+    """One service of the node: its launcher, and the process that it has forked last."""
+
+    def __init__(self, node: Node, service: str) -> None:
+        """Start the launcher."""
+        # `podlane node` knows a service by the name of its module.
+        argv = [sys.executable, "-m", "tests.killed", f"services.{service}", str(node.dir)]
+        with (node.dir / f"{service}.log").open("ab") as log:
+            self._launcher = subprocess.Popen(
+                ["nsenter", f"--net=/run/netns/{node.name}", *argv, "--config", str(node.config_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=REPOSITORY,
+            )
+        self._pid_file = node.dir / "run" / f"{service}.pid"
+        self._handle = -1
+
+    def _read(self) -> int:
+        assert self._launcher.stdout is not None
+        return int(self._launcher.stdout.readline())
+
+    def start(self) -> None:
+        """Start a process; whether it answers is not waited for."""
+        assert self._launcher.stdin is not None
+        self._launcher.stdin.write(b"\n")
+        self._launcher.stdin.flush()
+        self.pid = self._read()
+        self._handle = os.pidfd_open(self.pid)
+        self._pid_file.write_text(f"{self.pid}\n")
+
+    def ended(self, patience: float = 0.0) -> bool:
+        """Whether the process has ended, or ends in so many seconds."""
+        return bool(select.select([self._handle], [], [], patience)[0])
+
+    def code(self) -> int:
+        """Return the exit code of a process that has ended."""
+        os.close(self._handle)
+        return self._read()
+
+    def kill(self) -> None:
+        """End the process by SIGKILL."""
+        signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        assert self.ended(PATIENCE)
+        self.code()
+
+    def close(self) -> None:
+        """End the launcher, and with it the process."""
+        self._launcher.kill()
+        self._launcher.communicate()
 
 
 class CrashNode(Node):
@@ -31,30 +85,21 @@ class CrashNode(Node):
         """Bring it up with services that are not armed."""
         self.start = False
         self.agreement = Agreement(self)
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.services: dict[str, Service] = {}
         super().open()
+        for service in SERVICES:
+            self.services[service] = Service(self, service)
         self.revive(*SERVICES)
 
     def close(self) -> None:
         """Kill what runs, and take everything away."""
-        for service in self._processes:
-            self.kill(service)
+        for service in self.services.values():
+            service.close()
         super().close()
 
     def launch(self, service: str) -> None:
         """Start a service; whether it answers is not waited for."""
-        # `podlane node` knows a service by the name of its module.
-        argv = [sys.executable, "-m", "tests.killed", f"services.{service}", str(self.dir)]
-        with (self.dir / f"{service}.log").open("ab") as log:
-            process = subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{self.name}", *argv, "--config", str(self.config_file)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=REPOSITORY,
-            )
-        self._processes[service] = process
-        (self.dir / "run" / f"{service}.pid").write_text(f"{process.pid}\n")
+        self.services[service].start()
 
     def revive(self, *services: str) -> None:
         """Start services, in this order, and wait until all of the node's are serving."""
@@ -64,8 +109,7 @@ class CrashNode(Node):
 
     def kill(self, service: str) -> None:
         """End a service by SIGKILL."""
-        self._processes[service].kill()
-        self._processes[service].wait()
+        self.services[service].kill()
 
     def logs(self) -> str:
         """Return the ends of the services' logs."""
@@ -93,14 +137,16 @@ class CrashNode(Node):
         (self.dir / f"{service}.armed").unlink(missing_ok=True)
 
     def lives(self, service: str) -> bool:
-        """Whether a service's process is there."""
-        return self._processes[service].poll() is None
+        """Whether a service's process is there; False once for each process that was armed and has died."""
+        if self.services[service].ended():
+            assert self.services[service].code() == -signal.SIGKILL, self.logs()
+            return False
+        return True
 
     def dies(self, service: str) -> None:
         """Wait until an armed service is dead."""
-        process = self._processes[service]
-        until(lambda: process.poll() is not None, lambda: f"{service} still runs\n{self.logs()}")
-        assert process.returncode == -signal.SIGKILL, self.logs()
+        assert self.services[service].ended(PATIENCE), f"{service} still runs\n{self.logs()}"
+        assert self.services[service].code() == -signal.SIGKILL, self.logs()
 
     def begin(self, verb: str, pod: Pod) -> "subprocess.Popen[str]":
         """Start a call of the plugin, which waits for its configuration until `go`."""

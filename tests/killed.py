@@ -1,4 +1,7 @@
-"""A service that kills itself at a named point: `python -m tests.killed services.loader DIRECTORY --config …`.
+"""A service that kills itself at a named point: `python -m tests.killed services.loader DIRECTORY --config FILE`.
+
+The launcher imports the service once, which is the longer half of its start, and forks it for each line that comes on
+stdin; it prints the pid, and the exit code when the process has ended.
 
 Only what a process has done to the rest of the world tells one kill from another. So the crash points of a service are
 its *effects*: a file made, written, renamed or removed, a pin, a map's entry, a batch of netlink messages, a commit, a
@@ -13,6 +16,7 @@ Names of effects are the same for every pod: ids, links and hashes are replaced 
 """
 
 import contextlib
+import ctypes
 import functools
 import importlib
 import inspect
@@ -23,7 +27,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +40,8 @@ _NAMES = (
 # Whether a path must be there for a verb to change anything.
 _NEEDED = {"remove": True, "rmdir": True, "mkdir": False}
 _READING = ("Get", "List", "Check", "Watch", "Dump")
+# linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 _WRITE = os.O_WRONLY | os.O_RDWR
 # linux/rtnetlink.h: what a message is about, in fours: new, delete, get, set.
 _RTM_BASE, _RTM_GET, _VERBS = 16, 2, ("new", "del", "get", "set")
@@ -201,27 +207,26 @@ def _committed(effects: Effects, _connection: Any, changes: Sequence[Any], *_: A
     return ""
 
 
-@contextlib.contextmanager
-def _own(argv: Sequence[str]) -> Iterator[None]:
-    before, sys.argv = sys.argv, list(argv)
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def main() -> int:
-    """Run the service."""
+def main() -> None:
+    """Start the service once for each line on stdin; see the module."""
     _, module, directory, *argv = sys.argv
     service = module.rpartition(".")[2]
     config = importlib.import_module("services.common.config")
     settings = config.load(Path(argv[argv.index("--config") + 1]), {})
     roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs}
     watch(service, Effects(service, Path(directory), roots))
-    with _own((module, *argv)):
-        code: int = importlib.import_module(f"{module}.main").main()
-    return code
+    run = importlib.import_module(f"{module}.main").main
+    sys.argv = [module, *argv]
+    while os.read(0, 1):
+        child = os.fork()
+        if child == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.dup2(2, 1)
+            os._exit(run())
+        os.write(1, f"{child}\n".encode())
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        os.write(1, f"{status}\n".encode())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

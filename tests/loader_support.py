@@ -14,20 +14,17 @@ import json
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
 from podlane.common.v1 import types_pb2 as types
 from podlane.loader.v1 import loader_pb2 as pb
 from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.client import Peer
-from services.common.errors import Unavailable
 from services.common.model import AssignedAddress, Route
 from tests.netns_support import Netns
 
@@ -63,8 +60,8 @@ class Pod:
 class LoaderNode:
     """One node with one loader."""
 
-    def __init__(self, directory: Path, *, crash_point: str = "", **settings: Any) -> None:
-        """Choose paths; `settings` go into the [loader] table; `crash_point`: see `killed`."""
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        """Choose paths; `settings` go into the [loader] table."""
         self.dir = directory
         self.state = directory / "run" / "state"
         self.bpffs = directory / "bpf"
@@ -72,7 +69,6 @@ class LoaderNode:
         self.socket = directory / "run" / "loader" / "loader.sock"
         self.settings = settings
         self.pods: list[Pod] = []
-        self.crash_point = crash_point
         self.process: asyncio.subprocess.Process | None = None
         self.peer = Peer("loader", self.socket, 10.0)
 
@@ -123,10 +119,7 @@ class LoaderNode:
 
     def argv(self) -> list[str]:
         """Return the command line of the loader, run from the repository."""
-        what = ["services.loader"]
-        if self.crash_point:
-            what = ["tests.loader_killed", self.crash_point, str(self.dir / "armed")]
-        return [sys.executable, "-m", *what, "--config", str(self.write_config())]
+        return [sys.executable, "-m", "services.loader", "--config", str(self.write_config())]
 
     async def launch(self) -> asyncio.subprocess.Process:
         """Start the process only; its log is in loader.log."""
@@ -148,16 +141,6 @@ class LoaderNode:
         await self.stop(number)
         self.settings |= settings
         await self.start()
-
-    async def killed(self, request: Awaitable[Any]) -> None:
-        """Send a request on which the loader dies at its crash point (loader_killed.py), and start another one."""
-        (self.dir / "armed").touch()
-        with pytest.raises(Unavailable):
-            await request
-        assert self.process is not None
-        assert await self.process.wait() == -signal.SIGKILL
-        self.crash_point = ""
-        await self.restart()
 
     @property
     def log(self) -> str:

@@ -13,7 +13,7 @@ import contextlib
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
@@ -79,14 +79,24 @@ class Traces:
         return "", 0
 
 
+class NodeSide(Protocol):
+    """The node's ends of links, as far as they are looked at."""
+
+    async def problems(self, spec: EndpointSpec) -> list[str]:
+        """Say what an endpoint's has lost, one sentence each."""
+
+
 class Datapath:
     """The shared maps and the view of the kernel. A component: started before anything is regenerated."""
 
-    def __init__(self, pins: Pins, state: StateDir, attachers: Attachers, locks: KeyedLocks) -> None:
+    def __init__(
+        self, pins: Pins, state: StateDir, attachers: Attachers, node_side: NodeSide, locks: KeyedLocks
+    ) -> None:
         """Wire; `start` opens. `locks` are those of regenerations, by endpoint id: one under way isn't looked at."""
         self._pins = pins
         self._state = state
         self._attachers = attachers
+        self._node_side = node_side
         self._locks = locks
         self._opened = contextlib.ExitStack()
         self.endpoints: maps.Endpoints
@@ -172,6 +182,7 @@ class Datapath:
             leads_here={one.address: self.endpoints.get(one.address) == one for one in entries_of(spec)},
             policy_digest=model.policy_digest(entries),
             policy_entries=len(entries),
+            node_side=await self._node_side.problems(spec),
         )
 
     def policy_entries(self, id_: int) -> list[PolicyEntry]:

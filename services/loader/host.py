@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from services.common import telemetry
 from services.common.errors import NotFound
-from services.common.model import Address
+from services.common.model import Address, format_mac
 from services.loader import rtnl, rtnl_ip
 from services.loader.model import EndpointSpec
 from services.loader.netlink import Request, Rtnl, explain
@@ -62,6 +62,10 @@ class Host:
         down = rtnl.set_link(ifindex=spec.host_ifindex, up=False, tolerate=rtnl.GONE)
         await self._run(spec, lambda own: own.batch([down]))
 
+    async def problems(self, spec: EndpointSpec) -> list[str]:
+        """Say what the node's side of an endpoint has lost, one sentence each. Raises as `connect` does."""
+        return await self._run(spec, lambda own: lost(own, spec))
+
     async def _run(self, spec: EndpointSpec, work: Callable[[Rtnl], T]) -> T:
         try:
             return await self._worker.run(work)
@@ -80,6 +84,23 @@ def bring_up(spec: EndpointSpec, gateways: Sequence[Address]) -> list[Request]:
         requests.append(rtnl_ip.new_neighbour(spec.host_ifindex, address, spec.pod_mac))
         requests.append(rtnl_ip.host_route(spec.host_ifindex, address, sources.get(address.version)))
     return [*requests, rtnl.get_link(ifindex=spec.host_ifindex)]
+
+
+def lost(own: Rtnl, spec: EndpointSpec) -> list[str]:
+    """Compare the kernel with what `bring_up` makes; a link that is gone has lost nothing that could be told."""
+    asked = [rtnl.get_link(ifindex=spec.host_ifindex)]
+    for address in spec.addresses:
+        asked += [rtnl_ip.get_route(address), rtnl_ip.get_neighbour(spec.host_ifindex, address)]
+    link, *rest = (reply.bodies[0] if reply.bodies else None for reply in own.batch(asked))
+    if link is None:
+        return []
+    found = [] if rtnl.read_link(link).up else [f"{spec.host_ifname} is down"]
+    for address, route, neighbour in zip(spec.addresses, rest[::2], rest[1::2], strict=True):
+        if route is None or rtnl_ip.read_route(route).ifindex != spec.host_ifindex:
+            found.append(f"the node's route to {address} does not lead through {spec.host_ifname}")
+        if neighbour is None or rtnl_ip.read_neighbour(neighbour) != spec.pod_mac:
+            found.append(f"the node has lost the neighbour {address} ({format_mac(spec.pod_mac)})")
+    return found
 
 
 def transmits(own: Rtnl, requests: Sequence[Request]) -> bool:

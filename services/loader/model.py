@@ -129,6 +129,8 @@ class Observed:
     leads_here: Mapping[Address, bool]
     policy_digest: str
     policy_entries: int
+    node_side: Sequence[str]
+    """What the node's end, its routes and neighbours have lost, one sentence each."""
 
 
 def policy_digest(entries: Iterable[PolicyEntry]) -> str:
@@ -224,7 +226,7 @@ def problems(record: EndpointRecord, observed: Observed) -> list[str]:
             f"policy map policy_{spec.id} has {observed.policy_entries} entries and is not what was put in force "
             f"({record.policy_entries} entries)"
         )
-    return found
+    return [*found, *observed.node_side]
 
 
 def describe(spec: EndpointSpec) -> str:

@@ -139,6 +139,7 @@ class Regenerator:
         if live is not None and observed is not None:
             changes += model.policy_changes(spec.id, entries, policy)
             changes += model.map_changes(spec, live, observed)
+            changes += observed.node_side
         status = Status(spec.id, live, live is not None, len(entries), ())
         return Outcome(status, _level(reason), reason, (), tuple(changes))
 
@@ -222,6 +223,7 @@ class Regenerator:
             job.build.begin(header)
         if job.build.begun:
             job.build.intend(record)
+        job.changes.extend(await self._kernel.host.problems(job.spec))
         with contextlib.ExitStack() as held:
             async with contextlib.AsyncExitStack() as undo:
                 steps = Steps(self._kernel, job.spec, undo, held)

@@ -3,6 +3,7 @@
 Numbers are from linux/if_addr.h, linux/rtnetlink.h and linux/neighbour.h.
 """
 
+import errno
 import socket
 import struct
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from services.loader.rtnl import GONE
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
-RTM_NEWNEIGH = 28
+RTM_NEWNEIGH, RTM_GETNEIGH = 28, 30
 
 _ADDRESS = struct.Struct("=BBBBI")
 _ROUTE = struct.Struct("=BBBBBBBBI")
@@ -26,7 +27,10 @@ _RTAX_MTU = 2
 _RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
+_RTM_F_FIB_MATCH = 0x2000
 _NDA_DST, _NDA_LLADDR, _NUD_PERMANENT = 1, 2, 0x80
+_NO_ROUTE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH})
+_NO_NEIGHBOUR = GONE | {errno.ENOENT}
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 # Not ip_network(): it tries IPv4 first, four times as slow.
@@ -110,6 +114,14 @@ def unreachable(destination: Network, metric: int, *, add: bool) -> Request:
     return Request(kind, body, flags, ("unreachable route", destination), frozenset() if add else GONE)
 
 
+def get_route(address: Address) -> Request:
+    """Ask for the route that the node's own packets to an address take; none is an empty reply."""
+    head = _ROUTE.pack(_FAMILIES[address.version], address.max_prefixlen, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
+    return Request(
+        RTM_GETROUTE, head + attribute(_RTA_DST, address.packed), about=("the route to", address), tolerate=_NO_ROUTE
+    )
+
+
 def dump_routes(version: int) -> Request:
     """List a family's routes (RTM_GETROUTE without a family is refused under strict checking)."""
     head = _ROUTE.pack(_FAMILIES[version], 0, 0, 0, 0, 0, 0, 0, 0)
@@ -160,3 +172,16 @@ def new_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:
     head = _NEIGHBOUR.pack(_FAMILIES[address.version], ifindex, _NUD_PERMANENT, 0, 0)
     body = head + attribute(_NDA_DST, address.packed) + attribute(_NDA_LLADDR, mac)
     return Request(RTM_NEWNEIGH, body, NLM_F_CREATE | NLM_F_REPLACE, ("neighbour", address))
+
+
+def get_neighbour(ifindex: int, address: Address) -> Request:
+    """Ask which MAC a device takes an address to have; none is an empty reply."""
+    head = _NEIGHBOUR.pack(_FAMILIES[address.version], ifindex, 0, 0, 0)
+    body = head + attribute(_NDA_DST, address.packed)
+    return Request(RTM_GETNEIGH, body, about=("neighbour", address), tolerate=_NO_NEIGHBOUR)
+
+
+def read_neighbour(body: bytes) -> bytes:
+    """Read the MAC of a permanent neighbour, empty when the kernel would ask for it again."""
+    _, _, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    return attributes(body, _NEIGHBOUR.size).get(_NDA_LLADDR, b"") if state & _NUD_PERMANENT else b""

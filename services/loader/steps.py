@@ -40,6 +40,9 @@ class HostSide(Protocol):
     async def disconnect(self, spec: EndpointSpec) -> None:
         """Take it down, which takes routes and neighbours with it; already gone is fine."""
 
+    async def problems(self, spec: EndpointSpec) -> list[str]:
+        """Say what of it is lost, one sentence each."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:

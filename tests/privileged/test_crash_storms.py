@@ -77,14 +77,12 @@ def test_a_service_that_is_killed_again_and_again_also_while_it_recovers(site: S
     verbs = itertools.cycle(["ADD", "DEL"])
     for _ in range(6):
         site.node.arm(service, "*", chance.randint(1, 25))
-        if not site.node.lives(service):
-            site.node.launch(service)
-        until(lambda: not site.node.lives(service) or site.agreement.answers(service), site.node.logs)
         while site.node.lives(service):
-            site.node.cni(next(verbs), pod)
+            if site.agreement.answers(service):
+                site.node.cni(next(verbs), pod)
+        site.node.launch(service)
 
-    site.node.disarm(service)
-    site.node.revive(service)
+    until(lambda: all(map(site.agreement.serving, SERVICES)), site.node.logs)
     site.agreement.reached(deleting=pod)
     site.add_works(pod)
     site.del_works(pod)

@@ -10,7 +10,7 @@ import pytest
 from services.common.errors import NotFound
 from services.loader.host import Host, bring_up, transmits
 from services.loader.links import Links
-from services.loader.model import NodeConfig
+from services.loader.model import EndpointSpec, NodeConfig
 from services.loader.netlink import Rtnl
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
@@ -29,6 +29,14 @@ async def host(worker: NetlinkWorker) -> AsyncIterator[Host]:
     await side.configure(NodeConfig((RANGE4, RANGE6), (GATEWAY4, GATEWAY6)))
     yield Host(worker, lambda: (GATEWAY4, GATEWAY6))
     await side.teardown()
+
+
+@pytest.fixture
+async def connected(links: Links, host: Host, pod: Netns) -> EndpointSpec:
+    """An endpoint that the node finds."""
+    spec = endpoint_spec((await links.create(link_spec(pod.path))).link)
+    await host.connect(spec)
+    return spec
 
 
 def answer_for_the_gateway(pod: Netns, host_mac: bytes) -> None:
@@ -96,6 +104,35 @@ async def test_disconnecting_takes_everything_back_and_can_be_repeated(
     assert "DOWN" in shown(node, "link", "show", "dev", link.host_ifname)
     await host.connect(endpoint_spec(link))
     assert await asyncio.to_thread(node.ping, "10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("link set {link} down", ["{link} is down", *["the node's route to"] * 2, *["the node has lost"] * 2]),
+        ("route del 10.0.0.2", ["the node's route to 10.0.0.2 does not lead through {link}"]),
+        ("route replace 10.0.0.2 dev podlane_host", ["the node's route to 10.0.0.2 does not lead through {link}"]),
+        ("-6 route del fd00::2", ["the node's route to fd00::2 does not lead through {link}"]),
+        ("neigh del 10.0.0.2 dev {link}", ["the node has lost the neighbour 10.0.0.2 ({mac})"]),
+        ("neigh replace fd00::2 lladdr 02:00:00:00:00:99 dev {link}", ["the node has lost the neighbour fd00::2"]),
+        ("address del 10.0.0.1/32 dev podlane_host", ["the node's route to 10.0.0.2"]),
+        ("link show", []),
+    ],
+)
+async def test_what_the_nodes_side_has_lost_is_told_and_connecting_brings_it_back(
+    host: Host, node: Netns, connected: EndpointSpec, change: str, says: list[str]
+):
+    """The kernel takes a route away with the address that it names as the source."""
+    assert await host.problems(connected) == []
+
+    node.command("ip", *change.format(link=connected.host_ifname).split())
+
+    found = await host.problems(connected)
+    expected = [one.format(link=connected.host_ifname, mac=connected.pod_mac.hex(":")) for one in says]
+    assert [one[: len(start)] for one, start in zip(sorted(found), sorted(expected), strict=True)] == sorted(expected)
+    node.command("ip", "address", "replace", "10.0.0.1/32", "dev", "podlane_host")
+    await host.connect(connected)
+    assert await host.problems(connected) == []
 
 
 async def test_a_link_that_is_gone_is_not_found_and_disconnected_with_success(links: Links, host: Host, pod: Netns):

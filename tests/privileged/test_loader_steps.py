@@ -86,6 +86,9 @@ class FakeLink:
         self._call("connect")
         self.connected = True
 
+    async def problems(self, _spec: EndpointSpec) -> list[str]:
+        return [] if self.connected else ["the node's end is down"]
+
     async def disconnect(self, _spec: EndpointSpec) -> None:
         self._call("disconnect")
         self.connected = False
@@ -100,7 +103,7 @@ class Bench:
         self.link = FakeLink()
         self.pins = Pins(directory / "bpf")
         attachers, locks = Attachers({"tc": self.link}, "tc"), KeyedLocks()
-        self.datapath = Datapath(self.pins, self.state, attachers, locks)
+        self.datapath = Datapath(self.pins, self.state, attachers, self.link, locks)
         self.blocking = Blocking()
         self.kernel = Kernel(self.datapath, attachers, self.link, self.blocking)
         self.regenerator = Regenerator(self.state, templates, self.kernel, locks, lambda: NODE)
@@ -451,7 +454,7 @@ async def test_a_pinned_map_that_does_not_fit_is_named(bpffs: Path) -> None:
         libbpf.object_pin(stranger, pins.map("podlane_endpoints"))
 
     with pytest.raises(FailedPrecondition, match=str(pins.map("podlane_endpoints"))):
-        await Datapath(pins, StateDir(bpffs), Attachers({}, "tc"), KeyedLocks()).start()
+        await Datapath(pins, StateDir(bpffs), Attachers({}, "tc"), FakeLink(), KeyedLocks()).start()
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,7 @@ WHOLE = Observed(
     leads_here={V4: True, V6: True},
     policy_digest="c" * 64,
     policy_entries=2,
+    node_side=(),
 )
 
 
@@ -57,6 +58,7 @@ def test_nothing_is_wrong_when_the_kernel_has_what_was_put_in_force() -> None:
     ("lost", "says"),
     [
         ({"link": False}, "link lxc0 (ifindex 42) is gone"),
+        ({"node_side": ["lxc0 is down"]}, "lxc0 is down"),
         ({"leads_here": {V4: True}}, "the endpoint map does not lead fd00:10:244::9 to endpoint 7"),
         (
             {"running": Running(RUNNING.ids, RUNNING.tags, None)},

@@ -141,6 +141,15 @@ def test_a_neighbour():
     assert (message.get_attr("NDA_DST"), message.get_attr("NDA_LLADDR")) == ("fd00::2", "02:00:00:00:00:01")
 
 
+def test_a_route_and_a_neighbour_are_asked_for():
+    route = read(rtmsg, rtnl_ip.get_route(ip_address("10.0.0.2")))
+    assert (route["family"], route["dst_len"], route["flags"], route.get_attr("RTA_DST")) == (2, 32, 0x2000, "10.0.0.2")
+
+    neighbour = read(ndmsg, rtnl_ip.get_neighbour(5, ip_address("fd00::2")))
+    assert (neighbour["family"], neighbour["ifindex"], neighbour["state"]) == (10, 5, 0)
+    assert neighbour.get_attr("NDA_DST") == "fd00::2"
+
+
 def test_a_filter():
     message = read(tcmsg, tc._filter(5, "ingress", tc.Filter("from_container", 9)))
 
@@ -182,6 +191,13 @@ def test_a_link_is_read():
     assert (link.group, link.kind, link.peer_ifindex, link.peer_netnsid) == (7, "veth", 2, 3)
     assert link.up
     assert link.running
+
+
+@pytest.mark.parametrize(("state", "mac"), [(0x80, MAC), (0x02, b"")], ids=["permanent", "reachable"])
+def test_a_neighbour_is_read_if_the_kernel_will_never_ask_for_it(state: int, mac: bytes):
+    body = encoded(ndmsg(), {"family": 2, "ifindex": 5, "state": state}, [("NDA_LLADDR", "02:00:00:00:00:01")])
+
+    assert rtnl_ip.read_neighbour(body) == mac
 
 
 def test_an_address_and_a_route_are_read():
