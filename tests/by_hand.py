@@ -86,11 +86,11 @@ class ByHand:
         )
         return list(self._call("endpoint", "SetOptions", request).results)
 
-    def reload(self, pod: Pod) -> list[endpoint_pb2.RegenerationResult]:
-        """Regenerate a pod's endpoint at level 2."""
+    def renew(self, pod: Pod, level: int) -> list[endpoint_pb2.RegenerationResult]:
+        """Regenerate a pod's endpoint."""
         request = endpoint_pb2.RegenerateEndpointsRequest(
             selector=endpoint_pb2.EndpointSelector(attachment=attachment(pod)),
-            level=loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD,
+            level=loader_pb2.RegenerationLevel.ValueType(level),
         )
         return list(self._call("endpoint", "RegenerateEndpoints", request).results)
 

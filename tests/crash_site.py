@@ -54,7 +54,7 @@ class Site:
         work: Mapping[str, Callable[[], Any]] = {
             "config change": lambda: self.by_hand.configure(self.two, source_ip_verification=False),
             "new shape": lambda: self.by_hand.configure(self.two, arp_responder=False),
-            "regeneration": lambda: self.by_hand.reload(self.two),
+            "regeneration": lambda: self.by_hand.renew(self.two, 2),
             "policy change": lambda: self.by_hand.regenerate(self.two, [*ALLOW_ALL, ALLOW_HOST]).datapath,
             "refused build": lambda: self.by_hand.regenerate(self.two, None, **{VERIFIER_REFUSES: True}).datapath,
         }
@@ -66,7 +66,7 @@ class Site:
     def back(self) -> None:
         """Take a change of the second pod back; a build that works takes the last failure away."""
         if any((self.node.dir / "run" / "state").glob("*_next_fail")):
-            self.by_hand.reload(self.two)
+            self.by_hand.renew(self.two, 2)
         self.by_hand.configure(self.two, source_ip_verification=None, arp_responder=None)
         self.agreement.reached()
 
