@@ -188,7 +188,7 @@ class Allocator:
             reserved = self._ledger.unconfirmed(held)
             await self._store.update(reserved)
             self._ledger.put(reserved)
-            self._reserved.set()
+            self._plan_expiry()
             return reserved
 
     async def _release(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
