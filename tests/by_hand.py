@@ -86,6 +86,16 @@ class ByHand:
         )
         return list(self._call("endpoint", "SetOptions", request).results)
 
+    def configure_node(self, **options: bool | None) -> list[endpoint_pb2.RegenerationResult]:
+        """Set switches of the node."""
+        request = endpoint_pb2.SetOptionsRequest(
+            changes=[
+                endpoint_pb2.OptionChange(name=name.replace("_", "-"), enabled=enabled)
+                for name, enabled in options.items()
+            ],
+        )
+        return list(self._call("endpoint", "SetOptions", request).results)
+
     def renew(self, pod: Pod, level: int) -> list[endpoint_pb2.RegenerationResult]:
         """Regenerate a pod's endpoint."""
         request = endpoint_pb2.RegenerateEndpointsRequest(

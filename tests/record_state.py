@@ -4,8 +4,8 @@ Every format that was ever released is recorded once, by the program itself, and
 that all later versions read it. On a node of its own this brings about one of everything that a record can say, kills
 the services, and keeps the databases (as SQL) and the loader's files.
 
-    endpoint.sql   endpoints: ready, half deleted, half made          state/   their directories, and node.json
-    ipam.sql       allocations: confirmed, reserved; a released one   links/   link records: done, half made
+    endpoint.sql   endpoints: ready, half deleted, half made; switches   state/   their directories, and node.json
+    ipam.sql       allocations: confirmed, reserved; a released one      links/   link records: done, half made
 """
 
 import contextlib
@@ -24,6 +24,8 @@ from tests.agreement import until
 from tests.by_hand import NETWORK, ByHand
 from tests.crash_support import CrashNode
 from tests.node_support import SERVICES
+
+NODE = "recorded"
 
 
 def _begin(call: Callable[[], object]) -> threading.Thread:
@@ -57,7 +59,8 @@ def record(node: CrashNode, target: Path) -> None:
     for pod in (ready, released, half_deleted):
         given = by_hand.reserve(pod)
         by_hand.create(pod, given, by_hand.link(pod, given))
-    by_hand.regenerate(ready, debug=True)
+    by_hand.configure(ready, debug=True)
+    by_hand.configure_node(policy_accounting=True)
     node.delete(released)
     by_hand.reserve(reserved)
     given, linking = by_hand.reserve(half_made), by_hand.reserve(half_linked)
@@ -93,6 +96,6 @@ def record(node: CrashNode, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    with CrashNode() as _node:
+    with CrashNode(settings={"node": {"name": NODE}}) as _node:
         assert set(SERVICES) == {"loader", "ipam", "endpoint"}
         record(_node, Path(sys.argv[1]))

@@ -61,6 +61,10 @@ class Links:
         self._list = LinkList(self._records, worker)
         self._locks = KeyedLocks()
 
+    def check(self) -> None:
+        """Raise CorruptState when a record can't be read."""
+        self._records.open()
+
     async def start(self) -> None:
         """Read the records, listen to the kernel, and remove what interrupted creations left.
 

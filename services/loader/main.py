@@ -78,6 +78,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         # A second loader must end here: taking over is for those who are alone.
         sockets.prepare(loader.socket)
         state.open()
+        # What damage or a newer loader has made unreadable ends the start here, before anything is touched.
+        state.check()
+        links.check()
 
     async def take_over() -> None:
         _log.info("adopted", endpoints=await adopt(state, kernel))

@@ -111,6 +111,12 @@ class StateDir:
             with _explained(directory):
                 directory.mkdir(mode=0o750, parents=True, exist_ok=True)
 
+    def check(self) -> None:
+        """Raise CorruptState when anything that is in force can't be read."""
+        self.node()
+        for _record in self.records():
+            pass
+
     def node(self) -> NodeConfig | None:
         """Return the node's configuration, None before the first. Raises CorruptState."""
         content = _read(self.globals / "node.json")

@@ -6,6 +6,7 @@ real services, so that a step that is added without a crash point fails.
 """
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -171,7 +172,14 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         ],
     },
     "start": {
-        "loader": [*GATEWAYS, *NODE, *NODE, *GATEWAYS, "answer ConfigureNode"],
+        "loader": [
+            *GATEWAYS,
+            *NODE,
+            "map_update podlane_events_wanted",
+            *NODE,
+            *GATEWAYS,
+            "answer ConfigureNode",
+        ],
         "endpoint": ["call loader ConfigureNode", *["commit EmbeddedKvstore.put"] * 2],
     },
 }
@@ -215,7 +223,10 @@ def test_the_crash_points_of_an_operation_are_all_its_effects(site: Site, operat
         elif operation == "start":
             for service in SERVICES:
                 node.kill(service)
-            node.revive(*SERVICES)
+            for service in ("loader", "ipam"):
+                node.launch(service)
+                until(functools.partial(site.agreement.answers, service), node.logs)
+            node.revive("endpoint")
         else:
             site.do(operation)
         # Some of it comes behind the answer.

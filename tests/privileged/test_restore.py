@@ -79,13 +79,17 @@ class Victim:
             "entries": self._entries(),
             "link": self._json("link", "show", "dev", self.link),
             "routes": [self._json(family, "route", "show", "dev", self.link) for family in ("-4", "-6")],
-            "neighbours": [self._json(family, "neigh", "show", "dev", self.link) for family in ("-4", "-6")],
+            "neighbours": [self._neighbours(family) for family in ("-4", "-6")],
             "router": re.findall(r"inet\S* \S+", self.ip("address", "show", "podlane_host")),
             "refused": [self._json(family, "route", "show", "type", "unreachable") for family in ("-4", "-6")],
             "masquerading": self.node.exec("nft", "-s", "list", "table", "inet", "podlane", check=False).stdout,
             "files": self._files(),
             "published": self._published(),
         }
+
+    def _neighbours(self, family: str) -> Any:
+        """Return the permanent ones: others come and go."""
+        return self._json(family, "neigh", "show", "dev", self.link, "nud", "permanent")
 
     def _attached(self) -> dict[str, bool]:
         """Return for each hook whether what hangs there is what the state directory says. Tags are everybody's."""

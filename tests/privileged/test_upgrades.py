@@ -30,6 +30,7 @@ from tests.endpoint_support import READY, Surroundings
 from tests.ipam_support import Ipam, database_path, texts
 from tests.loader_support import REPOSITORY, LoaderNode
 from tests.node_support import Node
+from tests.record_state import NODE
 
 pytestmark = pytest.mark.privileged
 
@@ -155,7 +156,21 @@ async def around() -> AsyncIterator[Surroundings]:
         yield around
 
 
-def confirm(around: Surroundings, row: Mapping[str, Any]) -> None:
+def recorded_switches(around: Surroundings, row: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the switches of a recorded endpoint: the node's and over them its own."""
+    with contextlib.closing(sqlite3.connect(around.settings.endpoint.database)) as connection:
+        known = schema(around.settings.endpoint.database)
+        rows = connection.execute("SELECT name, enabled FROM node_options") if "node_options" in known else ()
+        return {name: bool(on) for name, on in rows} | own_switches(row)
+
+
+def own_switches(row: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the switches that were set for an endpoint alone; the first version had none."""
+    found: dict[str, bool] = json.loads(row.get("options", "{}"))
+    return found
+
+
+def confirm(around: Surroundings, row: Mapping[str, Any], switches: Mapping[str, bool]) -> None:
     """Let the peers have an endpoint: its link, its datapath, its addresses."""
     attachment = types.Attachment(network=row["network"], container_id=row["container_id"], ifname=row["ifname"])
     key = (attachment.network, attachment.container_id, attachment.ifname)
@@ -175,6 +190,7 @@ def confirm(around: Surroundings, row: Mapping[str, Any]) -> None:
         host_ifindex=row["host_ifindex"],
         reachable=True,
         programs=[loader_pb2.Program(name=name, id=id_) for name, id_, *_ in last["programs"]],
+        options=[loader_pb2.EndpointOption(name=name, enabled=on) for name, on in switches.items()],
     )
     addresses = [
         types.AssignedAddress(address=types.IpPrefix(address=types.IpAddress(packed=packed), length=8 * len(packed)))
@@ -194,7 +210,7 @@ async def test_recorded_endpoints_come_back_as_they_were_and_untouched(around: S
     rows = {row["stage"]: row for row in restored(recorded / "endpoint.sql", around.settings.endpoint.database)}
     assert set(rows) == {"created", "creating", "disconnecting"}
     row = rows["created"]
-    confirm(around, row)
+    confirm(around, row, recorded_switches(around, row))
 
     async with around.process() as (_process, client):
         (endpoint,) = [one for one in await client.endpoints() if one.state == READY]
@@ -214,13 +230,19 @@ async def test_recorded_endpoints_come_back_as_they_were_and_untouched(around: S
     assert (endpoint.attachment.container_id, endpoint.pod.name) == (row["container_id"], row["pod_name"])
     assert dict(endpoint.labels) == json.loads(row["labels"])
     assert endpoint.created.ToMilliseconds() == int(row["created"] * 1e3)
-    assert [entry.message.partition(" ")[0] for entry in endpoint.log] == ["identity", "regenerated", "restored:"]
+    said = [entry.message.partition(" ")[0] for entry in endpoint.log]
+    assert (said[:2], said[-1]) == (["identity", "regenerated"], "restored:")
     last = json.loads(row["regeneration"])
     assert endpoint.last_regeneration.config_hash == last["config_hash"]
     assert [(one.name, one.id, one.tag.hex()) for one in endpoint.last_regeneration.programs] == [
         (name, id_, tag) for name, id_, tag, *_ in last["programs"]
     ]
     assert {one.name: one.duration_us for one in endpoint.last_regeneration.phases} == dict(last["phases"])
+    assert dict(endpoint.options) == own_switches(row)
+    counters = endpoint.counters
+    assert [counters.regenerations, counters.failures, counters.folded, counters.refused] == json.loads(
+        row.get("counters", "[0, 0, 0, 0]")
+    )
     assert around.loader.script.count("RegenerateEndpoint") == 1  # the new pod's
     assert (made.id, made.generation) == (5, 5)
 
@@ -252,7 +274,7 @@ async def test_the_loader_knows_recorded_endpoints_and_links(tmp_path: Path, rec
 @versions
 def test_a_node_that_was_upgraded_while_it_was_switched_off_starts_empty_and_takes_pods(recorded: Path):
     """A reboot takes links, maps and the run directory; the databases are what is left."""
-    with Node(start=False) as node:
+    with Node(start=False, settings={"node": {"name": NODE}}) as node:
         for service in MIGRATIONS:
             restored(recorded / f"{service}.sql", node.dir / "lib" / f"{service}.sqlite")
         node.podlane("node", "up")
