@@ -195,6 +195,13 @@ class Node:
         finally:
             os.close(handle)
 
+    def launch(self, service: str) -> None:
+        """Start one service as `podlane node up` does; whether it answers is not waited for."""
+        run_dir = self.dir / "run"
+        script = f'echo $$ >{run_dir}/{service}.pid; exec "$@" >>{run_dir}/log/{service}.log 2>&1 </dev/null'
+        argv = [sys.executable, "-P", "-m", f"services.{service}", "--config", str(self.config_file)]
+        self.exec("setsid", "--fork", "sh", "-c", script, "sh", *argv)
+
     def pod(self, ifname: str = "eth0") -> Pod:
         """Make a pod's namespace with loopback up."""
         netns = f"{self.name}-p{len(self.pods)}"

@@ -158,7 +158,10 @@ class Creation:
 
     async def _ready(self) -> None:
         phases = (Phase("total", _since(self._begin)), *self._phases, *self._built.phases)
-        self._managed.update(built=True, last_regeneration=replace(self._built, phases=phases))
+        spec = self._managed.endpoint.spec
+        # The caller's link was down; putting the datapath in force has raised it.
+        raised = replace(spec, link=replace(spec.link, up=True))
+        self._managed.update(built=True, spec=raised, last_regeneration=replace(self._built, phases=phases))
         self._managed.move(EndpointState.READY, "", builder=True)
 
     async def _complete(self, _event: Event) -> None:

