@@ -12,6 +12,8 @@ a point, also what is added tomorrow. The services know nothing of it.
     DIRECTORY/<service>.armed    `NUMBER EFFECT`, then pids, one per line: the process dies, and those with it, right
                                  before the effect happens for the NUMBER-th time from now on; `*` is any effect
 
+    DIRECTORY/<service>.watcher  the pid of an inotifywait: files are written where it watches already
+
 Names of effects are the same for every pod: ids, links and hashes are replaced by what they are.
 """
 
@@ -23,6 +25,7 @@ import inspect
 import os
 import pathlib
 import re
+import select
 import signal
 import sys
 import threading
@@ -54,6 +57,7 @@ class Effects:
     def __init__(self, service: str, directory: Path, roots: dict[str, Path]) -> None:
         """Watch nothing yet."""
         self._trace, self._armed = directory / f"{service}.trace", directory / f"{service}.armed"
+        self._watcher = directory / f"{service}.watcher"
         self._roots = {os.fspath(path): name for name, path in roots.items()}
         self._lock = threading.RLock()
         self._inside = threading.local()
@@ -91,9 +95,20 @@ class Effects:
         if root is not None and os.path.lexists(whole) == _NEEDED.get(verb, os.path.lexists(whole)):
             self._inside.file = True
             try:
+                if verb == "open":
+                    self._wait_for_watcher(Path(whole).parent)
                 self.come(f"{verb} {self._roots[root]}{whole.removeprefix(root)}")
             finally:
                 self._inside.file = False
+
+    def _wait_for_watcher(self, directory: Path) -> None:
+        """inotifywait learns of a new directory from an event, and then asks to watch it: some time later."""
+        if not self._watcher.exists():
+            return
+        watches = Path("/proc", self._watcher.read_text(), "fdinfo")
+        wanted = f" ino:{directory.stat().st_ino:x} "
+        while not any(wanted in one.read_text() for one in watches.iterdir()):
+            select.select([], [], [], 0.001)
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         """See files change (Python's audit events; they come before the change)."""
