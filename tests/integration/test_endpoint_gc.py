@@ -10,9 +10,11 @@ from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
 from services.common import wire
+from services.common.config import load
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.common.model import Attachment
 from services.endpoint.gc import Collector
+from services.endpoint.main import build
 from services.endpoint.manager import Manager
 from services.endpoint.observed import LinkRemoval
 from tests.endpoint_support import Client, FakePod, Surroundings
@@ -552,3 +554,13 @@ async def test_a_collection_finishes_although_its_caller_hangs_up(around: Surrou
     await around.ipam.script.until(lambda: around.ipam.script.count("ReleaseAddresses") == 1)
     await around.ipam.script.reached("ReleaseAddresses", after=True)
     assert not any((around.kernel.datapaths, around.ipam.held))
+
+
+@pytest.mark.parametrize("key", ["gc_interval_seconds", "gc_grace_seconds"])
+@pytest.mark.parametrize("value", ["-1", "nan", "1e9"])
+def test_a_setting_that_cannot_work_is_refused_by_its_name(key: str, value: str) -> None:
+    """Before anything is started."""
+    settings = load(None, {f"PODLANE_ENDPOINT_{key.upper()}": value})
+
+    with pytest.raises(InvalidArgument, match=key):
+        build(settings)
