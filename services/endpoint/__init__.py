@@ -10,7 +10,8 @@ publisher.py     the controller that keeps the endpoint's record in the kvstore
 managed.py       an endpoint while it lives here; `registry.py` finds it, `watch.py` tells of it
 node.py          keeps the loader configured and says when the node takes endpoints
 restore.py       compares what is recorded with what is there, and mends
+gc.py            the controller that searches for garbage; `sweep.py` looks again and removes, `gcmessages.py` tells
 peers.py         ipam and the loader, behind two Protocols
 store.py         the rows in SQLite
-model.py observed.py plan.py policy.py options.py health.py ids.py    pure: nouns, states, decisions
+model.py observed.py plan.py policy.py options.py health.py ids.py garbage.py    pure: nouns, states, decisions
 """

@@ -8,12 +8,13 @@ That is right wherever the peer was moved, and asks for no permission: /proc/<pi
 trace the process.
 
 Every thread counts, because each may be in a namespace of its own. The answer is complete for the loader's pid
-namespace and those below: the loader must run in the node's.
+namespace and those below: the loader must run in the node's. A /proc that hides processes (hidepid) is no answer.
 
 Blocking: about 10 µs a thread. Nothing waits for it but the search for garbage.
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ _PROC = "/proc"
 def by_namespace() -> Mapping[int, tuple[str, ...]]:
     """Return who lives in which namespace, `name (pid)` by this namespace's number for it. Raises OSError."""
     threads = list(_threads())
+    if not any(process == "1" for process, _ in threads):
+        raise PermissionError(errno.EPERM, "process 1 is hidden: others may be, too", _PROC)
     with Rtnl() as own:
         replies = own.batch([rtnl.get_netnsid(thread) for _, thread in threads])
     found: dict[int, list[str]] = {}

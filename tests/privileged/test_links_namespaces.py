@@ -180,6 +180,18 @@ async def test_processes_that_cannot_be_looked_at_tell_nothing(
     assert (await only(links)).namespace is Namespace.UNKNOWN
 
 
+async def test_a_proc_that_hides_processes_tells_nothing(
+    links: Links, pod: Netns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As it does for whoever may not trace them, when it is mounted with `hidepid`."""
+    await links.create(link_spec(pod.path))
+    pod.hide()
+    (tmp_path / "proc" / "4711" / "task" / "4711").mkdir(parents=True)
+    monkeypatch.setattr(inhabitants, "_PROC", str(tmp_path / "proc"))
+
+    assert (await only(links)).namespace is Namespace.UNKNOWN
+
+
 @pytest.mark.usefixtures("node")
 def test_of_many_processes_the_first_few_are_named(pod: Netns):
     with living_in(pod) as pid, contextlib.ExitStack() as crowd:
