@@ -94,7 +94,7 @@ class Agreement:
         if missing := [service for service in SERVICES if not self.serving(service)]:
             return [f"{', '.join(missing)} not serving"]
         looks = (
-            self._endpoints,
+            self.wrong_endpoints,
             self._published,
             lambda: self._addresses(deleting),
             lambda: self._links(deleting),
@@ -109,7 +109,8 @@ class Agreement:
     def _has(self, pod: Pod) -> bool:
         return any(endpoint.attachment.container_id == pod.container_id for endpoint in self.endpoints())
 
-    def _endpoints(self) -> Iterator[str]:
+    def wrong_endpoints(self) -> Iterator[str]:
+        """Say what is wrong with endpoints, as CHECK does."""
         for endpoint in self.endpoints():
             if endpoint.state != pb.ENDPOINT_STATE_READY:
                 yield f"endpoint {endpoint.id} waits for {endpoint.waiting_for}"

@@ -20,6 +20,7 @@ from services.loader import headers, libbpf, maps
 from services.loader.layout import EndpointEntry
 from services.loader.model import Direction, PolicyEntry
 from tests import crash_site
+from tests.agreement import until
 from tests.crash_site import Site
 from tests.node_support import SERVICES, run
 
@@ -331,6 +332,25 @@ def test_a_template_that_was_deleted_is_compiled_again_and_no_endpoint_is_touche
         site.node.delete(pod)
     # The shapes that other tests of this site need are gone.
     site.agreement.reached()
+
+
+def test_without_the_whole_state_directory_pods_go_on_are_known_and_can_be_deleted(victim: Victim):
+    """What a link was made of is nowhere else, so it stays a stranger to the loader, which its DEL removes."""
+    site, node = victim.site, victim.node
+    node.kill("loader")
+    shutil.rmtree(victim.state)
+    node.revive("loader")
+
+    until(lambda: not list(site.agreement.wrong_endpoints()), lambda: str(list(site.agreement.wrong_endpoints())))
+    assert {one.id for one in site.agreement.endpoints()} == {1, 2, victim.id}
+    assert all(victim.pod.ping(address) for address in (*site.addresses, *GATEWAYS))
+    assert all(site.one.ping(address) for address in victim.addresses)
+    other = node.pod()
+    site.add_works(other)
+    for pod in (other, victim.pod):
+        node.delete(pod)
+    strangers = {f"link {one.link.host_ifname}" for one in site.agreement.endpoints()}
+    assert {*site.agreement.left_beside(site.one, site.two)} == strangers
 
 
 def test_a_header_that_was_deleted_is_written_by_the_next_regeneration_whatever_its_level(victim: Victim):
