@@ -88,6 +88,47 @@ def test_a_service_that_is_killed_again_and_again_also_while_it_recovers(site: S
     site.del_works(pod)
 
 
+# Six ADDs and six DELs are some 240 effects of the loader, 64 of the endpoint service, 36 of ipam.
+@pytest.mark.parametrize(
+    ("service", "number"),
+    [
+        ("loader", 30),
+        ("loader", 90),
+        ("loader", 150),
+        ("loader", 200),
+        ("endpoint", 8),
+        ("endpoint", 24),
+        ("endpoint", 48),
+        ("ipam", 5),
+        ("ipam", 15),
+        ("ipam", 28),
+    ],
+)
+def test_a_service_that_is_killed_while_many_pods_come_and_go(site: Site, service: str, number: int):
+    """Commits and deletions of links are shared then; `number` effects happen before the kill."""
+    coming, going = [site.node.pod() for _ in range(6)], [site.node.pod() for _ in range(6)]
+    for pod in going:
+        site.node.add(pod)
+    calls = [site.node.begin(verb, pod) for verb, pods in (("ADD", coming), ("DEL", going)) for pod in pods]
+    site.node.arm(service, "*", number)
+    for call in calls:
+        site.node.go(call)
+    site.node.dies(service)
+    site.node.revive(service)
+    for call in calls:
+        site.node.end(call)
+
+    for pod in going:
+        site.node.delete(pod)
+    given = [address for pod in coming for address in site.node.add(pod).addresses]
+    site.agreement.reached()
+    assert len({*given, *site.addresses}) == len(given) + len(site.addresses)
+    assert all(site.one.ping(address) for address in given)
+    for pod in coming:
+        site.node.delete(pod)
+    site.nothing_left()
+
+
 def create(site: Site, pod: Pod) -> Callable[[], Any]:
     """The third step of an ADD."""
     reserved = site.by_hand.reserve(pod)
