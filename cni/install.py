@@ -35,17 +35,12 @@ LONGEST_SHEBANG = 255
 # Isolated, without compiled files being written, without site, in UTF-8 whatever the locale.
 OPTIONS = "-IBSXutf8"
 
+# Python compiles it at every call: what it has to say is in launch.py.
 SCRIPT = """\
 #!{interpreter} {options}
 # podlane's CNI plugin, written by `podlane cni install`.
-try:
-    import launch
-    launch.run()
-except Exception as error:
-    text = repr(error).replace("\\\\", "/").replace('"', "'")
-    print('{{"cniVersion": "{version}", "code": 100, "msg": "the plugin is damaged, repeat its installation: %s"}}'
-          % ascii(text)[1:-1].replace("\\\\", "/"))
-    raise SystemExit(1)
+import launch
+launch.run()
 """
 
 
@@ -153,7 +148,7 @@ def _script(lib_dir: Path) -> str:
         raise InstallError(
             f"{lib_dir}: the kernel finds a script's interpreter only by a path without blanks, of less than 240 bytes"
         )
-    return SCRIPT.format(interpreter=interpreter, options=OPTIONS, version=CNI_VERSION)
+    return SCRIPT.format(interpreter=interpreter, options=OPTIONS)
 
 
 def _build(python: Path, output: Path) -> None:

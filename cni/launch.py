@@ -16,7 +16,17 @@ SOURCES = "import sys; sys.path.insert(0, sys.argv[1]); from cni.shim import run
 
 
 def run() -> None:
-    """Run the call and end the process. Raises when the installation is damaged."""
+    """Run the call and end the process."""
+    try:
+        _load()
+    except Exception as error:  # noqa: BLE001 - the last resort: a runtime can't read a traceback
+        text = ascii(repr(error).replace("\\", "/").replace('"', "'"))[1:-1].replace("\\", "/")
+        text = f"the plugin is damaged, repeat its installation: {text}"
+        posix.write(1, f'{{"cniVersion": "1.1.0", "code": 100, "msg": "{text}"}}\n'.encode())
+        posix._exit(1)  # noqa: SLF001 - importing os costs 0.6 ms
+
+
+def _load() -> None:
     with open(f"{ROOT}/podlane.bundle", "rb", buffering=0) as file:  # noqa: PTH123 - importing pathlib costs 10 ms
         content = file.read()
     if not content.startswith(MAGIC_NUMBER):
