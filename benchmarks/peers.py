@@ -10,20 +10,21 @@ import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness import Ran, spawn
-from tests.node_support import Node, run
+from tests.node_support import SERVICES, Node, run
 
 PLUGINS = Path("/usr/lib/cni")
 
 
 class Contestant(Protocol):
-    """A plugin on a node."""
+    """A plugin on a node; `services` are the processes that work for it, by their names."""
 
     name: str
+    services: Mapping[str, int]
 
     def call(self, verb: str, netns: str, container_id: str) -> Ran:
         """Run one CNI verb as a whole process."""
@@ -35,8 +36,9 @@ class _Plugin:
     bridge and ptp take that for the node; podlane's node is where its services run.
     """
 
-    def __init__(self, name: str, binary: Path, conf: dict[str, Any]) -> None:
+    def __init__(self, name: str, binary: Path, conf: dict[str, Any], services: Mapping[str, int]) -> None:
         self.name = name
+        self.services = services
         self._binary = binary
         self._stdin = json.dumps(conf).encode()
 
@@ -58,7 +60,8 @@ class _Plugin:
 
 def podlane(node: Node, name: str = "podlane") -> _Plugin:
     """Return podlane on a node that is up."""
-    return _Plugin(name, node.bin_dir / "podlane", node.conf())
+    services = {service: node.pid(service) for service in SERVICES}
+    return _Plugin(name, node.bin_dir / "podlane", node.conf(), services)
 
 
 @contextlib.contextmanager
@@ -73,7 +76,7 @@ def reference(kind: str, subnet: str) -> Iterator[_Plugin]:
         }
         if kind == "bridge":
             conf |= {"bridge": "plbr0", "isGateway": True}
-        yield _Plugin(kind, PLUGINS / kind, conf)
+        yield _Plugin(kind, PLUGINS / kind, conf, {})
 
 
 @contextlib.contextmanager
