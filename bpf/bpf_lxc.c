@@ -19,6 +19,7 @@
 #include "lib/packet.h"
 #include "lib/parse.h"
 #include "lib/policy.h"
+#include "lib/conntrack.h"
 #include "lib/l3.h"
 #include "lib/arp.h"
 #include "lib/nd.h"
@@ -50,6 +51,25 @@ static __always_inline int from_container_ipv6(const struct packet *packet)
 	return 0;
 }
 
+/* Whether the packet may pass between the endpoint and `peer`: 0, or a refusal. */
+static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, __u32 peer,
+				 enum traffic_direction direction)
+{
+#ifdef ENABLE_CONNTRACK
+	int verdict;
+
+	conntrack_find(skb, packet, direction);
+	barrier();
+	if (packet->conntrack >= CONNTRACK_REPLY)
+		return 0;
+	verdict = policy_verdict(skb, packet, peer);
+	return conntrack_conclude(skb, packet, verdict, peer, direction);
+#else
+	packet->conntrack = 0;
+	return policy_verdict(skb, packet, peer);
+#endif
+}
+
 /* Finds out where the packet goes: to an endpoint of this node, to the node itself, or away. */
 static __always_inline void from_container_find(struct packet *packet)
 {
@@ -71,7 +91,7 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 
 	from_container_find(packet);
 	trace(skb, packet, TRACE_FROM_ENDPOINT);
-	verdict = policy_verdict(skb, packet, packet->destination_identity);
+	verdict = admit(skb, packet, packet->destination_identity, DIRECTION_EGRESS);
 	if (verdict)
 		return verdict;
 	if (packet->to.lxc_id)
@@ -143,7 +163,7 @@ int policy(struct __sk_buff *skb)
 	packet->where.endpoint_id = endpoint_id;
 	packet->where.direction = DIRECTION_INGRESS;
 	packet->destination_identity = endpoint_identity;
-	verdict = policy_verdict(skb, packet, packet->source_identity);
+	verdict = admit(skb, packet, packet->source_identity, DIRECTION_INGRESS);
 	if (verdict)
 		return drop(skb, packet, verdict);
 	trace(skb, packet, TRACE_TO_ENDPOINT);

@@ -35,3 +35,7 @@
 
 /* [policy-verdict] Tell listeners of each verdict of policy, also when it allows. */
 /* #define ENABLE_POLICY_VERDICT */
+
+/* [conntrack] Track connections: replies and ICMP errors of flows that policy allows pass without
+ * being asked about. Off, policy is asked about every packet in each direction. */
+/* #define ENABLE_CONNTRACK */

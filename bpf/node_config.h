@@ -19,5 +19,6 @@
 #define METRICS_MAP_SIZE 65536
 /* The ring that events wait in, bytes: a power of two, at once. A record takes 88. */
 #define EVENTS_RING_SIZE 1048576
-/* Events of one type that one CPU sends in 67 ms; the rest is counted. */
-#define EVENTS_BURST 256
+/* Flows of all endpoints that track connections, one for each end on this node. 136 bytes each, at
+ * once, but not before the first such endpoint. */
+#define CONNTRACK_MAP_SIZE 131072

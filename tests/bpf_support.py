@@ -22,9 +22,10 @@ from typing import Any, Self
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from services.loader import event, headers, layout, layoutcheck, libbpf, maps, objects
+from services.loader import conntrack, event, headers, layout, layoutcheck, libbpf, maps, objects
 from services.loader.compile import Compiler, arguments
 from services.loader.event import Event, EventType
+from services.loader.flows import Flows
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf_ring import Ring
 from services.loader.model import Direction, PolicyEntry
@@ -113,15 +114,17 @@ class Datapath:
         self, code: ObjectCode | None = None, *, sizes: Mapping[str, int] = headers.SIZES, **changes: Any
     ) -> None:
         """Load the programs with POD's constants but for `changes`, on maps of these sizes."""
-        self.fds = {name: one.create(sizes) for name, one in maps.DEFINITIONS.items()}
+        code = code or compiled()
+        used = code.maps | set(maps.DEFINITIONS) - {maps.CONNTRACK}  # a large one, for those who track
+        self.fds = {name: one.create(sizes) for name, one in maps.DEFINITIONS.items() if name in used}
         self.endpoints = maps.Endpoints(self.fds[maps.ENDPOINTS])
         self.call_policy = maps.CallPolicy(self.fds[maps.CALL_POLICY])
         self.policy = maps.Policy(self.fds[maps.POLICY])
         self.metrics = maps.Metrics(self.fds[maps.METRICS])
         self.packet = maps.Packet(self.fds[maps.PACKET])
-        self.events_wanted = maps.EventsWanted(self.fds[maps.EVENTS_WANTED])
+        self.event_credits = maps.EventCredits(self.fds[maps.EVENT_CREDITS])
         self.ring = Ring(self.fds[maps.EVENTS])
-        self.programs = objects.load(code or compiled(), constants(**changes), self.fds)
+        self.programs = objects.load(code, constants(**changes), self.fds)
         for id_ in (POD_ID, PEER_ID):
             self.call_policy.set(id_, self.programs["policy"])
         for address in (PEER_V4, PEER_V6):
@@ -164,9 +167,21 @@ class Datapath:
             counts[metric.reason] = counts.get(metric.reason, 0) + metric.packets
         return counts
 
-    def listen(self, *types: EventType) -> Self:
-        """Let the programs send events of these types; none is all of them."""
-        self.events_wanted.set(types or tuple(EventType))
+    @property
+    def flows(self) -> Flows:
+        """The flows that are tracked, on a map that this object closes."""
+        return Flows(self.fds[maps.CONNTRACK])
+
+    def age(self, seconds: float) -> None:
+        """Let time pass for every flow: it expires that much earlier."""
+        for key, value in libbpf.map_entries(self.fds[maps.CONNTRACK], conntrack.KEY.size, conntrack.VALUE.size):
+            expires, *rest = conntrack.VALUE.unpack(value)
+            aged = conntrack.VALUE.pack(max(0, expires - int(seconds * 1e9)), *rest)
+            libbpf.map_update(self.fds[maps.CONNTRACK], key, aged)
+
+    def listen(self, *types: EventType, credit: int = 1 << 32) -> Self:
+        """Let the programs send as many events of these types; none is all of them."""
+        self.event_credits.grant(types or tuple(EventType), credit)
         return self
 
     def events(self) -> list[Event]:

@@ -53,11 +53,19 @@ struct {
 	__uint(value_size, sizeof(__u32));
 } podlane_call_policy SEC(".maps");
 
+/* Writes an IPv4 address where either family may be: the first four bytes, the rest zero. */
+static __always_inline void address_write_ipv4(void *to, __be32 address)
+{
+	union ipv6_address *either = to;
+
+	either->words[0] = address;
+	either->words[1] = 0;
+	*(quad *)&either->words[2] = 0;
+}
+
 static __always_inline void endpoint_key_ipv4(struct endpoint_key *key, __be32 address)
 {
-	key->address.words[0] = address;
-	key->address.words[1] = 0;
-	*(quad *)&key->address.words[2] = 0;
+	address_write_ipv4(&key->address, address);
 	key->family = FAMILY_IPV4;
 }
 

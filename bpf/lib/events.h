@@ -4,12 +4,12 @@
  * policy.
  *
  * A record is the beginning of struct packet, which the programs fill anyway, so telling is one
- * copy into a ring that all CPUs share. Nobody listening, nothing is copied: the loader says in
- * podlane_events_wanted which types it has readers for.
+ * copy into a ring that all CPUs share.
  *
- * A flood must not cost the data path more than the packets do: each CPU sends EVENTS_BURST records
- * of a type in a window of EVENTS_WINDOW and counts the rest, as it counts what finds the ring
- * full. Types don't take each other's share: drops are heard although everything is traced.
+ * The reader grants each CPU so many records of each type and grants more when it has read. Nobody
+ * listening, nothing is granted and nothing copied. A flood costs the data path no more than the
+ * reader takes; the rest is counted. Types don't take each other's share: drops are heard although
+ * everything is traced.
  */
 #pragma once
 
@@ -20,47 +20,30 @@ struct {
 	__uint(max_entries, EVENTS_RING_SIZE);
 } podlane_events SEC(".maps");
 
-/* One bit for each type, 1 << enum event_type. */
+/* By enum event_type: how many records a CPU may still send. */
 struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, EVENT_TYPES);
 	__type(key, __u32);
-	__type(value, __u32);
-} podlane_events_wanted SEC(".maps");
+	__type(value, __u64);
+} podlane_event_credits SEC(".maps");
 
-/* The logarithm of a window's length in nanoseconds: 67 ms. */
-#define EVENTS_WINDOW 26
-
-static __always_inline bool event_is_wanted(enum event_type type)
-{
-	const __u32 *types = bpf_map_lookup_elem(&podlane_events_wanted, &numbers[0]);
-
-	return types && *types & 1 << type;
-}
-
-/* Sends the packet's record if somebody wants it and the CPU may. */
+/* Sends the packet's record if the reader takes one. */
 static __always_inline void event_send(const struct __sk_buff *skb, struct packet *packet,
 				       enum event_type type)
 {
-	struct event_meter *meter;
-	__u64 now;
+	__u64 *credit = bpf_map_lookup_elem(&podlane_event_credits, &numbers[type]);
 
-	if (likely(!event_is_wanted(type)))
-		return;
-	meter = &packet->meters[type];
-	now = bpf_ktime_get_ns();
-	if (meter->window != now >> EVENTS_WINDOW) {
-		meter->window = now >> EVENTS_WINDOW;
-		meter->sent = 0;
-	}
-	packet->time = now;
 	packet->event = type;
+	if (!credit || !*credit) {
+		packet->not_sent[type]++;
+		return;
+	}
+	*credit -= 1;
+	packet->time = bpf_ktime_get_ns();
 	packet->length = skb->len;
-	if (meter->sent < EVENTS_BURST &&
-	    !bpf_ringbuf_output(&podlane_events, packet, EVENT_SIZE, 0))
-		meter->sent++;
-	else
-		meter->lost++;
+	if (bpf_ringbuf_output(&podlane_events, packet, EVENT_SIZE, 0))
+		packet->not_sent[type]++;
 }
 
 /* Tells that the packet has come to a point of its way. */

@@ -13,6 +13,10 @@
  */
 #pragma once
 
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
 #include "endpoint_config.h"
 #include "endpoints.h"
 #include "refusal.h"
@@ -52,13 +56,6 @@ enum event_type {
 
 #define EVENT_TYPES 4
 
-/* How many records one CPU has sent of a type in the current window, and all that it couldn't. */
-struct event_meter {
-	__u64 window;
-	__u64 sent;
-	__u64 lost;
-};
-
 /* Points of a packet's way that are told of. */
 enum trace_point {
 	TRACE_FROM_ENDPOINT = 1,
@@ -83,6 +80,51 @@ struct policy_key {
 	__u8 protocol;
 	/* Network byte order, so that a prefix of its bits is a range of ports. */
 	__be16 port;
+};
+
+/* What a packet is to its flow (conntrack.h); 0: not tracked. */
+enum conntrack_state {
+	CONNTRACK_NEW = 1,
+	CONNTRACK_ESTABLISHED = 2,
+	CONNTRACK_REPLY = 3,
+	CONNTRACK_RELATED = 4,
+} __attribute__((packed));
+
+struct conntrack_key {
+	/* The endpoint's end of the flow, and the other. */
+	union ipv6_address local;
+	union ipv6_address remote;
+	/* Network byte order; 0 of protocols that have none. */
+	__be16 local_port;
+	__be16 remote_port;
+	__u16 endpoint_id;
+	__u8 protocol;
+	/* enum address_family */
+	__u8 family;
+};
+
+struct conntrack_value {
+	/* Nanoseconds since boot; dead from then on. */
+	__u64 expires;
+	/* Of the other end, when the flow was opened. */
+	__u32 peer_identity;
+	/* Of the packet that opened it. */
+	enum traffic_direction direction;
+	/* What was seen of the opener, and of the replies. */
+	__u8 seen[2];
+	__u8 reserved;
+	/* Both ways; counted only with ENABLE_POLICY_ACCOUNTING. */
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* The packet that an ICMP error quotes. */
+struct quoted {
+	struct iphdr ip4;
+	__u32 padding;
+	/* Of IPv4 addresses and protocol, too. */
+	struct ipv6hdr ip6;
+	struct l4_header l4;
 };
 
 struct packet {
@@ -116,7 +158,7 @@ struct packet {
 	__u8 flags;
 	/* Sent to the pod by the node's stack, not by another pod's program. */
 	__u8 from_stack;
-	__u8 reserved;
+	enum conntrack_state conntrack;
 
 	/* So far it is the record of an event (events.h). */
 
@@ -131,11 +173,18 @@ struct packet {
 	__s32 verdict;
 	/* Sent to a group on the link layer. */
 	__u8 to_group;
-	__u8 padding[7];
+	/* Whether it may open a flow. */
+	__u8 opens;
+	__u8 padding[6];
+	/* Its flow's key, and what the entry begins with. */
+	struct conntrack_key flow;
+	struct conntrack_value first;
+	struct quoted quoted;
 
 	/* What outlasts the packet. */
 
-	struct event_meter meters[EVENT_TYPES];
+	/* Events that were not sent, by type. */
+	__u64 not_sent[EVENT_TYPES];
 };
 
 #define EVENT_SIZE offsetof(struct packet, to)

@@ -15,10 +15,6 @@
  */
 #pragma once
 
-#include <linux/in.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-
 #include "packet.h"
 
 #undef THIS_FILE
@@ -37,6 +33,7 @@
 #define KIND_EXTENSION 1 /* an IPv6 extension header, one that we step over */
 #define KIND_FRAGMENT  2
 #define KIND_ICMP      4
+#define KIND_PORTS     16
 #define KIND_LENGTH    8 /* an extension header with a length, in units of this many bytes */
 
 const __u8 protocol_kinds[256] = {
@@ -44,6 +41,9 @@ const __u8 protocol_kinds[256] = {
 	[IPPROTO_ROUTING] = KIND_EXTENSION | KIND_LENGTH,
 	[IPPROTO_DSTOPTS] = KIND_EXTENSION | KIND_LENGTH,
 	[IPPROTO_FRAGMENT] = KIND_EXTENSION | KIND_FRAGMENT,
+	[IPPROTO_TCP] = KIND_PORTS,
+	[IPPROTO_UDP] = KIND_PORTS,
+	[IPPROTO_SCTP] = KIND_PORTS,
 	[IPPROTO_ICMP] = KIND_ICMP,
 	[IPPROTO_ICMPV6] = KIND_ICMP,
 };

@@ -80,7 +80,8 @@ static __always_inline int policy_check(struct __sk_buff *skb, struct packet *pa
 	return packet->has_ports ? refused(DROP_POLICY) : refused(DROP_PORTS_MISSING);
 }
 
-/* Decides, and tells of it. */
+/* Decides, and tells of it: of what is denied, of flows that begin, of everything where no flows
+ * are tracked. */
 static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *packet, __u32 peer)
 {
 	int verdict = policy_check(skb, packet, peer);
@@ -89,7 +90,8 @@ static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *
 	packet->verdict = verdict;
 	packet->where.reason = -verdict; /* 0: allowed */
 	barrier();
-	event_send(skb, packet, EVENT_POLICY_VERDICT);
+	if (packet->verdict || packet->conntrack != CONNTRACK_ESTABLISHED)
+		event_send(skb, packet, EVENT_POLICY_VERDICT);
 	return packet->verdict;
 #else
 	return verdict;

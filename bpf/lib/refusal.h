@@ -39,6 +39,8 @@ enum drop_reason {
 	DROP_INVALID_PACKET = 134,
 	/* Neither ARP nor an IP version that the endpoint has an address of; VLAN tags. */
 	DROP_UNKNOWN_L3 = 139,
+	/* The flow is allowed, but the map has no room for its entry. */
+	DROP_CONNTRACK_FULL = 155,
 	/* A fragment, or the beginning of a packet, without the ports that the entries ask for. */
 	DROP_PORTS_MISSING = 157,
 	/* A policy entry denies it. */
@@ -54,6 +56,7 @@ enum source_file {
 	SOURCE_ND = 4,
 	SOURCE_PARSE = 5,
 	SOURCE_POLICY = 6,
+	SOURCE_CONNTRACK = 7,
 } __attribute__((packed));
 
 #define REFUSAL_LINE_SHIFT 8

@@ -11,6 +11,7 @@ end of its link (attach.py).
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -20,6 +21,7 @@ from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 from services.common.locks import KeyedLocks
 from services.loader import bpffs, libbpf, maps, model, tcx
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
+from services.loader.flows import Flows
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf import BpfError, Fd
@@ -104,7 +106,9 @@ class Datapath:
         self.metrics: maps.Metrics
         self.packet: maps.Packet
         self.event_ring: maps.EventRing
-        self.events_wanted: maps.EventsWanted
+        self.event_credits: maps.EventCredits
+        self.flows: Flows | None = None
+        self._flows_lock = threading.Lock()
 
     async def start(self) -> None:
         """Mount the bpffs if need be; open the pinned maps or create them. Raises FailedPrecondition naming a
@@ -120,12 +124,22 @@ class Datapath:
             self.metrics = self._open(maps.Metrics)
             self.packet = self._open(maps.Packet)
             self.event_ring = self._open(maps.EventRing)
-            self.events_wanted = self._open(maps.EventsWanted)
+            self.event_credits = self._open(maps.EventCredits)
+            if self._pins.map(Flows.name).exists():
+                self.open_flows()
 
     def _open(self, kind: type[M]) -> M:
         opened = kind.open(self._pins.map(kind.name), SIZES)
         self._opened.callback(opened.close)
         return opened
+
+    def open_flows(self) -> None:
+        """Open the map of tracked flows, made if it isn't there: for the first endpoint that tracks, because its memory
+        is taken at once (18 MB, 12 ms). Blocks; may be called from several threads, and again.
+        """
+        with self._flows_lock:
+            if self.flows is None:
+                self.flows = self._open(Flows)
 
     async def stop(self) -> None:
         """Close the descriptors; pins and programs stay."""
@@ -133,15 +147,16 @@ class Datapath:
 
     @property
     def shared(self) -> Mapping[str, Fd]:
-        """The shared maps as a program load takes them."""
-        shared = (
+        """The shared maps that are open, as a program load takes them."""
+        shared: list[maps.BpfMap] = [
             self.endpoints,
             self.call_policy,
             self.metrics,
             self.packet,
             self.event_ring,
-            self.events_wanted,
-        )
+            self.event_credits,
+        ]
+        shared += [self.flows] if self.flows is not None else []
         return {one.name: one.fd for one in shared}
 
     def policy(self, id_: int) -> maps.Policy:

@@ -2,12 +2,14 @@
 
 endpoints      address → endpoint            call_policy   endpoint id → policy program
 policy         rules of one endpoint         metrics       drops, of one endpoint or of all
+conntrack      live flows, of one or of all
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common.errors import InvalidArgument, NotFound
+from services.loader.conntrack import Flow
 from services.loader.datapath import Datapath
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
 
@@ -20,7 +22,7 @@ class CallPolicyEntry:
     program_id: int
 
 
-Entry = EndpointEntry | CallPolicyEntry | PolicyCount | Metric
+Entry = EndpointEntry | CallPolicyEntry | PolicyCount | Metric | Flow
 
 
 def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
@@ -33,6 +35,7 @@ def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
         "call_policy": lambda: [CallPolicyEntry(*slot) for slot in datapath.call_policy.dump().items()],
         "policy": lambda: _policy(datapath, endpoint_id),
         "metrics": lambda: datapath.metrics.dump(endpoint_id),
+        "conntrack": lambda: datapath.flows.dump(endpoint_id) if datapath.flows is not None else [],
     }
     if name not in readers:
         raise InvalidArgument(f"map: {name!r} is no map; there are {', '.join(readers)}", field="map")

@@ -10,16 +10,17 @@ from enum import IntEnum
 
 from services.common.model import Address
 from services.loader import layout
+from services.loader.conntrack import ConntrackState
 from services.loader.model import Direction
 from services.loader.refusal import place_text, reason_text
 
 RECORD = struct.Struct("=Q4sBBHIIIHBB20s20s2s2sBBBB")
-PACKET = struct.Struct(RECORD.format + "28sI16s8s12siB7s96s")
-METER = struct.Struct("=QQQ")
+CREDIT = struct.Struct("=Q")
+PACKET = struct.Struct(RECORD.format + "28sI16s8s12siBB6s40s32s80s32s")
 
 # endpoint_id, event, peer_id where a record has them: what is looked at before anything else is.
 _KIND = struct.Struct("=8xH2xBxH")
-_METERS_OFFSET = PACKET.size - 4 * METER.size
+_NOT_SENT = struct.Struct("=4Q")
 
 TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
 WITH_PORTS = frozenset({TCP, UDP, SCTP})
@@ -53,7 +54,7 @@ class Event:
     `reason` is a drop reason's number, of a verdict that allows 0; `point` is a trace's. `source` and `destination` are
     None when the packet was dropped before they were read; `source_port` is an ICMP echo's identifier,
     `destination_port` an ICMP type, `flags` TCP's flags or the ICMP code. `peer_id` is the endpoint of this node at the
-    other end, 0 when there is none.
+    other end, 0 when there is none. `conntrack` is a ConntrackState, 0 where nothing is tracked or wasn't yet.
     """
 
     time: int
@@ -75,6 +76,7 @@ class Event:
     source_port: int
     destination_port: int
     flags: int
+    conntrack: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +115,7 @@ def read(record: bytes) -> Event:
         protocol,
         flags,
         _,
-        _,
+        conntrack,
     ) = RECORD.unpack_from(record)
     endpoint_id, reason, direction = layout.METRICS_KEY.unpack(where)
     known = any(layout.ENDPOINT_KEY.unpack(source)[1:])
@@ -137,16 +139,17 @@ def read(record: bytes) -> Event:
         source_port=int.from_bytes(source_port, "big"),
         destination_port=int.from_bytes(destination_port, "big"),
         flags=flags,
+        conntrack=conntrack,
     )
 
 
-def lost_by_type(packets: bytes) -> dict[EventType, int]:
+def not_sent_by_type(packets: bytes) -> dict[EventType, int]:
     """Return how many records of each type were not sent, given the value of `podlane_packet` of every CPU."""
-    totals = dict.fromkeys(EventType, 0)
-    for start in range(0, len(packets), PACKET.size):
-        for type_ in EventType:
-            totals[type_] += METER.unpack_from(packets, start + _METERS_OFFSET + type_ * METER.size)[2]
-    return totals
+    counts = [
+        _NOT_SENT.unpack_from(packets, start + PACKET.size - _NOT_SENT.size)
+        for start in range(0, len(packets), PACKET.size)
+    ]
+    return {type_: sum(one[type_] for one in counts) for type_ in EventType}
 
 
 def protocol_name(protocol: int) -> str:
@@ -182,13 +185,13 @@ def identity_name(identity: int) -> str:
 def _packet(event: Event) -> str:
     if event.source is None or event.destination is None:
         return f"{event.length} bytes"
+    source, destination = str(event.source), str(event.destination)
     if event.has_ports and event.protocol in WITH_PORTS:
-        ends = (
-            f"{_with_port(event.source, event.source_port)} -> {_with_port(event.destination, event.destination_port)}"
-        )
-    else:
-        ends = f"{event.source} -> {event.destination}"
-    return f"{ends} {' '.join((protocol_name(event.protocol), *_details(event)))}, {event.length} bytes"
+        source = _with_port(event.source, event.source_port)
+        destination = _with_port(event.destination, event.destination_port)
+    what = " ".join((protocol_name(event.protocol), *_details(event)))
+    state = f", {ConntrackState(event.conntrack).name.lower()}" if event.conntrack else ""
+    return f"{source} -> {destination} {what}{state}, {event.length} bytes"
 
 
 def _with_port(address: Address, port: int) -> str:

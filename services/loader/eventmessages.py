@@ -1,4 +1,6 @@
-"""Between the messages of WatchEvents and the values of event.py. Reading names the field; writing never fails."""
+"""Between the messages about packets and flows and the values of event.py and conntrack.py. Reading names the field;
+writing never fails.
+"""
 
 import time
 from collections.abc import Iterable
@@ -8,6 +10,7 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common import wire
 from services.common.errors import InvalidArgument
 from services.loader import event
+from services.loader.conntrack import Flow
 from services.loader.event import ICMP, ICMPV6, Event, EventType, Lost
 from services.loader.refusal import place_text, reason_text
 
@@ -57,6 +60,7 @@ def _packet(one: Event) -> pb.EventPacket:
         destination_identity=one.destination_identity,
         peer_endpoint_id=one.peer_id,
         length=one.length,
+        conntrack=pb.ConntrackState.ValueType(one.conntrack),
     )
     if one.source is None or one.destination is None:
         return packet
@@ -68,6 +72,24 @@ def _packet(one: Event) -> pb.EventPacket:
         packet.source_port, packet.destination_port = one.source_port, one.destination_port
         packet.tcp_flags.extend(event.tcp_flags(one))
     return packet
+
+
+def write_flow(flow: Flow) -> pb.ConntrackEntry:
+    """Return the message of a tracked flow."""
+    return pb.ConntrackEntry(
+        endpoint_id=flow.endpoint_id,
+        direction=pb.TrafficDirection.ValueType(flow.direction),
+        protocol=event.protocol_name(flow.protocol),
+        local=wire.write_address(flow.local),
+        local_port=flow.local_port,
+        remote=wire.write_address(flow.remote),
+        remote_port=flow.remote_port,
+        peer_identity=flow.peer_identity,
+        state=pb.FlowState.ValueType(flow.state),
+        expires_in=round(flow.expires_in),
+        packets=flow.packets,
+        bytes=flow.bytes,
+    )
 
 
 def _lost(one: Lost) -> pb.WatchEventsResponse:

@@ -1,24 +1,22 @@
 """Events: what the programs tell of packets, handed to whoever listens.
 
-    first listener   what is left in the ring from before goes ──► podlane_events_wanted says what to send
+    first listener   what is left in the ring from before goes ──► each CPU is granted CREDIT records of wanted types
     a record comes   the ring is readable ──► up to BATCH are read ──► each to the queues of those who want it
-    last listener    podlane_events_wanted is cleared: nothing is copied, nothing is read
+    PAUSE later      all read: CREDIT is granted anew ──► the ring is listened to again
+    last listener    nothing is granted any more: nothing is copied, nothing is read
 
-The ring is looked at PAUSE after it was read, not at once: the kernel wakes a reader for a record only when it had read
-all that came before, so a flood costs fifty wakeups a second and not one for each packet. What then doesn't fit is lost
-where it costs least: in the program (its own limit, the full ring), counted per type. Each listener hears of that, and
-of what it was itself too slow for.
+So the reader says how much is sent. A flood costs fifty readings a second and not one for each packet, and a reader
+that is slow or dead costs the data path nothing; what has no credit is counted by type in the program, and each
+listener hears of that, and of what it was itself too slow for.
 
 Invariants: a queue holds at most LONGEST events; a listener that is slow loses its own events only; no listener, no
 cost but one look at a map for each drop.
-
-After kill -9 the programs go on sending until the ring is full. The next loader clears that when it starts.
 """
 
 import asyncio
 import struct
 from collections import deque
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
 
 from services.common import telemetry
@@ -32,9 +30,11 @@ BATCH = 128
 """Records per reading: what the loop is busy with before it does something else, about 2 ms."""
 PAUSE = 0.02
 """Seconds between two readings."""
+CREDIT = 64
+"""Records of a type that each CPU may send before the next reading."""
 LONGEST = 4096
 """Events that may wait for one listener."""
-_NOT_SENT = "more than a CPU may send (EVENTS_BURST) or than the ring holds (EVENTS_RING_SIZE)"
+_NOT_SENT = f"more than the {CREDIT} of each CPU in {PAUSE * 1e3:.0f} ms"
 _COUNT = 1.0  # seconds between two looks at what the programs have lost
 
 _log = telemetry.logger("events")
@@ -86,12 +86,13 @@ class Events:
         self._ring: Ring | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._counter: asyncio.TimerHandle | None = None
-        self._lost: Mapping[EventType, int] = {}
+        self._not_sent: dict[EventType, int] = {}
+        self._wanted: frozenset[EventType] = frozenset()
         self._stopped = False
 
     async def start(self) -> None:
         """Forget what a killed loader's listeners wanted."""
-        self._datapath.events_wanted.set(())
+        self._grant(())
 
     async def stop(self) -> None:
         """End every stream, send and read no more."""
@@ -136,14 +137,14 @@ class Events:
         ring = self._ring = Ring(self._datapath.event_ring.fd)
         while ring.read(BATCH):
             pass  # from before, when somebody else listened
-        self._lost = self._datapath.packet.lost()
-        self._listen()
+        self._not_sent = self._datapath.packet.not_sent()
+        self._listen(grant=False)
         self._count()
 
     def _close(self) -> None:
         if self._ring is None:
             return
-        self._datapath.events_wanted.set(())
+        self._grant(())
         for timer in (self._timer, self._counter):
             if timer is not None:
                 timer.cancel()
@@ -152,19 +153,31 @@ class Events:
         self._ring = self._timer = self._counter = None
 
     def _want(self) -> None:
-        self._datapath.events_wanted.set(frozenset().union(*(one.types for one in self._listeners)))
+        wanted: frozenset[EventType] = frozenset().union(*(one.types for one in self._listeners))
+        now = self._datapath.packet.not_sent()
+        for type_ in wanted - self._wanted:
+            self._not_sent[type_] = now[type_]  # while nobody wanted it nothing was lost
+        self._grant(wanted)
 
-    def _listen(self) -> None:
+    def _grant(self, types: Iterable[EventType]) -> None:
+        self._wanted = frozenset(types)
+        self._datapath.event_credits.grant(self._wanted, CREDIT)
+
+    def _listen(self, *, grant: bool) -> None:
         self._timer = None
+        if grant:
+            self._grant(self._wanted)
         asyncio.get_running_loop().add_reader(self._datapath.event_ring.fd.fileno(), self._readable)
 
     def _readable(self) -> None:
+        if self._ring is None:
+            return
+        records = self._ring.read(BATCH)
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._datapath.event_ring.fd.fileno())
-        self._timer = loop.call_later(PAUSE, self._listen)
-        if self._ring is not None:
-            for record in self._ring.read(BATCH):
-                self._hand_out(record)
+        self._timer = loop.call_later(PAUSE, lambda: self._listen(grant=len(records) < BATCH))
+        for record in records:
+            self._hand_out(record)
 
     def _hand_out(self, record: bytes) -> None:
         try:
@@ -179,11 +192,11 @@ class Events:
             listener.put(one)
 
     def _count(self) -> None:
-        """Tell the listeners what the programs have lost since the last look."""
+        """Tell the listeners what the programs have not sent since the last look."""
         self._counter = asyncio.get_running_loop().call_later(_COUNT, self._count)
-        before, self._lost = self._lost, self._datapath.packet.lost()
-        for type_, count in self._lost.items():
-            new = count - before[type_]
+        before, self._not_sent = self._not_sent, self._datapath.packet.not_sent()
+        for type_ in self._wanted:
+            new = self._not_sent[type_] - before[type_]
             if not new:
                 continue
             for listener in self._listeners:

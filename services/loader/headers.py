@@ -39,6 +39,11 @@ OPTIONS: Mapping[str, Option] = {
     "policy-verdict": Option(
         "ENABLE_POLICY_VERDICT", default=False, text="Tell listeners of each verdict of policy, also when it allows"
     ),
+    "conntrack": Option(
+        "ENABLE_CONNTRACK",
+        default=False,
+        text="Track connections: replies of allowed flows pass without being asked about",
+    ),
 }
 
 # Entries; what each map is for stands in the sample.
@@ -48,7 +53,7 @@ SIZES: Mapping[str, int] = {
     "POLICY_MAP_SIZE": 16384,
     "METRICS_MAP_SIZE": 65536,
     "EVENTS_RING_SIZE": 1 << 20,
-    "EVENTS_BURST": 256,
+    "CONNTRACK_MAP_SIZE": 131072,
 }
 
 

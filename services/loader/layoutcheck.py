@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 from services.common.errors import Internal
-from services.loader import event, layout
+from services.loader import conntrack, event, layout
 from services.loader.btf import Btf, Field
 from services.loader.model import Direction
 from services.loader.refusal import DropReason, SourceFile
@@ -22,7 +22,14 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     "policy_value": (layout.POLICY_VALUE, ("flags", "reserved", "packets", "bytes")),
     "metrics_key": (layout.METRICS_KEY, ("endpoint_id", "reason", "direction")),
     "metrics_value": (layout.METRICS_VALUE, ("packets", "bytes")),
-    "event_meter": (event.METER, ("window", "sent", "lost")),
+    "conntrack_key": (
+        conntrack.KEY,
+        ("local", "remote", "local_port", "remote_port", "endpoint_id", "protocol", "family"),
+    ),
+    "conntrack_value": (
+        conntrack.VALUE,
+        ("expires", "peer_identity", "direction", "seen", "reserved", "packets", "bytes"),
+    ),
     "packet": (
         event.PACKET,
         (
@@ -44,7 +51,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
             "protocol",
             "flags",
             "from_stack",
-            "reserved",
+            "conntrack",
             "to",
             "l4_offset",
             "l4",
@@ -52,13 +59,18 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
             "policy_key",
             "verdict",
             "to_group",
+            "opens",
             "padding",
-            "meters",
+            "flow",
+            "first",
+            "quoted",
+            "not_sent",
         ),
     ),
 }
 _ENUMS: Mapping[str, tuple[str, type[IntEnum]]] = {
     "drop_reason": ("DROP_", DropReason),
+    "conntrack_state": ("CONNTRACK_", conntrack.ConntrackState),
     "event_type": ("EVENT_", event.EventType),
     "source_file": ("SOURCE_", SourceFile),
     "trace_point": ("TRACE_", event.TracePoint),

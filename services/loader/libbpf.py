@@ -50,6 +50,7 @@ class MapType(IntEnum):
     PROG_ARRAY = 3
     PERCPU_HASH = 5
     PERCPU_ARRAY = 6
+    LRU_HASH = 9
     LPM_TRIE = 11
     RINGBUF = 27
 
@@ -185,7 +186,15 @@ def map_entries(fd: Fd, key_size: int, value_size: int) -> list[tuple[bytes, byt
 
     `value_size` counts all CPUs for a per-CPU map.
     """
-    entries: list[tuple[bytes, bytes]] = []
+    return [
+        (keys[i * key_size : (i + 1) * key_size], values[i * value_size : (i + 1) * value_size])
+        for keys, values in map_chunks(fd, key_size, value_size)
+        for i in range(len(keys) // key_size)
+    ]
+
+
+def map_chunks(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the entries as `map_entries`, some thousands at a time: their keys and their values, each in one piece."""
     room = _FEW
     token_in, token_out = None, ctypes.create_string_buffer(max(key_size, 8))
     while True:
@@ -199,13 +208,9 @@ def map_entries(fd: Fd, key_size: int, value_size: int) -> list[tuple[bytes, byt
             continue
         if result != -errno.ENOENT:  # ENOENT: that was the last of them
             check(result, "bpf_map_lookup_batch", fd.about)
-        raw_keys, raw_values = keys.raw, values.raw
-        entries += [
-            (raw_keys[i * key_size : (i + 1) * key_size], raw_values[i * value_size : (i + 1) * value_size])
-            for i in range(count.value)
-        ]
+        yield keys.raw[: count.value * key_size], values.raw[: count.value * value_size]
         if result == -errno.ENOENT:
-            return entries
+            return
         room = _CHUNK
         token_in = ctypes.create_string_buffer(token_out.raw, len(token_out))
 

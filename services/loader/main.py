@@ -21,6 +21,7 @@ from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.events import Events
+from services.loader.flowgc import INTERVAL, FlowGc
 from services.loader.host import Host
 from services.loader.links import Links
 from services.loader.metrics import TemplateCounts
@@ -85,9 +86,11 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     async def take_over() -> None:
         _log.info("adopted", endpoints=await adopt(state, kernel))
 
-    async def prepare_the_usual_shape() -> None:
+    async def begin_controllers() -> None:
+        manager = Manager("loader", controllers)
         # The first ADD after a start must not wait for clang if it need not.
-        Manager("loader", controllers).update("prepare-template", Parameters(usual_shape))
+        manager.update("prepare-template", Parameters(usual_shape))
+        manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=INTERVAL))
 
     # The server is the last to come and the first to go: whoever is answered finds everything in place.
     return (
@@ -98,7 +101,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         controllers,
         datapath,
         Hook(take_over),
-        Hook(prepare_the_usual_shape),
+        Hook(begin_controllers),
         node,
         links,
         Hook(events.start),

@@ -7,7 +7,8 @@ Shared by all endpoints of the node, created once and pinned, so that programs a
     podlane_metrics       drops                        Metrics
     podlane_packet        the packet under way         Packet      per CPU, the programs' own memory
     podlane_events        what happened to packets     EventRing   read by events.py
-    podlane_events_wanted types that have listeners    EventsWanted
+    podlane_event_credits records to be sent           EventCredits  granted by events.py
+    podlane_conntrack     flows, of whoever tracks     flows.py    made with the first endpoint that does
 
 Of one endpoint, pinned beside them: podlane_policy, its rules (Policy).
 
@@ -23,7 +24,7 @@ from typing import Self
 
 from services.common.errors import Exhausted, FailedPrecondition
 from services.common.model import Address
-from services.loader import event, layout, libbpf
+from services.loader import conntrack, event, layout, libbpf
 from services.loader.event import EventType
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
 from services.loader.libbpf import NO_PREALLOC, BpfError, Fd, MapInfo, MapType
@@ -36,12 +37,13 @@ POLICY = "podlane_policy"
 METRICS = "podlane_metrics"
 PACKET = "podlane_packet"
 EVENTS = "podlane_events"
-EVENTS_WANTED = "podlane_events_wanted"
+EVENT_CREDITS = "podlane_event_credits"
+CONNTRACK = "podlane_conntrack"
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """How a map is created. `size_define` names its size among node_config.h's; without one it has one entry."""
+    """How a map is created. `size_define` names its size among node_config.h's; without one it has `entries`."""
 
     name: str
     kind: MapType
@@ -49,9 +51,10 @@ class Definition:
     value_size: int
     size_define: str = ""
     flags: int = 0
+    entries: int = 1
 
     def _entries(self, sizes: Mapping[str, int]) -> int:
-        return sizes[self.size_define] if self.size_define else 1
+        return sizes[self.size_define] if self.size_define else self.entries
 
     def create(self, sizes: Mapping[str, int]) -> Fd:
         """Create a new map, empty."""
@@ -95,7 +98,8 @@ DEFINITIONS: Mapping[str, Definition] = {
         ),
         Definition(PACKET, MapType.PERCPU_ARRAY, layout.SLOT.size, event.PACKET.size),
         Definition(EVENTS, MapType.RINGBUF, 0, 0, "EVENTS_RING_SIZE"),
-        Definition(EVENTS_WANTED, MapType.ARRAY, layout.SLOT.size, layout.SLOT.size),
+        Definition(EVENT_CREDITS, MapType.PERCPU_ARRAY, layout.SLOT.size, event.CREDIT.size, entries=4),
+        Definition(CONNTRACK, MapType.LRU_HASH, conntrack.KEY.size, conntrack.VALUE.size, "CONNTRACK_MAP_SIZE"),
     )
 }
 
@@ -297,10 +301,10 @@ class Packet(BpfMap):
 
     name = PACKET
 
-    def lost(self) -> dict[EventType, int]:
-        """Return how many events of each type were not sent since the map was made."""
+    def not_sent(self) -> dict[EventType, int]:
+        """Return how many events of each type were not sent since the map was made, whether or not anybody listened."""
         size = event.PACKET.size * libbpf.possible_cpus()
-        return event.lost_by_type(libbpf.map_lookup(self.fd, _ONLY, size) or b"")
+        return event.not_sent_by_type(libbpf.map_lookup(self.fd, _ONLY, size) or b"")
 
 
 class EventRing(BpfMap):
@@ -309,16 +313,20 @@ class EventRing(BpfMap):
     name = EVENTS
 
 
-class EventsWanted(BpfMap):
-    """Which types of events the programs send."""
+class EventCredits(BpfMap):
+    """How many events of each type each CPU may still send."""
 
-    name = EVENTS_WANTED
+    name = EVENT_CREDITS
 
-    def set(self, types: Iterable[EventType]) -> None:
-        """Want exactly these."""
-        libbpf.map_update(self.fd, _ONLY, layout.SLOT.pack(sum(1 << one for one in types)))
+    def grant(self, types: Iterable[EventType], credit: int) -> None:
+        """Let each CPU send `credit` more of these types, and none of the others."""
+        wanted = frozenset(types)
+        for type_ in EventType:
+            value = event.CREDIT.pack(credit if type_ in wanted else 0) * libbpf.possible_cpus()
+            libbpf.map_update(self.fd, layout.SLOT.pack(type_), value)
 
-    def get(self) -> frozenset[EventType]:
-        """Return what is wanted."""
-        (bits,) = layout.SLOT.unpack(libbpf.map_lookup(self.fd, _ONLY, layout.SLOT.size) or _ONLY)
-        return frozenset(one for one in EventType if bits >> one & 1)
+    def granted(self) -> dict[EventType, list[int]]:
+        """Return what each CPU has left, by type."""
+        size = event.CREDIT.size * libbpf.possible_cpus()
+        values = {type_: libbpf.map_lookup(self.fd, layout.SLOT.pack(type_), size) or b"" for type_ in EventType}
+        return {type_: [credit for (credit,) in event.CREDIT.iter_unpack(value)] for type_, value in values.items()}

@@ -8,9 +8,10 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common import wire
 from services.common.errors import InvalidArgument
 from services.common.model import Address
-from services.loader import model
+from services.loader import eventmessages, model
+from services.loader.conntrack import Flow
 from services.loader.datapath import Status
-from services.loader.dump import CallPolicyEntry
+from services.loader.dump import CallPolicyEntry, Entry
 from services.loader.headers import OPTIONS
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
 from services.loader.nodeconfig import NodeView
@@ -200,7 +201,7 @@ def _write_program(program: model.Program) -> pb.Program:
     )
 
 
-def write_map_entry(entry: EndpointEntry | CallPolicyEntry | PolicyCount | Metric) -> pb.MapEntry:
+def write_map_entry(entry: Entry) -> pb.MapEntry:
     """Return the message of one map entry of any kind."""
     match entry:
         case EndpointEntry():
@@ -234,3 +235,5 @@ def write_map_entry(entry: EndpointEntry | CallPolicyEntry | PolicyCount | Metri
                     bytes=entry.bytes,
                 )
             )
+        case Flow():
+            return pb.MapEntry(conntrack=eventmessages.write_flow(entry))

@@ -37,12 +37,15 @@ class VerifierError(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class ObjectCode:
-    """An object's bytes and where its constants lie: what a template caches so that a load parses nothing twice."""
+    """An object's bytes, where its constants lie, its programs and maps by name: what a template caches so that a load
+    parses nothing twice.
+    """
 
     name: str
     content: bytes
     constants: Mapping[str, Field]
     programs: tuple[str, ...]
+    maps: frozenset[str]
 
     def rodata(self, values: Mapping[str, int | bytes], initial: bytes) -> bytes:
         """Return the section with `values` in place. An unknown name or a wrong length is Internal: a bug of ours.
@@ -95,7 +98,8 @@ def read(content: bytes, name: str) -> tuple[ObjectCode, Btf]:
         raise Internal(f"object {name} can't be read: {error.strerror}", object=name) from error
     try:
         btf = Btf(libbpf.object_btf(handle))
-        return ObjectCode(name, content, btf.section(RODATA), tuple(libbpf.object_programs(handle))), btf
+        programs, used = tuple(libbpf.object_programs(handle)), frozenset(libbpf.object_maps(handle))
+        return ObjectCode(name, content, btf.section(RODATA), programs, used), btf
     finally:
         libbpf.object_close(handle)
 

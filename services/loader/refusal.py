@@ -17,6 +17,7 @@ class DropReason(IntEnum):
     POLICY = 133
     INVALID_PACKET = 134
     UNKNOWN_L3 = 139
+    CONNTRACK_FULL = 155
     PORTS_MISSING = 157
     POLICY_DENY = 181
     ENDPOINT_NOT_READY = 203
@@ -31,6 +32,7 @@ class SourceFile(IntEnum):
     ND = 4
     PARSE = 5
     POLICY = 6
+    CONNTRACK = 7
 
 
 def reason_text(reason: int) -> str:

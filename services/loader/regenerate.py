@@ -260,7 +260,10 @@ class Regenerator:
         return record
 
     async def _load(self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy) -> Programs:
-        shared = {**self._kernel.datapath.shared, maps.POLICY: policy.fd}
+        datapath = self._kernel.datapath
+        if maps.CONNTRACK in template.code.maps and datapath.flows is None:
+            await self._kernel.blocking.run(datapath.open_flows)
+        shared = {**datapath.shared, maps.POLICY: policy.fd}
         return await self._images.load(template.hash, template.code, constants, shared)
 
 

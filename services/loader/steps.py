@@ -185,4 +185,6 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
                 await teardown.wait(attacher.forget(id_))
         teardown.step(lambda: datapath.unpin_policy(id_))
         teardown.step(lambda: datapath.metrics.forget(id_))
+        if datapath.flows is not None:
+            await teardown.wait(kernel.blocking.run(functools.partial(datapath.flows.forget, id_)))
     return state.remove(id_) or found

@@ -64,7 +64,7 @@ class Pair:
         self._shared = {
             name: stack.enter_context(definition.create(SIZES))
             for name, definition in maps.DEFINITIONS.items()
-            if name != maps.POLICY
+            if name not in {maps.POLICY, maps.CONNTRACK}
         }
         self.endpoints = maps.Endpoints(self._shared[maps.ENDPOINTS])
         self.call_policy = maps.CallPolicy(self._shared[maps.CALL_POLICY])

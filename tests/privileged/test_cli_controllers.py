@@ -120,7 +120,7 @@ def test_services_that_are_down_are_named_and_the_others_are_shown(node: Node):
     outcome = node.podlane("controllers", "-o", "json", check=False)
 
     assert outcome.returncode == 1
-    assert [one["service"] for one in json.loads(outcome.stdout)] == ["loader"]
+    assert {one["service"] for one in json.loads(outcome.stdout)} == {"loader"}
     told = outcome.stderr.splitlines()
     assert len(told) == 2
     assert told[0].startswith(f"podlane: podlane-ipam does not answer on {node.loaded.ipam.socket}")

@@ -82,9 +82,9 @@ def to_port(port: int) -> Callable[[pb.WatchEventsResponse], bool]:
 
 
 def wanted(node: LoaderNode) -> frozenset[EventType]:
-    """Return what the programs are told to send."""
-    with maps.EventsWanted(libbpf.object_get(node.maps / maps.EVENTS_WANTED) or pytest.fail("no pin")) as pinned:
-        return pinned.get()
+    """Return what the programs may send."""
+    with maps.EventCredits(libbpf.object_get(node.maps / maps.EVENT_CREDITS) or pytest.fail("no pin")) as pinned:
+        return frozenset(type_ for type_, left in pinned.granted().items() if any(left))
 
 
 async def test_a_drop_is_streamed_with_names(node: LoaderNode) -> None:

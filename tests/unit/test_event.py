@@ -1,11 +1,13 @@
 """Events as values and as lines: every kind of record, and names for all that the datapath numbers."""
 
+import struct
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from services.loader import event, layout, refusal
+from services.loader.conntrack import ConntrackState
 from services.loader.event import Event, EventType, TracePoint
 from services.loader.model import Direction
 from services.loader.refusal import DropReason, SourceFile
@@ -33,6 +35,7 @@ def an_event(**changes: Any) -> Event:
         "source_port": 4242,
         "destination_port": 80,
         "flags": 2,
+        "conntrack": 0,
     }
     return Event(**{**ours, **changes})
 
@@ -58,7 +61,7 @@ def record_of(one: Event) -> bytes:
         one.protocol,
         one.flags,
         0,
-        0,
+        one.conntrack,
     )
 
 
@@ -69,6 +72,7 @@ def record_of(one: Event) -> bytes:
         an_event(source=None, destination=None, protocol=0, has_ports=False),
         an_event(type=EventType.TRACE, point=TracePoint.TO_STACK, reason=0),
         an_event(source=ip_address("fd00::7"), destination=ip_address("::"), peer_id=8),
+        an_event(conntrack=ConntrackState.RELATED),
         an_event(source=ip_address("0.0.0.0")),
     ],
 )
@@ -100,6 +104,10 @@ def test_what_an_event_is_about_is_found_without_reading_it() -> None:
                 "to-endpoint: endpoint 7 egress, peer 8, identity 300 -> world: "
                 "10.0.0.7:4242 -> 192.0.2.1:80 TCP ACK, 74 bytes"
             ),
+        ),
+        (
+            an_event(type=EventType.POLICY_VERDICT, reason=0, conntrack=ConntrackState.NEW),
+            ("allowed: endpoint 7 egress, identity 300 -> world: 10.0.0.7:4242 -> 192.0.2.1:80 TCP SYN, new, 74 bytes"),
         ),
         (
             an_event(type=EventType.POLICY_VERDICT, reason=0, protocol=event.UDP),
@@ -151,13 +159,12 @@ def test_places_are_paths_and_unknown_ones_keep_their_number() -> None:
     assert refusal.place_text(99, 5) == "file 99:5"
 
 
-def test_lost_events_are_summed_over_the_cpus_by_type() -> None:
+def test_events_that_were_not_sent_are_summed_over_the_cpus_by_type() -> None:
     def of_one_cpu(drops: int, traces: int) -> bytes:
-        meters = [(0, 0, 0), (1, 9, drops), (1, 9, traces), (0, 0, 0)]
-        packed = b"".join(event.METER.pack(*one) for one in meters)
-        return bytes(event.PACKET.size - len(packed)) + packed
+        counts = struct.pack("=4Q", 0, drops, traces, 0)
+        return bytes(event.PACKET.size - len(counts)) + counts
 
-    assert event.lost_by_type(of_one_cpu(3, 0) + of_one_cpu(4, 5)) == {
+    assert event.not_sent_by_type(of_one_cpu(3, 0) + of_one_cpu(4, 5)) == {
         EventType.DROP: 7,
         EventType.TRACE: 5,
         EventType.POLICY_VERDICT: 0,

@@ -164,6 +164,69 @@ TRACE_POINT_TO_STACK: TracePoint.ValueType  # 4
 """It goes up the node's stack: to the node, or away."""
 Global___TracePoint: _TypeAlias = TracePoint  # noqa: Y015
 
+class _ConntrackState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConntrackStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConntrackState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONNTRACK_STATE_UNSPECIFIED: _ConntrackState.ValueType  # 0
+    """Nothing is tracked, or the packet was dropped before it was."""
+    CONNTRACK_STATE_NEW: _ConntrackState.ValueType  # 1
+    """Belongs to no live flow."""
+    CONNTRACK_STATE_ESTABLISHED: _ConntrackState.ValueType  # 2
+    """Goes the way of the packet that opened the flow."""
+    CONNTRACK_STATE_REPLY: _ConntrackState.ValueType  # 3
+    """Goes the other way."""
+    CONNTRACK_STATE_RELATED: _ConntrackState.ValueType  # 4
+    """An ICMP error that quotes a packet of a live flow."""
+
+class ConntrackState(_ConntrackState, metaclass=_ConntrackStateEnumTypeWrapper):
+    """── connection tracking ──
+
+    What a packet is to its flow.
+    """
+
+CONNTRACK_STATE_UNSPECIFIED: ConntrackState.ValueType  # 0
+"""Nothing is tracked, or the packet was dropped before it was."""
+CONNTRACK_STATE_NEW: ConntrackState.ValueType  # 1
+"""Belongs to no live flow."""
+CONNTRACK_STATE_ESTABLISHED: ConntrackState.ValueType  # 2
+"""Goes the way of the packet that opened the flow."""
+CONNTRACK_STATE_REPLY: ConntrackState.ValueType  # 3
+"""Goes the other way."""
+CONNTRACK_STATE_RELATED: ConntrackState.ValueType  # 4
+"""An ICMP error that quotes a packet of a live flow."""
+Global___ConntrackState: _TypeAlias = ConntrackState  # noqa: Y015
+
+class _FlowState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FlowStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FlowState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FLOW_STATE_UNSPECIFIED: _FlowState.ValueType  # 0
+    """Not set."""
+    FLOW_STATE_OPENING: _FlowState.ValueType  # 1
+    """Not answered yet; or TCP in its handshake."""
+    FLOW_STATE_ESTABLISHED: _FlowState.ValueType  # 2
+    """Answered, and open."""
+    FLOW_STATE_CLOSING: _FlowState.ValueType  # 3
+    """TCP after a RST, or a FIN of both sides."""
+
+class FlowState(_FlowState, metaclass=_FlowStateEnumTypeWrapper):
+    """How far a flow is."""
+
+FLOW_STATE_UNSPECIFIED: FlowState.ValueType  # 0
+"""Not set."""
+FLOW_STATE_OPENING: FlowState.ValueType  # 1
+"""Not answered yet; or TCP in its handshake."""
+FLOW_STATE_ESTABLISHED: FlowState.ValueType  # 2
+"""Answered, and open."""
+FLOW_STATE_CLOSING: FlowState.ValueType  # 3
+"""TCP after a RST, or a FIN of both sides."""
+Global___FlowState: _TypeAlias = FlowState  # noqa: Y015
+
 @_typing.final
 class NodeConfig(_message.Message):
     """What all endpoints of a node share."""
@@ -1183,9 +1246,9 @@ class DumpMapRequest(_message.Message):
     MAP_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     map: _builtins.str
-    """`endpoints`, `call_policy`, `policy` or `metrics`."""
+    """`endpoints`, `call_policy`, `policy`, `metrics` or `conntrack`."""
     endpoint_id: _builtins.int
-    """For `policy` the endpoint; for `metrics` a filter, 0: all."""
+    """For `policy` the endpoint; for `metrics` and `conntrack` a filter, 0: all."""
     def __init__(
         self,
         *,
@@ -1232,6 +1295,7 @@ class MapEntry(_message.Message):
     CALL_POLICY_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
+    CONNTRACK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def endpoint(self) -> Global___EndpointMapEntry: ...
     @_builtins.property
@@ -1240,6 +1304,8 @@ class MapEntry(_message.Message):
     def policy(self) -> Global___PolicyMapEntry: ...
     @_builtins.property
     def metrics(self) -> Global___MetricsEntry: ...
+    @_builtins.property
+    def conntrack(self) -> Global___ConntrackEntry: ...
     def __init__(
         self,
         *,
@@ -1247,12 +1313,13 @@ class MapEntry(_message.Message):
         call_policy: Global___CallPolicyEntry | None = ...,
         policy: Global___PolicyMapEntry | None = ...,
         metrics: Global___MetricsEntry | None = ...,
+        conntrack: Global___ConntrackEntry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["endpoint", "call_policy", "policy", "metrics"]  # noqa: Y015
+    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["endpoint", "call_policy", "policy", "metrics", "conntrack"]  # noqa: Y015
     _WhichOneofArgType_entry: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_entry) -> _WhichOneofReturnType_entry | None: ...
 
@@ -1586,6 +1653,7 @@ class EventPacket(_message.Message):
     ICMP_TYPE_FIELD_NUMBER: _builtins.int
     ICMP_CODE_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
+    CONNTRACK_FIELD_NUMBER: _builtins.int
     source_identity: _builtins.int
     """Security identities; 0: not known yet."""
     destination_identity: _builtins.int
@@ -1600,9 +1668,9 @@ class EventPacket(_message.Message):
     """Of ICMP and ICMPv6."""
     icmp_code: _builtins.int
     length: _builtins.int
-    """Bytes, with the Ethernet header.
-    next field: 13
-    """
+    """Bytes, with the Ethernet header."""
+    conntrack: Global___ConntrackState.ValueType
+    """next field: 14"""
     @_builtins.property
     def source(self) -> _types_pb2.IpAddress: ...
     @_builtins.property
@@ -1626,11 +1694,77 @@ class EventPacket(_message.Message):
         icmp_type: _builtins.int = ...,
         icmp_code: _builtins.int = ...,
         length: _builtins.int = ...,
+        conntrack: Global___ConntrackState.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "destination_identity", b"destination_identity", "destination_port", b"destination_port", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type", "length", b"length", "peer_endpoint_id", b"peer_endpoint_id", "protocol", b"protocol", "source", b"source", "source_identity", b"source_identity", "source_port", b"source_port", "tcp_flags", b"tcp_flags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conntrack", b"conntrack", "destination", b"destination", "destination_identity", b"destination_identity", "destination_port", b"destination_port", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type", "length", b"length", "peer_endpoint_id", b"peer_endpoint_id", "protocol", b"protocol", "source", b"source", "source_identity", b"source_identity", "source_port", b"source_port", "tcp_flags", b"tcp_flags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EventPacket: _TypeAlias = EventPacket  # noqa: Y015
+
+@_typing.final
+class ConntrackEntry(_message.Message):
+    """A live flow, as one endpoint sees it: a connection between two pods of this node is two."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    LOCAL_FIELD_NUMBER: _builtins.int
+    LOCAL_PORT_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    REMOTE_PORT_FIELD_NUMBER: _builtins.int
+    PEER_IDENTITY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_FIELD_NUMBER: _builtins.int
+    PACKETS_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.int
+    direction: Global___TrafficDirection.ValueType
+    """Of the packet that opened it."""
+    protocol: _builtins.str
+    """As in EventPacket."""
+    local_port: _builtins.int
+    """Of an ICMP echo the identifier is the port of the end that asks."""
+    remote_port: _builtins.int
+    peer_identity: _builtins.int
+    """Security identity of the other end when the flow was opened."""
+    state: Global___FlowState.ValueType
+    expires_in: _builtins.int
+    """Seconds until it is dead if no packet comes."""
+    packets: _builtins.int
+    """Both ways; counted only where `policy-accounting` is on."""
+    bytes: _builtins.int
+    """next field: 13"""
+    @_builtins.property
+    def local(self) -> _types_pb2.IpAddress:
+        """The endpoint's end."""
+
+    @_builtins.property
+    def remote(self) -> _types_pb2.IpAddress: ...
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.int = ...,
+        direction: Global___TrafficDirection.ValueType = ...,
+        protocol: _builtins.str = ...,
+        local: _types_pb2.IpAddress | None = ...,
+        local_port: _builtins.int = ...,
+        remote: _types_pb2.IpAddress | None = ...,
+        remote_port: _builtins.int = ...,
+        peer_identity: _builtins.int = ...,
+        state: Global___FlowState.ValueType = ...,
+        expires_in: _builtins.int = ...,
+        packets: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["local", b"local", "remote", b"remote"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "direction", b"direction", "endpoint_id", b"endpoint_id", "expires_in", b"expires_in", "local", b"local", "local_port", b"local_port", "packets", b"packets", "peer_identity", b"peer_identity", "protocol", b"protocol", "remote", b"remote", "remote_port", b"remote_port", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConntrackEntry: _TypeAlias = ConntrackEntry  # noqa: Y015

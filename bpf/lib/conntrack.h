@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Connection tracking: who has opened a flow, and so which of its packets are replies.
+ *
+ * A flow has one entry for each endpoint of this node at its ends, and an entry one key, seen from
+ * its endpoint: local and remote address and port. A packet in either direction finds it with one
+ * lookup; whether it goes the way of the packet that opened the flow tells ESTABLISHED from REPLY.
+ *
+ *     NEW          no live entry; policy decides, and what it allows opens the flow
+ *     ESTABLISHED  goes the way of the opener; policy decides again, so a tightened policy cuts the
+ *                  flow with its next packet: the entry goes, and its replies are replies no more
+ *     REPLY        goes the other way; passes
+ *     RELATED      an ICMP error that quotes a packet of a live flow; passes
+ *
+ * An entry says when it expires and is dead from then on, whether or not anybody has removed it:
+ * nothing depends on a sweep. A packet of its flow puts that off, at most once a second, because a
+ * write takes the cache line away from the CPU that has the other direction.
+ *
+ * What opens a flow: any packet but ICMP replies, errors and fragments without ports. TCP that is
+ * met in the middle (after a restart of tracking, or an entry that was pushed out) is picked up. A
+ * SYN against the direction of the entry, or on one that is closing, is NEW: nobody gets past
+ * policy by opening a flow where an old one was a reply.
+ *
+ * Fragments after the first have no ports and are not tracked: policy decides over each, by entries
+ * without ports. Of an ICMP echo the identifier is the port of the one who asks.
+ */
+#pragma once
+
+#include "packet.h"
+
+#ifdef ENABLE_CONNTRACK
+
+#include <linux/in.h>
+
+#include "parse.h"
+
+#undef THIS_FILE
+#define THIS_FILE SOURCE_CONNTRACK
+
+/* All protocols share it: a flood of datagrams can push out idle connections, which are picked up
+ * again as policy allows; half as much memory as two maps. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, CONNTRACK_MAP_SIZE);
+	__type(key, struct conntrack_key);
+	__type(value, struct conntrack_value);
+} podlane_conntrack SEC(".maps");
+
+#define SECOND 1000000000ULL
+
+/* Without a packet for as long an entry is dead. */
+#define LIFETIME_ESTABLISHED (8000 * SECOND) /* TCP, answered and past its handshake */
+#define LIFETIME_OTHER	     (60 * SECOND)   /* TCP before that, and everything else */
+#define LIFETIME_CLOSING     (10 * SECOND)   /* TCP after a RST, or a FIN of both sides */
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+/* What was seen of one side of a flow: TCP_FIN, TCP_RST, and these. */
+#define SEEN		 0x80
+#define SEEN_WITHOUT_SYN TCP_SYN
+
+/* What a packet's key has for ports, and what else it is good for. */
+#define FLOW_PORTS   1
+#define FLOW_REQUEST 2 /* asks: the identifier of an echo is the source's port */
+#define FLOW_REPLY   4 /* answers: it is the destination's */
+#define FLOW_ERROR   8 /* quotes a packet of the flow that it is about */
+#define FLOW_OPENS   16
+#define FLOW_TRACKED 32
+
+#define ICMP_REQUEST (FLOW_TRACKED | FLOW_OPENS | FLOW_REQUEST)
+#define ICMP_REPLY   (FLOW_TRACKED | FLOW_REPLY)
+#define ICMP_ERROR   (FLOW_TRACKED | FLOW_ERROR)
+
+#define ICMP_OF_IPV6 256
+/* Where the quoted packet begins behind an error's header. */
+#define ICMP_QUOTE 8
+
+/* By ICMP type, ICMPv6's from ICMP_OF_IPV6 on (RFC 792, RFC 4443). Others are not tracked. */
+const __u8 icmp_flows[2 * ICMP_OF_IPV6] = {
+	[0] = ICMP_REPLY,
+	[3] = ICMP_ERROR, /* destination unreachable, fragmentation needed */
+	[8] = ICMP_REQUEST,
+	[11] = ICMP_ERROR,		 /* time exceeded */
+	[12] = ICMP_ERROR,		 /* parameter problem */
+	[ICMP_OF_IPV6 + 1] = ICMP_ERROR, /* destination unreachable */
+	[ICMP_OF_IPV6 + 2] = ICMP_ERROR, /* packet too big */
+	[ICMP_OF_IPV6 + 3] = ICMP_ERROR, /* time exceeded */
+	[ICMP_OF_IPV6 + 4] = ICMP_ERROR, /* parameter problem */
+	[ICMP_OF_IPV6 + 128] = ICMP_REQUEST,
+	[ICMP_OF_IPV6 + 129] = ICMP_REPLY,
+};
+
+static __always_inline __u64 flow_of(__u8 protocol, const struct l4_header *l4)
+{
+	const __u64 kind = protocol_kinds[protocol];
+
+	if (kind & KIND_ICMP)
+		return icmp_flows[l4->icmp_type | (protocol & 32) * (ICMP_OF_IPV6 / 32)];
+	return FLOW_TRACKED | FLOW_OPENS | kind / KIND_PORTS;
+}
+
+/* Writes the key of a packet that leaves the endpoint (`out`) or enters it. */
+static __always_inline void flow_write(struct packet *packet, __u64 flow, bool out,
+				       const void *source, const void *destination,
+				       const struct l4_header *l4)
+{
+	struct conntrack_key *key = &packet->flow;
+	const __u64 ports = flow & FLOW_PORTS, request = flow / FLOW_REQUEST & 1,
+		    reply = flow / FLOW_REPLY & 1;
+	const __be16 source_port = l4->source_port * ports + l4->icmp_id * request;
+	const __be16 destination_port = l4->destination_port * ports + l4->icmp_id * reply;
+
+	copy_16_octets(&key->local, out ? source : destination);
+	copy_16_octets(&key->remote, out ? destination : source);
+	key->local_port = out ? source_port : destination_port;
+	key->remote_port = out ? destination_port : source_port;
+	key->endpoint_id = packet->where.endpoint_id;
+	key->family = packet->source.family;
+}
+
+/* Brings addresses and protocol of the packet that an ICMP error quotes to packet->quoted. Returns
+ * where its transport header is, 0 for nowhere. */
+static __always_inline __u32 quoted_read(struct __sk_buff *skb, struct packet *packet)
+{
+	const __u32 offset = packet->l4_offset + ICMP_QUOTE;
+	struct ipv6hdr *ip6 = &packet->quoted.ip6;
+	struct iphdr *ip4 = &packet->quoted.ip4;
+
+	if (packet->source.family == FAMILY_IPV6)
+		return bpf_skb_load_bytes(skb, offset, ip6, sizeof(*ip6)) ? 0
+									  : offset + sizeof(*ip6);
+	if (bpf_skb_load_bytes(skb, offset, ip4, sizeof(*ip4)) ||
+	    ip4->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET))
+		return 0;
+	address_write_ipv4(&ip6->saddr, ip4->saddr);
+	address_write_ipv4(&ip6->daddr, ip4->daddr);
+	ip6->nexthdr = ip4->protocol;
+	return offset + ip4->ihl * 4;
+}
+
+/*
+ * Finds the flow that an ICMP error is about: its packet went the other way. Returns whether it
+ * quotes one that can be looked up. Errors go to whom they quote (RFC 1122, 3.2.2); one that goes
+ * elsewhere has only learnt whose flow to name.
+ */
+static __always_inline bool flow_quoted(struct __sk_buff *skb, struct packet *packet,
+					enum traffic_direction direction)
+{
+	struct quoted *quoted = &packet->quoted;
+	const __u32 offset = quoted_read(skb, packet);
+	__u64 flow;
+
+	if (!offset || bpf_skb_load_bytes(skb, offset, &quoted->l4, L4_SHORTEST) ||
+	    !ipv6_equal(&quoted->ip6.saddr, &packet->destination.address))
+		return false;
+	barrier();
+	flow = flow_of(quoted->ip6.nexthdr, &quoted->l4);
+	packet->flow.protocol = quoted->ip6.nexthdr;
+	flow_write(packet, flow, direction == DIRECTION_INGRESS, &quoted->ip6.saddr,
+		   &quoted->ip6.daddr, &quoted->l4);
+	return (flow & (FLOW_TRACKED | FLOW_ERROR)) == FLOW_TRACKED;
+}
+
+/* Whether one side has reset the connection, or both have ended it. */
+static __always_inline __u8 tcp_is_closing(__u8 one, __u8 other)
+{
+	return ((one | other) & TCP_RST) | (one & other & TCP_FIN);
+}
+
+/* Notes a packet of a live flow. Returns false when it begins a new one instead. */
+static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct packet *packet,
+					     struct conntrack_value *entry, __u64 now,
+					     enum traffic_direction direction)
+{
+	const __u64 reply = (entry->direction ^ direction) & 1;
+	const __u8 flags = packet->flags, other = entry->seen[reply ^ 1];
+	__u64 lifetime = LIFETIME_OTHER;
+	__u8 seen = entry->seen[reply] | SEEN;
+
+	if (packet->protocol == IPPROTO_TCP) {
+		if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
+		    (reply | tcp_is_closing(seen, other)))
+			return false;
+		seen |= (flags & (TCP_FIN | TCP_RST)) | (~flags & SEEN_WITHOUT_SYN);
+		if ((seen | other) & SEEN_WITHOUT_SYN && (reply | (other & SEEN)))
+			lifetime = LIFETIME_ESTABLISHED;
+		if (tcp_is_closing(seen, other))
+			lifetime = LIFETIME_CLOSING;
+	}
+	if (seen != entry->seen[reply])
+		entry->seen[reply] = seen;
+	if (now + lifetime - entry->expires > SECOND) /* also when it is less */
+		entry->expires = now + lifetime;
+#ifdef ENABLE_POLICY_ACCOUNTING
+	__sync_fetch_and_add(&entry->packets, 1);
+	__sync_fetch_and_add(&entry->bytes, skb->len);
+#endif
+	packet->conntrack = CONNTRACK_ESTABLISHED + reply;
+	return true;
+}
+
+/* Finds out what the packet is to its flow: packet->conntrack. */
+static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet *packet,
+					   enum traffic_direction direction)
+{
+	const __u64 flow = flow_of(packet->protocol, &packet->l4) * packet->has_ports;
+	struct conntrack_value *entry;
+	__u64 now;
+
+	packet->conntrack = CONNTRACK_NEW;
+	packet->opens = flow / FLOW_OPENS & 1;
+	if (flow & FLOW_ERROR) {
+		if (!flow_quoted(skb, packet, direction))
+			return;
+	} else {
+		packet->flow.protocol = packet->protocol;
+		flow_write(packet, flow, direction == DIRECTION_EGRESS, &packet->source.address,
+			   &packet->destination.address, &packet->l4);
+	}
+	barrier();
+	entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
+	if (!entry)
+		return;
+	now = bpf_ktime_get_coarse_ns();
+	if (entry->expires <= now)
+		return;
+	if (flow & FLOW_ERROR)
+		packet->conntrack = CONNTRACK_RELATED;
+	else
+		conntrack_follow(skb, packet, entry, now, direction);
+}
+
+/* Makes the entry of a flow that policy allows. Returns 0 or a refusal. */
+static __always_inline int conntrack_open(const struct __sk_buff *skb, struct packet *packet,
+					  __u32 peer, enum traffic_direction direction)
+{
+	struct conntrack_value *first = &packet->first;
+	__u8 seen = SEEN;
+
+	if (packet->protocol == IPPROTO_TCP) {
+		if (packet->flags & TCP_RST)
+			return 0; /* the end of something that isn't known */
+		seen |= (packet->flags & TCP_FIN) | (~packet->flags & SEEN_WITHOUT_SYN);
+	}
+	first->expires = bpf_ktime_get_coarse_ns() + LIFETIME_OTHER;
+	first->peer_identity = peer;
+	first->direction = direction;
+	first->seen[0] = seen;
+	first->seen[1] = 0;
+	first->packets = 0;
+	first->bytes = 0;
+#ifdef ENABLE_POLICY_ACCOUNTING
+	first->packets = 1;
+	first->bytes = skb->len;
+#endif
+	if (bpf_map_update_elem(&podlane_conntrack, &packet->flow, first, BPF_ANY))
+		return refused(DROP_CONNTRACK_FULL);
+	return 0;
+}
+
+/* Draws the conclusion from what policy said about a packet that isn't a reply. */
+static __always_inline int conntrack_conclude(const struct __sk_buff *skb, struct packet *packet,
+					      int verdict, __u32 peer,
+					      enum traffic_direction direction)
+{
+	if (verdict) {
+		if (packet->conntrack == CONNTRACK_ESTABLISHED)
+			bpf_map_delete_elem(&podlane_conntrack, &packet->flow);
+		return verdict;
+	}
+	if (packet->opens && packet->conntrack == CONNTRACK_NEW)
+		return conntrack_open(skb, packet, peer, direction);
+	return 0;
+}
+
+#endif
