@@ -175,7 +175,7 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "loader": [
             *GATEWAYS,
             *NODE,
-            "map_update podlane_events_wanted",
+            *["map_update podlane_event_credits"] * 3,
             *NODE,
             *GATEWAYS,
             "answer ConfigureNode",
