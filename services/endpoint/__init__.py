@@ -13,5 +13,6 @@ restore.py       compares what is recorded with what is there, and mends
 gc.py            the controller that searches for garbage; `sweep.py` looks again and removes, `gcmessages.py` tells
 peers.py         ipam and the loader, behind two Protocols
 store.py         the rows in SQLite
-model.py observed.py plan.py policy.py options.py health.py ids.py garbage.py    pure: nouns, states, decisions
+model.py observed.py plan.py options.py health.py ids.py garbage.py    pure: nouns, states, decisions
+policy/          pure: identities, NetworkPolicy, and what both make of a policy map
 """
