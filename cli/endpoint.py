@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import connect, options
-from cli.present import age, enum_name, output_option, plain, show_json, show_table
+from cli.present import age, enum_name, level_name, output_option, plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import InvalidArgument
 
@@ -249,7 +249,7 @@ def describe_health(health: Any) -> str:
 
 
 def _describe_regeneration(regeneration: Any) -> list[str]:
-    level = enum_name(regeneration.DESCRIPTOR.fields_by_name["level"].enum_type, regeneration.level)
+    level = level_name(regeneration.level)
     outcome = f"failed: {regeneration.error}" if regeneration.error else "ok"
     changes = "; ".join(filter(None, (regeneration.reload_reason, *regeneration.changes)))
     phases = ", ".join(f"{phase.name} {phase.duration_us / 1000:.2f} ms" for phase in regeneration.phases)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from cli import connect
-from cli.present import enum_name, plain, show_json, show_table
+from cli.present import level_name, plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import InvalidArgument
 
@@ -72,11 +72,10 @@ def show_results(results: Iterable[Any], output: str, *, dry_run: bool = False) 
 
 
 def _row(result: Any) -> tuple[str, ...]:
-    level = enum_name(result.DESCRIPTOR.fields_by_name["level"].enum_type, result.level)
     told = "; ".join(filter(None, (result.reload_reason, *result.changes))) or "nothing"
     return (
         str(result.id),
-        level,
+        level_name(result.level),
         f"{result.duration_us / 1000:.1f} ms",
         f"failed: {result.error}" if result.error else told,
     )

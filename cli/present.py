@@ -65,6 +65,11 @@ def enum_name(enum: Any, number: int) -> str:
     return str(known.name.removeprefix(common).lower().replace("_", "-"))
 
 
+def level_name(level: int) -> str:
+    """Return a regeneration level as people call it: no-rebuild, rewrite+load."""
+    return ("invalid", "no-rebuild", "rewrite+load")[level]
+
+
 def age(seconds: float) -> str:
     """Return a duration as kubectl does: 5s, 3m, 2h, 4d."""
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
