@@ -10,7 +10,7 @@ from services.common.config import Settings
 from services.common.errors import PodlaneError
 
 # A person waits for a service that is restarting, but not for long.
-_WAIT = 1.0
+_WAIT = 3.0
 _TIMEOUT = 30.0
 
 

@@ -78,6 +78,7 @@ class Manager:
         for endpoint in endpoints:
             managed = ManagedEndpoint(endpoint, self._home, saved=endpoint.log[-1].number if endpoint.log else 0)
             managed.explain("a comparison with the kernel, once the loader and ipam answer")
+            self._publisher.adopt(managed)
             self.registry.put(managed)
         _log.info("records read", endpoints=len(endpoints))
 

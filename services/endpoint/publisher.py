@@ -35,8 +35,12 @@ class Publisher:
         self._node = node
         self._interval = interval
 
-    def begin(self, managed: ManagedEndpoint) -> None:
-        """Publish an endpoint from now on, or at once again."""
+    def adopt(self, managed: ManagedEndpoint) -> None:
+        """Take over an endpoint that an earlier process published: when it goes, its record goes, looked at or not."""
+        self.begin(managed, delay=self._interval)
+
+    def begin(self, managed: ManagedEndpoint, delay: float = 0.0) -> None:
+        """Publish an endpoint from now on, or again, in `delay` seconds at the latest."""
 
         async def run() -> None:
             await self._update(managed)
@@ -44,10 +48,9 @@ class Publisher:
         async def stop() -> None:
             await self._kvstore.delete(self._key(managed.endpoint.id))
 
-        if not managed.controllers.trigger(SYNC):
-            managed.controllers.update(
-                SYNC, Parameters(run=run, interval=self._interval, interval_jitter=0.1, stop=stop)
-            )
+        if not managed.controllers.trigger(SYNC, delay):
+            sync = Parameters(run=run, interval=self._interval, interval_jitter=0.1, stop=stop)
+            managed.controllers.update(SYNC, sync, delay)
 
     async def prune(self, endpoints: Iterable[Endpoint]) -> int:
         """Take away the records of this node that belong to none of `endpoints`; return how many those were."""

@@ -232,7 +232,11 @@ def test_the_crash_points_of_an_operation_are_all_its_effects(site: Site, operat
         # Some of it comes behind the answer.
         until(lambda: all(Counter(traces[one]()) >= expected[one] for one in expected), lambda: "effects are missing")
 
-    assert {service: Counter(trace()) for service, trace in traces.items()} == expected
+    found = {service: Counter(trace()) for service, trace in traces.items()}
+    if operation == "start":
+        # A start on a busy machine may try something twice: it is the same effect.
+        found, expected = ({one: Counter(set(few)) for one, few in each.items()} for each in (found, expected))
+    assert found == expected
     node.delete(pod)
     site.back()
     site.nothing_left()
