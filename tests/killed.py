@@ -149,7 +149,7 @@ def watch(service: str, effects: Effects) -> None:
     """Stand at the doors of a service."""
     sys.addaudithook(effects.audit)
     _watch_writes(effects)
-    effects.before(importlib.import_module("services.common.client").Peer, "call", _called)
+    _watch_calls(effects)
     effects.before(importlib.import_module("services.common.db"), "_commit", functools.partial(_committed, effects))
     if service == "loader":
         _watch_kernel(effects)
@@ -175,6 +175,21 @@ def _watch_writes(effects: Effects) -> None:
 
     setattr(pathlib.Path, "write_text", write_text)  # noqa: B010 - mypy knows that it is no variable
     effects.before(os, "write", writing)
+
+
+def _watch_calls(effects: Effects) -> None:
+    """A call that finds nobody to send it to is none."""
+    peer = importlib.import_module("services.common.client").Peer
+    work = peer.call
+
+    async def call(self: Any, method: Any, request: Any, *, timeout: float) -> Any:
+        whom, name = method._method.decode().split("/")[1:]
+        if not name.startswith(_READING):
+            await self._ready(timeout)
+            effects.come(f"call {whom.split('.')[1]} {name}")
+        return await work(self, method, request, timeout=timeout)
+
+    peer.call = call
 
 
 def _watch_kernel(effects: Effects) -> None:
@@ -208,11 +223,6 @@ def _batched(_rtnl: Any, requests: Sequence[Any]) -> str:
     kinds = [divmod(one.type - _RTM_BASE, len(_VERBS)) for one in requests]
     changes = dict.fromkeys(f"{_VERBS[verb]}{_OBJECTS[about]}" for about, verb in kinds if verb != _RTM_GET)
     return f"netlink {' '.join(changes)}" if changes else ""
-
-
-def _called(_peer: Any, method: Any, *_: Any) -> str:
-    whom, name = method._method.decode().split("/")[1:]
-    return f"call {whom.split('.')[1]} {name}" if not name.startswith(_READING) else ""
 
 
 def _committed(effects: Effects, _connection: Any, changes: Sequence[Any], *_: Any) -> str:

@@ -74,9 +74,11 @@ def verdict(endpoint: Endpoint, observed: Observed, wanted: Options) -> Verdict:
 
 def _half_made(endpoint: Endpoint, observed: Observed) -> Verdict:
     """Decide about a record of a creation that may have finished: its last write comes behind the answer."""
+    if observed.link is None:
+        # Nobody goes on with an ADD whose link is gone: a reservation would only keep the addresses from others.
+        return Verdict(Action.REMOVE, ("its creation had not finished, and its link is gone",))
     whole = (
         endpoint.state is not EndpointState.DISCONNECTING
-        and observed.link is not None
         and observed.link.is_same(endpoint.spec.link)
         and not datapath_problems(endpoint, observed.datapath)
         and claim(endpoint, observed.allocation) is Claim.HELD

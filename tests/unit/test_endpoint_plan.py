@@ -95,7 +95,7 @@ def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_ha
     [
         replace(SEEN, datapath=None),
         replace(SEEN, datapath=replace(DATAPATH, reachable=False)),
-        replace(SEEN, link=None),
+        replace(SEEN, link=replace(LINK, host_ifindex=8)),
         replace(SEEN, allocation=None),
         replace(SEEN, allocation=replace(HELD, endpoint_id=0)),
         replace(SEEN, allocation=replace(HELD, addresses=(V4,))),
@@ -104,6 +104,11 @@ def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_ha
 def test_a_creation_that_lacks_anything_is_undone(seen: Observed) -> None:
     """Nobody was told that it is there."""
     assert plan.verdict(replace(ENDPOINT, built=False), seen, {}).action is Action.UNDO
+
+
+def test_of_a_creation_whose_link_is_gone_not_even_a_reservation_stays() -> None:
+    """The pod is gone, or whoever added it has undone that: nobody goes on."""
+    assert plan.verdict(replace(ENDPOINT, built=False), replace(SEEN, link=None), {}).action is Action.REMOVE
 
 
 def test_a_creation_whose_undoing_had_begun_is_undone() -> None:
