@@ -69,9 +69,8 @@ class Cluster:
         self.identities = LocalIdentities(grace=0)
         self.numbers = {pod: self.identities.acquire(labels_of(world, pod)) for pod in world.pods}
         self.resolvers = {node: self._resolver(world, node) for node in {pod.node for pod in world.pods}}
-        self._maps = {
-            pod: PolicyMap(self.resolvers[pod.node].desired(id_).entries()) for id_, pod in enumerate(world.pods, 1)
-        }
+        self.policies = {pod: self.resolvers[pod.node].desired(id_) for id_, pod in enumerate(world.pods, 1)}
+        self._maps = {pod: PolicyMap(policy.entries()) for pod, policy in self.policies.items()}
         self._prefixes = {node: PrefixMap(one.prefixes().numbers()) for node, one in self.resolvers.items()}
 
     def allowed(self, probe: Probe) -> bool:

@@ -20,7 +20,7 @@ def check(policy: EndpointPolicy, size: int, whose: str) -> None:
     needed = policy.size()
     if needed > size:
         raise Exhausted(
-            f"the policies of {whose} need {needed:,} map entries and its map holds {size:,}: it keeps those it has. "
+            f"the policies of {whose} need {needed:,} map entries and its map holds {size:,}: what is in force stays. "
             f"{_explosion(policy)}",
             size=size,
             needed=needed,
@@ -34,8 +34,8 @@ def _explosion(policy: EndpointPolicy) -> str:
     )
     worst = "; ".join(_words(grant) for grant in grants[:_SHOWN])
     rest = grants[_SHOWN:]
-    others = f"; {len(rest)} others: {sum(grant.cost for grant in rest):,}" if rest else ""
-    return f"{worst}{others}. {_advice(grants[0])}"
+    more = f"; {len(rest)} more: {sum(grant.cost for grant in rest):,}" if rest else ""
+    return f"{worst}{more}. {_advice(grants[0])}"
 
 
 def _words(grant: Grant) -> str:
