@@ -80,6 +80,8 @@ def test_what_others_cover_is_left_out_and_nothing_else(
         ([PortRange(TCP)], [(TCP, 0, 0)]),
         ([PortRange(TCP, 1, 65535)], [(TCP, 0, 0)]),
         ([PortRange(TCP, 1, 1023), PortRange(TCP, 1024, 65535)], [(TCP, 0, 0)]),
+        ([PortRange(TCP, 79, 79), PortRange(TCP, 81, 81)], [(TCP, 79, 16), (TCP, 81, 16)]),
+        ([PortRange(TCP, 80, 80), PortRange(UDP, 81, 81)], [(TCP, 80, 16), (UDP, 81, 16)]),
         ([PortRange(TCP, 1, 3)], [(TCP, 1, 16), (TCP, 2, 15)]),
         ([PortRange(UDP, 53, 53), PortRange(0), PortRange(TCP)], [(0, 0, 0)]),
     ],

@@ -143,13 +143,13 @@ def test_after_a_restart_prefixes_have_the_numbers_that_are_remembered() -> None
     )
 
 
-def test_numbers_go_round_when_they_are_used_up() -> None:
+def test_numbers_go_round_when_they_are_used_up_past_those_that_are_taken() -> None:
     last = CIDR_SCOPE + CIDR_SCOPE - 1
-    table = PrefixTable(10, {ip_network("10.0.0.0/8"): last})
+    table = PrefixTable(10, {ip_network("10.0.0.0/8"): last, ip_network("10.0.0.0/9"): CIDR_SCOPE + 2})
 
-    table.name([block("192.0.2.0/24"), block("198.51.100.0/24")])
+    table.name([block("192.0.2.0/24", "192.0.2.1/32"), block("198.51.100.0/24")])
 
-    assert sorted(table.numbers().values()) == [CIDR_SCOPE + 1, CIDR_SCOPE + 2]
+    assert sorted(table.numbers().values()) == [CIDR_SCOPE + 1, CIDR_SCOPE + 3, CIDR_SCOPE + 4]
 
 
 def test_memories_are_bounded_and_never_of_what_is_not_yet_removed() -> None:

@@ -195,6 +195,20 @@ def test_a_named_port_of_egress_is_allowed_with_every_number_that_pods_of_the_id
     assert found.desired(2).entries() == (PolicyEntry(IN),)
 
 
+def test_the_first_pod_that_has_a_named_port_touches_those_who_may_send_to_it() -> None:
+    found = resolver()
+    found.put_policy(policy("out", "{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: http}]}]}"))
+    found.settle()
+    found.put_peer("far/pod", OTHER, [NamedPort("http", TCP, 9090)])
+    assert found.settle().endpoints == {1, 2, 3}
+    found.put_peer("far/other", OTHER, [NamedPort("http", TCP, 9090)])
+    assert found.settle().endpoints == frozenset()
+    found.drop_peer("far/pod")
+    assert found.settle().endpoints == frozenset()
+    found.drop_peer("far/other")
+    assert found.settle().endpoints == {1, 2, 3}
+
+
 def test_endpoints_of_one_identity_may_number_a_named_port_of_ingress_differently() -> None:
     found = resolver()
     found.put_policy(policy("in", f"{{{SELECT_WEB}, ingress: [{{ports: [{{port: http}}, {{port: 9}}]}}]}}"))
