@@ -115,11 +115,14 @@ def test_one_service_killed_and_started_while_pods_talk_and_come(node: Node, pod
 
 def test_services_that_are_stopped_in_order_and_started_again_lose_no_packet(node: Node, pods: Pods):
     """An upgrade in place: `podlane node down`, another version, `podlane node up`."""
+    agreement = Agreement(node)
+    agreement.reached()  # an endpoint is published behind the answer to its ADD
     before = story(node, pods)
     with pods.talking() as streams:
         node.podlane("node", "down")
         pods.go_on(streams)
         node.podlane("node", "up")
+        agreement.reached()
         pods.go_on(streams)
 
     assert story(node, pods) == before
