@@ -15,6 +15,8 @@
 #define CALL_POLICY_MAP_SIZE 65536
 /* Entries in one endpoint's policy map. */
 #define POLICY_MAP_SIZE 16384
+/* Address prefixes that policies' ipBlocks are made of. Entries take memory when they are made. */
+#define PREFIXES_MAP_SIZE 65536
 /* Different (endpoint, reason, direction) of drops that can be counted at a time. */
 #define METRICS_MAP_SIZE 65536
 /* The ring that events wait in, bytes: a power of two, at once. A record takes 88. */

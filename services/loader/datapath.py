@@ -103,6 +103,7 @@ class Datapath:
         self._opened = contextlib.ExitStack()
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
+        self.prefixes: maps.Prefixes
         self.metrics: maps.Metrics
         self.packet: maps.Packet
         self.event_ring: maps.EventRing
@@ -121,6 +122,7 @@ class Datapath:
             self._pins.maps.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.endpoints = self._open(maps.Endpoints)
             self.call_policy = self._open(maps.CallPolicy)
+            self.prefixes = self._open(maps.Prefixes)
             self.metrics = self._open(maps.Metrics)
             self.packet = self._open(maps.Packet)
             self.event_ring = self._open(maps.EventRing)
@@ -151,6 +153,7 @@ class Datapath:
         shared: list[maps.BpfMap] = [
             self.endpoints,
             self.call_policy,
+            self.prefixes,
             self.metrics,
             self.packet,
             self.event_ring,

@@ -9,10 +9,10 @@ Integers are in the machine's byte order, addresses and ports in the network's.
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from services.common.errors import InvalidArgument
-from services.common.model import Address
+from services.common.model import Address, Network
 from services.loader.model import Direction, PolicyEntry
 from services.loader.refusal import reason_text
 
@@ -20,6 +20,8 @@ ENDPOINT_KEY = struct.Struct("=16sI")
 ENDPOINT_VALUE = struct.Struct("=IHHI8s8s")
 POLICY_KEY = struct.Struct("=IIBB2s")
 POLICY_VALUE = struct.Struct("=IIQQ")
+PREFIX_KEY = struct.Struct("=II16s")
+PREFIX_VALUE = struct.Struct("=I")
 METRICS_KEY = struct.Struct("=HBB")
 METRICS_VALUE = struct.Struct("=QQ")
 SLOT = struct.Struct("=I")
@@ -28,6 +30,8 @@ FAMILY_IPV4, FAMILY_IPV6 = 1, 2
 ENDPOINT_FLAG_HOST = 1
 POLICY_FLAG_DENY, POLICY_FLAG_ALLOW = 1, 2
 
+# Bits of a prefix key before the address: its family.
+_PREFIX_FAMILY = 32
 # Bits of a policy key that an entry fixes, and that every packet has.
 _PREFIX_IDENTITY, _PREFIX_PROTOCOL = 40, 48
 
@@ -136,6 +140,19 @@ def read_policy(key: bytes, value: bytes) -> PolicyCount:
         bool(flags & POLICY_FLAG_DENY),
     )
     return PolicyCount(entry, packets, octets)
+
+
+def prefix_key(network: Network) -> bytes:
+    """Return the prefix map's key of an address prefix."""
+    family = FAMILY_IPV4 if network.version == 4 else FAMILY_IPV6
+    return PREFIX_KEY.pack(_PREFIX_FAMILY + network.prefixlen, family, network.network_address.packed)
+
+
+def read_prefix(key: bytes, value: bytes) -> tuple[Network, int]:
+    """Return the prefix and the identity that key and value stand for."""
+    length, family, address = PREFIX_KEY.unpack(key)
+    packed = address[:4] if family == FAMILY_IPV4 else address
+    return ip_network((packed, length - _PREFIX_FAMILY)), PREFIX_VALUE.unpack(value)[0]
 
 
 def read_metric(key: bytes, values: bytes) -> Metric:

@@ -4,6 +4,7 @@ Shared by all endpoints of the node, created once and pinned, so that programs a
 
     podlane_endpoints     address → endpoint           Endpoints     written last, removed first
     podlane_call_policy   endpoint id → policy program CallPolicy
+    podlane_prefixes      address prefix → identity    Prefixes     what ipBlocks of policies are made of
     podlane_metrics       drops                        Metrics
     podlane_packet        the packet under way         Packet      per CPU, the programs' own memory
     podlane_events        what happened to packets     EventRing   read by events.py
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Self
 
 from services.common.errors import Exhausted, FailedPrecondition
-from services.common.model import Address
+from services.common.model import Address, Network
 from services.loader import conntrack, event, layout, libbpf
 from services.loader.event import EventType
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
@@ -34,6 +35,7 @@ from services.loader.model import PolicyEntry
 ENDPOINTS = "podlane_endpoints"
 CALL_POLICY = "podlane_call_policy"
 POLICY = "podlane_policy"
+PREFIXES = "podlane_prefixes"
 METRICS = "podlane_metrics"
 PACKET = "podlane_packet"
 EVENTS = "podlane_events"
@@ -87,6 +89,14 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition(CALL_POLICY, MapType.PROG_ARRAY, layout.SLOT.size, layout.SLOT.size, "CALL_POLICY_MAP_SIZE"),
         Definition(
             POLICY, MapType.LPM_TRIE, layout.POLICY_KEY.size, layout.POLICY_VALUE.size, "POLICY_MAP_SIZE", NO_PREALLOC
+        ),
+        Definition(
+            PREFIXES,
+            MapType.LPM_TRIE,
+            layout.PREFIX_KEY.size,
+            layout.PREFIX_VALUE.size,
+            "PREFIXES_MAP_SIZE",
+            NO_PREALLOC,
         ),
         Definition(
             METRICS,
@@ -271,6 +281,34 @@ class Policy(BpfMap):
         """Return all entries with their counters."""
         entries = libbpf.map_entries(self.fd, layout.POLICY_KEY.size, layout.POLICY_VALUE.size)
         return [layout.read_policy(key, value) for key, value in entries]
+
+
+class Prefixes(BpfMap):
+    """Which identity stands for the addresses of a prefix and of no longer one."""
+
+    name = PREFIXES
+
+    def put(self, prefixes: Mapping[Network, int]) -> None:
+        """Write prefixes. Raises Exhausted when the map is full."""
+        entries = [
+            (layout.prefix_key(network), layout.PREFIX_VALUE.pack(number)) for network, number in prefixes.items()
+        ]
+        try:
+            libbpf.map_update_batch(self.fd, entries)
+        except BpfError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            size = libbpf.map_info(self.fd).max_entries
+            raise Exhausted(f"{self.name} is full: {size} prefixes; raise PREFIXES_MAP_SIZE", size=size) from error
+
+    def delete(self, prefixes: Iterable[Network]) -> None:
+        """Remove prefixes; those that aren't there are passed over."""
+        libbpf.map_delete_batch(self.fd, [layout.prefix_key(network) for network in prefixes])
+
+    def dump(self) -> dict[Network, int]:
+        """Return the whole table."""
+        entries = libbpf.map_entries(self.fd, layout.PREFIX_KEY.size, layout.PREFIX_VALUE.size)
+        return dict(layout.read_prefix(key, value) for key, value in entries)
 
 
 class Metrics(BpfMap):

@@ -212,6 +212,46 @@ class Endpoint(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class IdentityLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class OperatorLabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     ATTACHMENT_FIELD_NUMBER: _builtins.int
@@ -230,15 +270,25 @@ class Endpoint(_message.Message):
     COUNTERS_FIELD_NUMBER: _builtins.int
     QUEUE_FIELD_NUMBER: _builtins.int
     PUBLISHED_FIELD_NUMBER: _builtins.int
+    IDENTITY_LABELS_FIELD_NUMBER: _builtins.int
+    OPERATOR_LABELS_FIELD_NUMBER: _builtins.int
+    REMOVED_LABELS_FIELD_NUMBER: _builtins.int
+    INGRESS_POLICIES_FIELD_NUMBER: _builtins.int
+    EGRESS_POLICIES_FIELD_NUMBER: _builtins.int
+    POLICY_ERROR_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """1–65535, unique on the node."""
     generation: _builtins.int
     """Grows with each reuse of the id."""
     state: Global___EndpointState.ValueType
     identity: _builtins.int
-    """Security identity; 5 is `reserved:init`."""
+    """Security identity; 5 is `reserved:init`: its labels aren't known."""
     waiting_for: _builtins.str
     """What a state other than ready waits for, in words."""
+    policy_error: _builtins.str
+    """Why its policy is not what its policies ask for; empty: it is.
+    next field: 25
+    """
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -248,7 +298,9 @@ class Endpoint(_message.Message):
     @_builtins.property
     def link(self) -> _loader_pb2.Link: ...
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Of its pod: as its Pod document has them, or CreateEndpoint was given."""
+
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -271,10 +323,24 @@ class Endpoint(_message.Message):
 
     @_builtins.property
     def published(self) -> Global___Publication:
-        """Absent in lists and streams, and until the endpoint was published.
-        next field: 19
-        """
+        """Absent in lists and streams, and until the endpoint was published."""
 
+    @_builtins.property
+    def identity_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What its identity is made of, with their sources; empty while its labels aren't known."""
+
+    @_builtins.property
+    def operator_labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What an operator has set over `labels`, and what was taken away of them."""
+
+    @_builtins.property
+    def removed_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def ingress_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Policies that isolate it, by direction."""
+
+    @_builtins.property
+    def egress_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -296,10 +362,16 @@ class Endpoint(_message.Message):
         counters: Global___Counters | None = ...,
         queue: Global___EventQueue | None = ...,
         published: Global___Publication | None = ...,
+        identity_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        operator_labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        removed_labels: _abc.Iterable[_builtins.str] | None = ...,
+        ingress_policies: _abc.Iterable[_builtins.str] | None = ...,
+        egress_policies: _abc.Iterable[_builtins.str] | None = ...,
+        policy_error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "counters", b"counters", "created", b"created", "health", b"health", "last_regeneration", b"last_regeneration", "link", b"link", "pod", b"pod", "published", b"published", "queue", b"queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "options", b"options", "pod", b"pod", "published", b"published", "queue", b"queue", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "egress_policies", b"egress_policies", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "identity_labels", b"identity_labels", "ingress_policies", b"ingress_policies", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "operator_labels", b"operator_labels", "options", b"options", "pod", b"pod", "policy_error", b"policy_error", "published", b"published", "queue", b"queue", "removed_labels", b"removed_labels", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1029,6 +1029,311 @@ class RegenerateEndpointResponse(_message.Message):
 Global___RegenerateEndpointResponse: _TypeAlias = RegenerateEndpointResponse  # noqa: Y015
 
 @_typing.final
+class UpdatePoliciesRequest(_message.Message):
+    """Changes of policy maps and of the map of prefixes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    PREFIXES_ADDED_FIELD_NUMBER: _builtins.int
+    PREFIXES_REMOVED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyChange]: ...
+    @_builtins.property
+    def prefixes_added(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefixIdentity]: ...
+    @_builtins.property
+    def prefixes_removed(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpPrefix]: ...
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___PolicyChange] | None = ...,
+        prefixes_added: _abc.Iterable[Global___PrefixIdentity] | None = ...,
+        prefixes_removed: _abc.Iterable[_types_pb2.IpPrefix] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "prefixes_added", b"prefixes_added", "prefixes_removed", b"prefixes_removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePoliciesRequest: _TypeAlias = UpdatePoliciesRequest  # noqa: Y015
+
+@_typing.final
+class PolicyChange(_message.Message):
+    """One change that several endpoints have in common."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    ENDPOINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def added(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyEntry]: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyEntry]:
+        """By key: whether they allow or deny doesn't matter."""
+
+    @_builtins.property
+    def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyTarget]: ...
+    def __init__(
+        self,
+        *,
+        added: _abc.Iterable[Global___PolicyEntry] | None = ...,
+        removed: _abc.Iterable[Global___PolicyEntry] | None = ...,
+        endpoints: _abc.Iterable[Global___PolicyTarget] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "endpoints", b"endpoints", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyChange: _TypeAlias = PolicyChange  # noqa: Y015
+
+@_typing.final
+class PolicyTarget(_message.Message):
+    """An endpoint whose policy map is changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    generation: _builtins.int
+    """Another generation is left alone."""
+    before: _builtins.bytes
+    """Digest of what its map holds before (`EndpointDatapath.policy_digest`). Another content is left alone."""
+    after: _builtins.bytes
+    """Digest of what its map holds after."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        before: _builtins.bytes = ...,
+        after: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "generation", b"generation", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyTarget: _TypeAlias = PolicyTarget  # noqa: Y015
+
+@_typing.final
+class PrefixIdentity(_message.Message):
+    """An address prefix and the identity that stands for it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIX_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    identity: _builtins.int
+    @_builtins.property
+    def prefix(self) -> _types_pb2.IpPrefix: ...
+    def __init__(
+        self,
+        *,
+        prefix: _types_pb2.IpPrefix | None = ...,
+        identity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["prefix", b"prefix"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identity", b"identity", "prefix", b"prefix"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrefixIdentity: _TypeAlias = PrefixIdentity  # noqa: Y015
+
+@_typing.final
+class UpdatePoliciesResponse(_message.Message):
+    """What became of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___PolicyRefusal]:
+        """Those that were left alone or where the kernel refused, in the order of the request."""
+
+    def __init__(
+        self,
+        *,
+        refusals: _abc.Iterable[Global___PolicyRefusal] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["refusals", b"refusals"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdatePoliciesResponse: _TypeAlias = UpdatePoliciesResponse  # noqa: Y015
+
+@_typing.final
+class PolicyRefusal(_message.Message):
+    """An endpoint whose policy map is not what it should be after the call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    error: _builtins.str
+    """Why, in words."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolicyRefusal: _TypeAlias = PolicyRefusal  # noqa: Y015
+
+@_typing.final
+class SyncPrefixesRequest(_message.Message):
+    """The whole map of prefixes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PREFIXES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prefixes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrefixIdentity]: ...
+    def __init__(
+        self,
+        *,
+        prefixes: _abc.Iterable[Global___PrefixIdentity] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prefixes", b"prefixes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncPrefixesRequest: _TypeAlias = SyncPrefixesRequest  # noqa: Y015
+
+@_typing.final
+class SyncPrefixesResponse(_message.Message):
+    """What differed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    written: _builtins.int
+    removed: _builtins.int
+    def __init__(
+        self,
+        *,
+        written: _builtins.int = ...,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncPrefixesResponse: _TypeAlias = SyncPrefixesResponse  # noqa: Y015
+
+@_typing.final
+class ProbeEndpointRequest(_message.Message):
+    """A packet that opens a connection."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    FORWARDED_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.int
+    direction: Global___TrafficDirection.ValueType
+    """EGRESS: the endpoint sends it, `source` is one of its addresses. INGRESS: the node's stack sends it to the
+    endpoint, `destination` is one of its addresses.
+    """
+    protocol: _builtins.int
+    """IP protocol number: TCP, UDP, SCTP, ICMP or ICMPv6, of which it is an echo request; others are only a header."""
+    port: _builtins.int
+    """The destination's; 0 of protocols without ports."""
+    forwarded: _builtins.bool
+    """INGRESS: the node has received it at another interface; otherwise it is the node's own."""
+    @_builtins.property
+    def source(self) -> _types_pb2.IpAddress: ...
+    @_builtins.property
+    def destination(self) -> _types_pb2.IpAddress: ...
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.int = ...,
+        direction: Global___TrafficDirection.ValueType = ...,
+        source: _types_pb2.IpAddress | None = ...,
+        destination: _types_pb2.IpAddress | None = ...,
+        protocol: _builtins.int = ...,
+        port: _builtins.int = ...,
+        forwarded: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "direction", b"direction", "endpoint_id", b"endpoint_id", "forwarded", b"forwarded", "port", b"port", "protocol", b"protocol", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeEndpointRequest: _TypeAlias = ProbeEndpointRequest  # noqa: Y015
+
+@_typing.final
+class ProbeEndpointResponse(_message.Message):
+    """What the programs did with it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PASSED_FIELD_NUMBER: _builtins.int
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    SOURCE_IDENTITY_FIELD_NUMBER: _builtins.int
+    DESTINATION_IDENTITY_FIELD_NUMBER: _builtins.int
+    passed: _builtins.bool
+    endpoint_id: _builtins.int
+    """Whose programs decided last: the destination's, when it is an endpoint of this node and the source's let it pass."""
+    direction: Global___TrafficDirection.ValueType
+    reason: _builtins.str
+    """Of a drop, for example `policy`."""
+    source: _builtins.str
+    """Of a drop: where that was decided, for example `bpf/lib/policy.h:85`."""
+    source_identity: _builtins.int
+    """Security identities as the programs found them."""
+    destination_identity: _builtins.int
+    def __init__(
+        self,
+        *,
+        passed: _builtins.bool = ...,
+        endpoint_id: _builtins.int = ...,
+        direction: Global___TrafficDirection.ValueType = ...,
+        reason: _builtins.str = ...,
+        source: _builtins.str = ...,
+        source_identity: _builtins.int = ...,
+        destination_identity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination_identity", b"destination_identity", "direction", b"direction", "endpoint_id", b"endpoint_id", "passed", b"passed", "reason", b"reason", "source", b"source", "source_identity", b"source_identity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProbeEndpointResponse: _TypeAlias = ProbeEndpointResponse  # noqa: Y015
+
+@_typing.final
 class RemoveEndpointRequest(_message.Message):
     """Names the endpoint to take down."""
 
@@ -1147,6 +1452,8 @@ class EndpointDatapath(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     ATTACHMENT_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    POLICY_DIGEST_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     generation: _builtins.int
     config_hash: _builtins.str
@@ -1157,6 +1464,14 @@ class EndpointDatapath(_message.Message):
     reachable: _builtins.bool
     """Whether the endpoint map leads to this endpoint, for each of its addresses."""
     policy_entries: _builtins.int
+    policy_digest: _builtins.bytes
+    """Digest of what its policy map holds: the sum modulo 2^128 of BLAKE2b-128 over each entry, 16 bytes, little endian
+    (services/common/policydigest.py); empty when there is no map.
+    """
+    identity: _builtins.int
+    """Security identity that its programs have.
+    next field: 15
+    """
     @_builtins.property
     def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Program]: ...
     @_builtins.property
@@ -1167,9 +1482,7 @@ class EndpointDatapath(_message.Message):
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointOption]:
-        """The switches that it was asked for with when it was last put in force, in alphabetical order.
-        next field: 13
-        """
+        """The switches that it was asked for with when it was last put in force, in alphabetical order."""
 
     def __init__(
         self,
@@ -1186,10 +1499,12 @@ class EndpointDatapath(_message.Message):
         problems: _abc.Iterable[_builtins.str] | None = ...,
         attachment: _types_pb2.Attachment | None = ...,
         options: _abc.Iterable[Global___EndpointOption] | None = ...,
+        policy_digest: _builtins.bytes = ...,
+        identity: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "options", b"options", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "identity", b"identity", "options", b"options", "policy_digest", b"policy_digest", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1246,7 +1561,7 @@ class DumpMapRequest(_message.Message):
     MAP_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     map: _builtins.str
-    """`endpoints`, `call_policy`, `policy`, `metrics` or `conntrack`."""
+    """`endpoints`, `call_policy`, `policy`, `prefixes`, `metrics` or `conntrack`."""
     endpoint_id: _builtins.int
     """For `policy` the endpoint; for `metrics` and `conntrack` a filter, 0: all."""
     def __init__(
@@ -1296,6 +1611,7 @@ class MapEntry(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     METRICS_FIELD_NUMBER: _builtins.int
     CONNTRACK_FIELD_NUMBER: _builtins.int
+    PREFIX_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def endpoint(self) -> Global___EndpointMapEntry: ...
     @_builtins.property
@@ -1306,6 +1622,8 @@ class MapEntry(_message.Message):
     def metrics(self) -> Global___MetricsEntry: ...
     @_builtins.property
     def conntrack(self) -> Global___ConntrackEntry: ...
+    @_builtins.property
+    def prefix(self) -> Global___PrefixIdentity: ...
     def __init__(
         self,
         *,
@@ -1314,12 +1632,13 @@ class MapEntry(_message.Message):
         policy: Global___PolicyMapEntry | None = ...,
         metrics: Global___MetricsEntry | None = ...,
         conntrack: Global___ConntrackEntry | None = ...,
+        prefix: Global___PrefixIdentity | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy", "prefix", b"prefix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["endpoint", "call_policy", "policy", "metrics", "conntrack"]  # noqa: Y015
+    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["endpoint", "call_policy", "policy", "metrics", "conntrack", "prefix"]  # noqa: Y015
     _WhichOneofArgType_entry: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_entry) -> _WhichOneofReturnType_entry | None: ...
 

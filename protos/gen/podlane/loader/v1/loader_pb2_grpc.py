@@ -75,6 +75,21 @@ class LoaderServiceStub:
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RemoveEndpointRequest.SerializeToString,
                 response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RemoveEndpointResponse.FromString,
                 _registered_method=True)
+        self.UpdatePolicies = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/UpdatePolicies',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdatePoliciesRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdatePoliciesResponse.FromString,
+                _registered_method=True)
+        self.SyncPrefixes = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/SyncPrefixes',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesResponse.FromString,
+                _registered_method=True)
+        self.ProbeEndpoint = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/ProbeEndpoint',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointResponse.FromString,
+                _registered_method=True)
         self.ListEndpointDatapaths = channel.unary_unary(
                 '/podlane.loader.v1.LoaderService/ListEndpointDatapaths',
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListEndpointDatapathsRequest.SerializeToString,
@@ -161,6 +176,34 @@ class LoaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdatePolicies(self, request, context):
+        """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
+        prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
+        policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+        endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
+        RESOURCE_EXHAUSTED: the map of prefixes is full.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncPrefixes(self, request, context):
+        """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
+        RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ProbeEndpoint(self, request, context):
+        """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
+        what they do with it. It is not delivered, and the flow that it would open is forgotten again; a drop is counted
+        and told of as any. NOT_FOUND: the endpoint has no programs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListEndpointDatapaths(self, request, context):
         """What the kernel and the state directory hold for one endpoint or for all: read only.
         """
@@ -225,6 +268,21 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.RemoveEndpoint,
                     request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RemoveEndpointRequest.FromString,
                     response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RemoveEndpointResponse.SerializeToString,
+            ),
+            'UpdatePolicies': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePolicies,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdatePoliciesRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdatePoliciesResponse.SerializeToString,
+            ),
+            'SyncPrefixes': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncPrefixes,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesResponse.SerializeToString,
+            ),
+            'ProbeEndpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProbeEndpoint,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointResponse.SerializeToString,
             ),
             'ListEndpointDatapaths': grpc.unary_unary_rpc_method_handler(
                     servicer.ListEndpointDatapaths,
@@ -459,6 +517,87 @@ class LoaderService:
             '/podlane.loader.v1.LoaderService/RemoveEndpoint',
             podlane_dot_loader_dot_v1_dot_loader__pb2.RemoveEndpointRequest.SerializeToString,
             podlane_dot_loader_dot_v1_dot_loader__pb2.RemoveEndpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePolicies(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/UpdatePolicies',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.UpdatePoliciesRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.UpdatePoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncPrefixes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/SyncPrefixes',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ProbeEndpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/ProbeEndpoint',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,6 +63,22 @@ class LoaderServiceStub:
     """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
     state directory. The link stays, with the node's end down. Already gone is success.
     """
+    UpdatePolicies: _grpc.UnaryUnaryMultiCallable[_loader_pb2.UpdatePoliciesRequest, _loader_pb2.UpdatePoliciesResponse]
+    """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
+    prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
+    policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+    endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
+    RESOURCE_EXHAUSTED: the map of prefixes is full.
+    """
+    SyncPrefixes: _grpc.UnaryUnaryMultiCallable[_loader_pb2.SyncPrefixesRequest, _loader_pb2.SyncPrefixesResponse]
+    """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
+    RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    """
+    ProbeEndpoint: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ProbeEndpointRequest, _loader_pb2.ProbeEndpointResponse]
+    """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
+    what they do with it. It is not delivered, and the flow that it would open is forgotten again; a drop is counted
+    and told of as any. NOT_FOUND: the endpoint has no programs.
+    """
     ListEndpointDatapaths: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ListEndpointDatapathsRequest, _loader_pb2.ListEndpointDatapathsResponse]
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
     DumpMap: _grpc.UnaryUnaryMultiCallable[_loader_pb2.DumpMapRequest, _loader_pb2.DumpMapResponse]
@@ -106,6 +122,22 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     RemoveEndpoint: _aio.UnaryUnaryMultiCallable[_loader_pb2.RemoveEndpointRequest, _loader_pb2.RemoveEndpointResponse]  # type: ignore[assignment]
     """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
     state directory. The link stays, with the node's end down. Already gone is success.
+    """
+    UpdatePolicies: _aio.UnaryUnaryMultiCallable[_loader_pb2.UpdatePoliciesRequest, _loader_pb2.UpdatePoliciesResponse]  # type: ignore[assignment]
+    """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
+    prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
+    policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+    endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
+    RESOURCE_EXHAUSTED: the map of prefixes is full.
+    """
+    SyncPrefixes: _aio.UnaryUnaryMultiCallable[_loader_pb2.SyncPrefixesRequest, _loader_pb2.SyncPrefixesResponse]  # type: ignore[assignment]
+    """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
+    RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    """
+    ProbeEndpoint: _aio.UnaryUnaryMultiCallable[_loader_pb2.ProbeEndpointRequest, _loader_pb2.ProbeEndpointResponse]  # type: ignore[assignment]
+    """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
+    what they do with it. It is not delivered, and the flow that it would open is forgotten again; a drop is counted
+    and told of as any. NOT_FOUND: the endpoint has no programs.
     """
     ListEndpointDatapaths: _aio.UnaryUnaryMultiCallable[_loader_pb2.ListEndpointDatapathsRequest, _loader_pb2.ListEndpointDatapathsResponse]  # type: ignore[assignment]
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
@@ -195,6 +227,40 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loader_pb2.RemoveEndpointResponse, _abc.Awaitable[_loader_pb2.RemoveEndpointResponse]]:
         """Takes an endpoint's datapath down: endpoint map entry, host routes, policy slot, programs, policy map,
         state directory. The link stays, with the node's end down. Already gone is success.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdatePolicies(
+        self,
+        request: _loader_pb2.UpdatePoliciesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.UpdatePoliciesResponse, _abc.Awaitable[_loader_pb2.UpdatePoliciesResponse]]:
+        """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
+        prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
+        policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+        endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
+        RESOURCE_EXHAUSTED: the map of prefixes is full.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncPrefixes(
+        self,
+        request: _loader_pb2.SyncPrefixesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.SyncPrefixesResponse, _abc.Awaitable[_loader_pb2.SyncPrefixesResponse]]:
+        """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
+        RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        """
+
+    @_abc_1.abstractmethod
+    def ProbeEndpoint(
+        self,
+        request: _loader_pb2.ProbeEndpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.ProbeEndpointResponse, _abc.Awaitable[_loader_pb2.ProbeEndpointResponse]]:
+        """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
+        what they do with it. It is not delivered, and the flow that it would open is forgotten again; a drop is counted
+        and told of as any. NOT_FOUND: the endpoint has no programs.
         """
 
     @_abc_1.abstractmethod
