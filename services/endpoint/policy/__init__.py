@@ -9,6 +9,7 @@ labels.py selectors.py    identity-relevant labels and their filter; label selec
 identity.py               reserved identities, the node's own allocator, what a shared one promises
 networkpolicy.py          NetworkPolicy, Namespace and Pod as values
 parse.py policyspec.py fields.py yamltree.py syntax.py    from text to these values, strictly
+document.py               what a document is known by; values as canonical JSON, and back
 prefixes.py               ipBlocks as sets of numbers
 compiled.py selection.py namedports.py granting.py resolve.py    who may what, incrementally
 desired.py overflow.py settings.py explain.py    what an endpoint is granted; too much of it; the settings; why

@@ -28,7 +28,7 @@ from services.endpoint.policy.networkpolicy import (
     Problem,
 )
 from services.endpoint.policy.policyspec import read_policy, read_protocol
-from services.endpoint.policy.yamltree import NotYaml, documents
+from services.endpoint.policy.yamltree import Node, NotYaml, documents
 
 _SHOWN = 5
 _VERSIONS = {"NetworkPolicy": "networking.k8s.io/v1", "Namespace": "v1", "Pod": "v1", "List": "v1"}
@@ -65,10 +65,18 @@ def parse(text: str, source: str = "documents", labels: LabelFilter = KEEP_ALL) 
 
     `labels` is the filter of identities. Raises InvalidDocuments.
     """
+    return read(documents(text), source, labels)
+
+
+def read(roots: Iterable[Node], source: str, labels: LabelFilter) -> Documents:
+    """Return what documents hold that are trees already. Iterating over `roots` may raise NotYaml.
+
+    Raises InvalidDocuments.
+    """
     reader = _Reader(labels)
     problems: list[Problem] = []
     try:
-        for number, root in enumerate(documents(text), 1):
+        for number, root in enumerate(roots, 1):
             reader.read(Field(root, "", root.line, Book(f"document {number}")))
     except NotYaml as error:
         problems.append(Problem(error.line, "", "", error.message))
