@@ -91,7 +91,10 @@ def test_every_field_of_a_policy_is_written_as_kubernetes_has_it():
         ingress=[
             {
                 "from": [
-                    {"podSelector": {}, "namespaceSelector": {"matchExpressions": [{"key": "t", "operator": "Exists"}]}},
+                    {
+                        "podSelector": {},
+                        "namespaceSelector": {"matchExpressions": [{"key": "t", "operator": "Exists"}]},
+                    },
                     {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.2.0.0/16", "10.1.0.0/16"]}},
                 ],
                 "ports": [
@@ -195,6 +198,14 @@ def test_a_stored_policy_that_selects_by_a_label_which_is_left_out_by_now_is_ref
 
     with pytest.raises(InvalidDocuments, match=r"^row 7: .*NetworkPolicy shop/web: .*no selector sees the label app"):
         from_json(text, LabelFilter(("!app",)), "row 7")
+
+
+def test_a_text_of_two_documents_is_not_one():
+    one = to_dict(NamespaceDocument("a"))
+    both = {"apiVersion": "v1", "kind": "List", "items": [one, to_dict(NamespaceDocument("b"))]}
+
+    with pytest.raises(ValueError, match="row 7: 2 documents instead of one"):
+        from_json(json.dumps(both), source="row 7")
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,10 @@ def from_json(text: str, labels: LabelFilter = KEEP_ALL, source: str = "stored d
     Raises InvalidDocuments, which names `source`; ValueError when the text is none or several documents.
     """
     found = read(json_documents(text), source, labels)
-    (value,) = (*found.policies, *found.namespaces, *found.pods)
-    return value
+    values: list[Document] = [*found.policies, *found.namespaces, *found.pods]
+    if len(values) != 1:
+        raise ValueError(f"{source}: {len(values)} documents instead of one")
+    return values[0]
 
 
 def to_dict(value: Document) -> dict[str, Any]:
