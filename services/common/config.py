@@ -122,6 +122,16 @@ class EndpointSettings:
     """From one search for what is left of pods that are gone to the next; 0: only when asked (`podlane gc`)."""
     gc_grace_seconds: float = 120.0
     """A link that was asked for less than this ago may be a pod's that is being started, and is never removed."""
+    identity_labels: tuple[str, ...] = ()
+    """Which labels are part of identities: prefixes of keys, `!` in front leaves out (services/endpoint/policy/labels)."""
+    identity_grace_seconds: float = 600.0
+    """An identity that no endpoint has any more keeps its number for this long."""
+    allow_from_host: bool = True
+    """A pod's own node always reaches it, whatever its policies: probes of the kubelet."""
+    allow_to_host: bool = False
+    """A pod always reaches its own node, whatever its policies."""
+    init_policy: str = "allow"
+    """What a pod may do whose labels aren't known yet: allow (everything) or deny (its own node reaches it)."""
     metrics_listen: str = _SOCKET
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/endpoint/metrics.sock."""

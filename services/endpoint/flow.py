@@ -1,6 +1,6 @@
 """Steps with their undo beside them, and the two flows that are made of them.
 
-    create   record → begin confirmation → datapath → agreement → ready
+    create   record → begin confirmation → others' policy maps → datapath → agreement → ready
     delete   intent → datapath → addresses (whose they are, the caller says) → record
 
 `run` does the steps in order. At the first error it undoes the steps that had begun, last first, and raises that error:
@@ -81,6 +81,7 @@ class Creation:
         self._store = store
         self._loader, self._ipam = loader, ipam
         self._regenerator = regenerator
+        self._policies = policies
         self._begin = time.perf_counter()
         self._phases: list[Phase] = []
         self._confirmation: asyncio.Task[Allocation]
@@ -95,6 +96,7 @@ class Creation:
             (
                 Step("record", self._record, self._forget),
                 Step("confirmation", self._begin_confirmation, self._give_back),
+                Step("peers", self._tell_others),
                 Step("datapath", lambda: self._build(event), self._take_down),
                 Step("agreement", self._agree),
                 Step("ready", self._ready),
@@ -135,6 +137,15 @@ class Creation:
         self._confirmation.exception()
         endpoint = self._managed.endpoint
         await self._ipam.unconfirm(endpoint.spec.attachment, endpoint.id)
+
+    async def _tell_others(self) -> None:
+        begin = time.perf_counter()
+        try:
+            await self._policies.tell_others()
+        except PodlaneError as error:
+            # Others' maps don't let this pod in yet, which is safe; they are seen to in the background.
+            self._managed.note(LogType.POLICY, LogCode.WARNING, f"its peers don't know it yet: {error.message}")
+        self._phases.append(Phase("peers", _since(begin)))
 
     async def _build(self, event: RegenerationEvent) -> None:
         self._built = await self._regenerator.build(self._managed, event.begin())

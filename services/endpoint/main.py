@@ -15,17 +15,28 @@ from services.common.errors import InvalidArgument
 from services.common.exporter import Exporter
 from services.common.kvstore.embedded import EmbeddedKvstore
 from services.common.metrics import Metrics
+from services.endpoint import policies as policies_parts
+from services.endpoint.events import Request
 from services.endpoint.gc import Collector
+from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.manager import Manager, Parts
 from services.endpoint.metrics import States
+from services.endpoint.model import Level
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
 from services.endpoint.peers import IpamPeer, LoaderPeer
+from services.endpoint.policies import Policies
+from services.endpoint.policy.labels import LabelFilter
+from services.endpoint.policy.settings import InitPolicy
+from services.endpoint.policy.settings import Settings as PolicySettings
+from services.endpoint.policystore import PolicyStore
 from services.endpoint.publisher import Publisher
 from services.endpoint.regeneration import permits
+from services.endpoint.registry import Registry
 from services.endpoint.restore import Restorer
+from services.endpoint.schema import MIGRATIONS
 from services.endpoint.servicer import EndpointServicer
-from services.endpoint.store import MIGRATIONS, Store
+from services.endpoint.store import Store
 from services.endpoint.watch import Watchers
 
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
@@ -46,10 +57,30 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     watchers = Watchers()
     publisher = Publisher(EmbeddedKvstore(database), settings.node.name, endpoint.publish_interval_seconds)
     readiness = Readiness(endpoint.peer_wait_seconds, lambda ready: server.serving(ready=ready))
-    parts = Parts(store, loader, ipam, registry, publisher, watchers, readiness)
+    own_controllers = controllers.Manager("endpoint-manager", registry)
+    endpoints = Registry()
+
+    async def regenerate(managed: ManagedEndpoint, why: str) -> None:
+        await manager.regenerator.trigger(managed, Request(Level.NO_REBUILD, (why,))).result()
+
+    policies = Policies(
+        policies_parts.Parts(
+            loader,
+            endpoints,
+            store,
+            PolicyStore(database),
+            own_controllers,
+            readiness,
+            regenerate,
+            publisher.begin,
+        ),
+        _policy_settings(endpoint),
+        LabelFilter(endpoint.identity_labels),
+        endpoint.identity_grace_seconds,
+    )
+    parts = Parts(store, loader, ipam, registry, publisher, watchers, readiness, endpoints, policies)
     manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
     operator = Operator(manager.registry, manager.regenerator, store, loader)
-    own_controllers = controllers.Manager("endpoint-manager", registry)
     collector = Collector(
         manager,
         loader,
@@ -73,7 +104,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         settings.loader,
         loader,
         ipam,
-        Restorer(manager, loader, ipam, publisher),
+        Restorer(manager, loader, ipam, publisher, policies),
         readiness=readiness,
         removed=manager.link_removed,
         registry=registry,
@@ -88,7 +119,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         )
 
     return (
-        *(database, ipam_peer, loader_peer, manager, operator, exporter, server, watchers, keeper, collector),
+        *(database, ipam_peer, loader_peer, manager, policies, operator, exporter, server, watchers, keeper, collector),
         lifecycle.Hook(begin_controllers),
     )
 
@@ -102,6 +133,7 @@ def _check(endpoint: EndpointSettings) -> None:
         ("peer_wait_seconds", 3600),
         ("gc_interval_seconds", _LONGEST),
         ("gc_grace_seconds", _LONGEST),
+        ("identity_grace_seconds", _LONGEST),
     ):
         seconds = getattr(endpoint, key)
         # Written so that TOML's nan fails too.
@@ -111,6 +143,17 @@ def _check(endpoint: EndpointSettings) -> None:
         seconds = getattr(endpoint, key)
         if not 0 < seconds <= _LONGEST:
             raise InvalidArgument(f"[endpoint] {key}: {seconds} is not in (0, {_LONGEST}]", key=key)
+
+
+def _policy_settings(endpoint: EndpointSettings) -> PolicySettings:
+    if endpoint.init_policy not in set(InitPolicy):
+        words = ", ".join(InitPolicy)
+        raise InvalidArgument(f"[endpoint] init_policy: {endpoint.init_policy!r} is none of {words}", key="init_policy")
+    return PolicySettings(
+        allow_from_host=endpoint.allow_from_host,
+        allow_to_host=endpoint.allow_to_host,
+        init_policy=InitPolicy(endpoint.init_policy),
+    )
 
 
 def main() -> int:

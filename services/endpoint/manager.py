@@ -31,6 +31,7 @@ from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCo
 from services.endpoint.node import Readiness
 from services.endpoint.observed import LinkRemoval
 from services.endpoint.peers import Ipam, Loader
+from services.endpoint.policies import Policies
 from services.endpoint.publisher import Publisher
 from services.endpoint.regeneration import INITIAL, RECOVERY, REPEATED, Regenerator
 from services.endpoint.registry import Registry, Selector
@@ -54,6 +55,8 @@ class Parts:
     publisher: Publisher
     watchers: Watchers
     readiness: Readiness
+    registry: Registry
+    policies: Policies
 
 
 class Manager:
@@ -65,12 +68,12 @@ class Manager:
         self._controllers, self._publisher = parts.controllers, parts.publisher
         self._watchers, self._readiness = parts.watchers, parts.readiness
         self._home = Home(queue_size, parts.controllers, self._publish)
-        self.registry = Registry()
+        self.registry, self._policies = parts.registry, parts.policies
         self._ids = Ids()
         self._locks = KeyedLocks()
         self._shielded = Shielded()
         self._background: set[asyncio.Task[None]] = set()
-        self.regenerator = Regenerator(parts.loader, parts.store, permits, self._lost_link)
+        self.regenerator = Regenerator(parts.loader, parts.store, parts.policies.enforcer, permits, self._lost_link)
 
     async def start(self) -> None:
         """Read the records; every endpoint is `restoring` until it was compared. Raises CorruptState, Unavailable."""
@@ -126,7 +129,11 @@ class Manager:
             self._loader.datapaths(endpoint.id), self._ipam.allocations(endpoint.spec.attachment)
         )
         datapath, allocation = next(iter(datapaths), None), next(iter(allocations), None)
-        return endpoint, plan.problems(endpoint, datapath, allocation, self.regenerator.switches(endpoint))
+        return endpoint, plan.problems(endpoint, datapath, allocation, self.asked_for(endpoint))
+
+    def asked_for(self, endpoint: Endpoint) -> plan.Wanted:
+        """Return what an endpoint's datapath is to be like."""
+        return plan.Wanted(self.regenerator.switches(endpoint), self._policies.wanted_digest(endpoint.id))
 
     def avoid_ids(self, kernel: Iterable[tuple[int, int]]) -> None:
         """Take note of the ids and generations that the kernel has, whether or not there is a record of them."""
@@ -207,7 +214,13 @@ class Manager:
     async def _build(self, spec: EndpointSpec) -> Endpoint:
         self.registry.check_addresses(spec.ips)
         managed = self._new(spec)
-        creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator)
+        try:
+            await self._policies.admit(managed)
+        except BaseException:
+            await self._forget(managed)
+            raise
+        self._identified(managed)
+        creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator, self._policies)
         event, _ = managed.queue.trigger(INITIAL, creation.run)
         try:
             await event.result()
@@ -218,19 +231,24 @@ class Manager:
         return managed.endpoint
 
     def _new(self, spec: EndpointSpec) -> ManagedEndpoint:
-        """Make an endpoint and bring it as far as it gets without anybody's help."""
+        """Make an endpoint that waits for its identity."""
         id_, generation = self._ids.take()
-        now = wire.now()
-        new = Endpoint(id_, generation, spec, now, EndpointState.WAITING_FOR_IDENTITY)
-        known = new.noted(LogType.OTHER, LogCode.OK, f"identity {new.identity} (reserved:init), as all endpoints", now)
+        new = Endpoint(id_, generation, spec, wire.now(), EndpointState.WAITING_FOR_IDENTITY)
+        managed = ManagedEndpoint(new, self._home)
+        self.registry.put(managed)
+        self._watchers.tell(Change.UPSERTED, new)
+        return managed
+
+    def _identified(self, managed: ManagedEndpoint) -> None:
+        """Bring an endpoint that has its identity as far as it gets without anybody's help."""
+        endpoint, now = managed.endpoint, wire.now()
+        why = endpoint.identity_labels or "reserved:init: its labels are not known"
+        known = endpoint.noted(LogType.OTHER, LogCode.OK, f"identity {endpoint.identity} ({why})", now)
         # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
-        triggered = known.moved(EndpointState.READY, "", now).moved(
+        managed.endpoint = known.moved(EndpointState.READY, "", now).moved(
             EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now
         )
-        managed = ManagedEndpoint(triggered, self._home)
-        self.registry.put(managed)
-        self._watchers.tell(Change.UPSERTED, triggered)
-        return managed
+        self._watchers.tell(Change.UPSERTED, managed.endpoint)
 
     async def _failed(self, managed: ManagedEndpoint, creation: Creation, error: BaseException) -> None:
         why = error.message if isinstance(error, PodlaneError) else "a bug: see the service's log"
@@ -274,6 +292,7 @@ class Manager:
         self.registry.remove(managed)
         self._ids.free(managed.endpoint.id)
         self._watchers.tell(Change.DELETED, managed.endpoint)
+        await self._policies.forget(managed)
         await managed.queue.close("the endpoint is deleted")
         # Not waited for: a kvstore that is away must not keep anybody.
         self._begin(managed.controllers.remove_all())

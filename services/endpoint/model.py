@@ -20,12 +20,14 @@ from enum import IntEnum, StrEnum
 from typing import Self
 
 from services.common.model import Address, AssignedAddress, Attachment, Phase, Pod
+from services.endpoint.policy.identity import Reserved
+from services.endpoint.policy.labels import NO_LABELS, Labels
 
 LOG_ENTRIES = 256
 """Length of an endpoint's log; the newest are kept."""
 
-INIT_IDENTITY = 5
-"""`reserved:init`: a pod whose labels have not become an identity."""
+INIT_IDENTITY = int(Reserved.INIT)
+"""A pod whose labels have not become an identity."""
 
 
 class EndpointState(StrEnum):
@@ -234,6 +236,12 @@ class Endpoint:
     """Why ipam does not hold its addresses for it; empty: it does."""
     options: Mapping[str, bool] = field(default_factory=dict)
     """Switches that were set for this endpoint alone."""
+    identity_labels: Labels = NO_LABELS
+    """What its identity is made of; none while its labels aren't known."""
+    label_changes: Mapping[str, str | None] = field(default_factory=dict)
+    """What an operator has said about its labels; None takes one away."""
+    policy_error: str = ""
+    """Why its policy map isn't what its policies ask for; empty: it is, or is about to be."""
     counters: Counters = Counters()
     published: Publication | None = None
     """What this process last found or put in the kvstore."""

@@ -1,11 +1,13 @@
 """What the other services say: values as `peers.py` reads them, and what is told to them. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 from services.common.model import Address, Attachment, Network, Phase
 from services.endpoint.model import Level, Link, Program
+from services.endpoint.policy.desired import Delta
+from services.endpoint.policy.entry import PROTOCOLS, Direction
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,50 @@ class Datapath:
     problems: tuple[str, ...] = ()
     attachment: Attachment | None = None
     options: Mapping[str, bool] = field(default_factory=dict)
+    policy_digest: bytes = b""
+    """Of what its policy map holds (`policydigest.py`); empty: there is no map."""
+    policy_entries: int = 0
+    identity: int = 0
+    """That its programs have."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTarget:
+    """An endpoint whose policy map is to change from one content to another; both are digests."""
+
+    id: int
+    generation: int
+    before: bytes
+    after: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """One change of the policy maps of several endpoints."""
+
+    delta: Delta
+    targets: Sequence[PolicyTarget]
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A live flow that the datapath tracks. Ports are 0 of protocols without; `direction` is its opener's."""
+
+    endpoint_id: int
+    direction: Direction
+    protocol: int
+    local: Address
+    local_port: int
+    remote: Address
+    remote_port: int
+    peer_identity: int
+
+    @property
+    def port(self) -> int | None:
+        """The port that was connected to; None of protocols without ports."""
+        if self.protocol not in PROTOCOLS.values():
+            return None
+        return self.local_port if self.direction is Direction.INGRESS else self.remote_port
 
 
 @dataclass(frozen=True, slots=True)

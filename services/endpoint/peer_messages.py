@@ -1,6 +1,6 @@
 """Between the other services' messages and this service's values. Reading checks all and names the field."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from podlane.common.v1 import types_pb2 as types
 from podlane.ipam.v1 import ipam_pb2
@@ -8,11 +8,21 @@ from podlane.loader.v1 import loader_pb2
 
 from services.common import wire
 from services.common.errors import InvalidArgument
-from services.common.model import Attachment
+from services.common.model import Attachment, Network
 from services.endpoint.model import Endpoint, Level, Link, Program
-from services.endpoint.observed import Allocation, Built, Datapath, LinkState, Namespace, NodeConfig, PoolRange
+from services.endpoint.observed import (
+    Allocation,
+    Built,
+    Datapath,
+    Flow,
+    LinkState,
+    Namespace,
+    NodeConfig,
+    PolicyChange,
+    PoolRange,
+)
 from services.endpoint.options import OptionInfo, Options
-from services.endpoint.policy import PolicyEntry
+from services.endpoint.policy import Direction, PolicyEntry
 
 FAMILIES = {4: types.IP_FAMILY_IPV4, 6: types.IP_FAMILY_IPV6}
 # What SQLite's integers hold, and what an ifindex can be (an int in struct ifinfomsg).
@@ -100,6 +110,40 @@ def write_policy_entry(entry: PolicyEntry) -> loader_pb2.PolicyEntry:
     )
 
 
+def write_policy_change(change: PolicyChange) -> loader_pb2.PolicyChange:
+    """Return the message of a change of policy maps."""
+    return loader_pb2.PolicyChange(
+        added=map(write_policy_entry, change.delta.added),
+        removed=map(write_policy_entry, change.delta.removed),
+        endpoints=[
+            loader_pb2.PolicyTarget(id=one.id, generation=one.generation, before=one.before, after=one.after)
+            for one in change.targets
+        ],
+    )
+
+
+def write_prefixes(prefixes: Mapping[Network, int]) -> list[loader_pb2.PrefixIdentity]:
+    """Return the messages of prefixes with their identities."""
+    return [
+        loader_pb2.PrefixIdentity(prefix=wire.write_network(network), identity=number)
+        for network, number in prefixes.items()
+    ]
+
+
+def read_flow(message: loader_pb2.ConntrackEntry) -> Flow:
+    """Return a live flow."""
+    return Flow(
+        endpoint_id=message.endpoint_id,
+        direction=Direction(message.direction),
+        protocol=message.protocol_number,
+        local=wire.read_address(message.local, "flow.local"),
+        local_port=message.local_port,
+        remote=wire.read_address(message.remote, "flow.remote"),
+        remote_port=message.remote_port,
+        peer_identity=message.peer_identity,
+    )
+
+
 def write_node_config(config: NodeConfig) -> loader_pb2.NodeConfig:
     """Return the message of the node's configuration."""
     return loader_pb2.NodeConfig(
@@ -134,6 +178,9 @@ def read_datapath(message: loader_pb2.EndpointDatapath) -> Datapath:
         problems=tuple(message.problems),
         attachment=_read_owner(message, "datapath.attachment"),
         options={one.name: one.enabled for one in message.options},
+        policy_digest=message.policy_digest,
+        policy_entries=message.policy_entries,
+        identity=message.identity,
     )
 
 

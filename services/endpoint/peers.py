@@ -7,7 +7,7 @@ did nothing wrong.
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import grpc
@@ -17,12 +17,23 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 from services.common import wire
 from services.common.client import Peer
 from services.common.errors import FailedPrecondition, Internal, InvalidArgument
-from services.common.model import Address, Attachment, Pod
+from services.common.model import Address, Attachment, Network, Pod
 from services.endpoint import peer_messages
 from services.endpoint.model import Endpoint, Level, Link
-from services.endpoint.observed import Allocation, Built, Datapath, LinkRemoval, LinkState, NodeConfig, PoolRange
+from services.endpoint.observed import (
+    Allocation,
+    Built,
+    Datapath,
+    Flow,
+    LinkRemoval,
+    LinkState,
+    NodeConfig,
+    PolicyChange,
+    PoolRange,
+)
 from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import PolicyEntry
+from services.endpoint.policy.prefixes import PrefixChanges
 
 # A first regeneration of a new shape compiles.
 _BUILD_SECONDS = 60.0
@@ -40,12 +51,30 @@ class Loader(Protocol):
         """Return the switches that endpoint programs have."""
 
     async def regenerate(
-        self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...], options: Options, *, dry_run: bool
+        self,
+        endpoint: Endpoint,
+        level: Level,
+        policy: tuple[PolicyEntry, ...] | None,
+        options: Options,
+        *,
+        dry_run: bool,
     ) -> Built:
-        """Put an endpoint's datapath in force, or only say what that would change.
+        """Put an endpoint's datapath in force, or only say what that would change. `policy` None: its map stays.
 
         Raises NotFound (link), FailedPrecondition (verifier, compiler).
         """
+
+    async def update_policies(self, changes: Iterable[PolicyChange], prefixes: PrefixChanges) -> Mapping[int, str]:
+        """Change policy maps and prefixes; return whom it refused, and why. Raises Exhausted (prefixes)."""
+
+    async def prefixes(self) -> dict[Network, int]:
+        """Return the prefixes that have identities in the kernel."""
+
+    async def sync_prefixes(self, prefixes: Mapping[Network, int]) -> None:
+        """Make the kernel have exactly these. Raises Exhausted."""
+
+    async def flows(self, endpoint_id: int) -> tuple[Flow, ...]:
+        """Return an endpoint's live flows."""
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """Take an endpoint's datapath down; False when there was none, or another generation's."""
@@ -120,18 +149,54 @@ class LoaderPeer:
         return tuple(map(peer_messages.read_option, reply.options))
 
     async def regenerate(
-        self, endpoint: Endpoint, level: Level, policy: tuple[PolicyEntry, ...], options: Options, *, dry_run: bool
+        self,
+        endpoint: Endpoint,
+        level: Level,
+        policy: tuple[PolicyEntry, ...] | None,
+        options: Options,
+        *,
+        dry_run: bool,
     ) -> Built:
         """See Loader."""
         request = loader_pb2.RegenerateEndpointRequest(
             endpoint=peer_messages.write_config(endpoint, options),
             level=loader_pb2.RegenerationLevel.ValueType(level),
-            policy=map(peer_messages.write_policy_entry, policy),
+            policy=map(peer_messages.write_policy_entry, policy or ()),
             dry_run=dry_run,
+            keep_policy=policy is None,
         )
         reply = await self._peer.call(self._stub.RegenerateEndpoint, request, timeout=_BUILD_SECONDS)
         with _trusting("loader"):
             return peer_messages.read_built(reply)
+
+    async def update_policies(self, changes: Iterable[PolicyChange], prefixes: PrefixChanges) -> Mapping[int, str]:
+        """See Loader."""
+        request = loader_pb2.UpdatePoliciesRequest(
+            changes=map(peer_messages.write_policy_change, changes),
+            prefixes_added=peer_messages.write_prefixes(prefixes.added),
+            prefixes_removed=map(wire.write_network, prefixes.removed),
+        )
+        reply = await self._peer.call(self._stub.UpdatePolicies, request, timeout=_CALL_SECONDS)
+        return {one.id: one.error for one in reply.refusals}
+
+    async def prefixes(self) -> dict[Network, int]:
+        """See Loader."""
+        request = loader_pb2.DumpMapRequest(map="prefixes")
+        reply = await self._peer.call(self._stub.DumpMap, request, timeout=_CALL_SECONDS)
+        with _trusting("loader"):
+            return {wire.read_network(one.prefix.prefix, "prefix"): one.prefix.identity for one in reply.entries}
+
+    async def sync_prefixes(self, prefixes: Mapping[Network, int]) -> None:
+        """See Loader."""
+        request = loader_pb2.SyncPrefixesRequest(prefixes=peer_messages.write_prefixes(prefixes))
+        await self._peer.call(self._stub.SyncPrefixes, request, timeout=_CALL_SECONDS)
+
+    async def flows(self, endpoint_id: int) -> tuple[Flow, ...]:
+        """See Loader."""
+        request = loader_pb2.DumpMapRequest(map="conntrack", endpoint_id=endpoint_id)
+        reply = await self._peer.call(self._stub.DumpMap, request, timeout=_CALL_SECONDS)
+        with _trusting("loader"):
+            return tuple(peer_messages.read_flow(one.conntrack) for one in reply.entries)
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """See Loader."""

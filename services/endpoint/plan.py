@@ -38,6 +38,16 @@ class Verdict:
     reasons: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an endpoint's datapath is to be like."""
+
+    options: Options
+    """Its switches, as far as they differ from the defaults."""
+    policy: bytes | None
+    """Digest of what its policy map is to hold; None: whatever it holds, because what is wanted doesn't fit."""
+
+
 class Claim(Enum):
     """What ipam must be told so that an endpoint's addresses are its own."""
 
@@ -57,8 +67,8 @@ class Repeat(Enum):
     """A remainder, or the link or the addresses are other ones."""
 
 
-def verdict(endpoint: Endpoint, observed: Observed, wanted: Options) -> Verdict:
-    """Decide what to do with a recorded endpoint whose programs are to have the switches `wanted`."""
+def verdict(endpoint: Endpoint, observed: Observed, wanted: Wanted) -> Verdict:
+    """Decide what to do with a recorded endpoint whose datapath is to be as `wanted`."""
     if not endpoint.built:
         return _half_made(endpoint, observed)
     if endpoint.state is EndpointState.DISCONNECTING:
@@ -68,7 +78,7 @@ def verdict(endpoint: Endpoint, observed: Observed, wanted: Options) -> Verdict:
     link = endpoint.spec.link
     if observed.link is None or not observed.link.is_same(link):
         return Verdict(Action.REMOVE, (f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone",))
-    wrong = (*datapath_problems(endpoint, observed.datapath), *_option_problems(wanted, observed.datapath))
+    wrong = (*datapath_problems(endpoint, observed.datapath), *_wish_problems(endpoint, wanted, observed.datapath))
     return Verdict(Action.REGENERATE, wrong) if wrong else Verdict(Action.KEEP)
 
 
@@ -106,11 +116,20 @@ def datapath_problems(endpoint: Endpoint, datapath: Datapath | None) -> tuple[st
     return (*found, *datapath.problems)
 
 
-def _option_problems(wanted: Options, datapath: Datapath | None) -> tuple[str, ...]:
-    """Say which switches were set and are not in force: whoever set them was killed, or the loader was away."""
-    if datapath is None or datapath.options == wanted:
+def _wish_problems(endpoint: Endpoint, wanted: Wanted, datapath: Datapath | None) -> tuple[str, ...]:
+    """Say what was asked for and is not in force: whoever asked was killed, the loader was away, or a hand was in it."""
+    if datapath is None:
         return ()
-    return (f"its switches are {describe(datapath.options) or 'the defaults'}, set is {describe(wanted) or 'none'}",)
+    found = []
+    if datapath.options != wanted.options:
+        has, asked = describe(datapath.options) or "the defaults", describe(wanted.options) or "none"
+        found.append(f"its switches are {has}, set is {asked}")
+    if datapath.identity != endpoint.identity:
+        found.append(f"its programs have identity {datapath.identity}, it has {endpoint.identity}")
+    if wanted.policy is not None and datapath.policy_digest != wanted.policy:
+        count = datapath.policy_entries
+        found.append(f"policy map policy_{endpoint.id} has {count} entries and is not what its policies ask for")
+    return tuple(found)
 
 
 def claim(endpoint: Endpoint, allocation: Allocation | None) -> Claim:
@@ -144,14 +163,14 @@ def allocation_problems(endpoint: Endpoint, allocation: Allocation | None) -> tu
 
 
 def problems(
-    endpoint: Endpoint, datapath: Datapath | None, allocation: Allocation | None, wanted: Options
+    endpoint: Endpoint, datapath: Datapath | None, allocation: Allocation | None, wanted: Wanted
 ) -> tuple[str, ...]:
-    """Say all that is wrong with an endpoint, for CNI CHECK; its programs are to have the switches `wanted`."""
+    """Say all that is wrong with an endpoint, for CNI CHECK; its datapath is to be as `wanted`."""
     state = () if endpoint.state is EndpointState.READY else (f"it is {endpoint.state}: {endpoint.waiting_for}",)
     return (
         *state,
         *datapath_problems(endpoint, datapath),
-        *_option_problems(wanted, datapath),
+        *_wish_problems(endpoint, wanted, datapath),
         *allocation_problems(endpoint, allocation),
     )
 

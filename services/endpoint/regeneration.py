@@ -15,6 +15,9 @@ CPUs. The first build of an endpoint takes none: it is what a pod waits for, and
 A failed regeneration changes nothing in the kernel: the loader keeps the old programs live. The endpoint's record keeps
 the last success beside it, so that a restart compares with what is really in force. A regeneration that found all as it
 should be leaves no trace but a count: the periodic one does so every few minutes.
+
+A regeneration writes the whole policy map, as policy is when it begins. What changes for endpoints at rest is one call
+for all of them instead (`enforce.py`), which is level 1, too, and nothing but maps.
 """
 
 import asyncio
@@ -27,12 +30,14 @@ from services.common import wire
 from services.common.controller import Parameters
 from services.common.errors import FailedPrecondition, NotFound, PodlaneError
 from services.common.model import Phase
-from services.endpoint import options, policy
+from services.endpoint import options
+from services.endpoint.enforce import Enforcer
 from services.endpoint.events import RegenerationEvent, Request
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointState, Level, LogCode, LogType, Regeneration
 from services.endpoint.observed import Built
 from services.endpoint.peers import Loader
+from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.store import Store
 
 INITIAL = Request(Level.REWRITE_LOAD, ("initial build on endpoint creation",))
@@ -52,11 +57,17 @@ class Regenerator:
     """Regenerates endpoints. `link_gone` is called with an endpoint whose link the loader can't find."""
 
     def __init__(
-        self, loader: Loader, store: Store, permits_: int, link_gone: Callable[[ManagedEndpoint], None]
+        self,
+        loader: Loader,
+        store: Store,
+        enforcer: Enforcer,
+        permits_: int,
+        link_gone: Callable[[ManagedEndpoint], None],
     ) -> None:
         """Wire the parts."""
         self._loader = loader
         self._store = store
+        self._enforcer = enforcer
         self._permits = asyncio.Semaphore(permits_)
         self._link_gone = link_gone
         self.node_options: options.Options = {}
@@ -79,7 +90,7 @@ class Regenerator:
 
     async def preview(self, managed: ManagedEndpoint, level: Level) -> Built:
         """Return what a regeneration would do now; nothing is touched. Raises what the loader raises."""
-        return await self._ask(managed.endpoint, level, dry_run=True)
+        return await self._ask(managed.endpoint, level, self._enforcer.judge(managed), dry_run=True)
 
     async def build(self, managed: ManagedEndpoint, request: Request) -> Regeneration:
         """Have the loader build the endpoint, and note what came of it; the state stays `regenerating`.
@@ -92,7 +103,8 @@ class Regenerator:
             raise FailedPrecondition(f"{managed.endpoint} is {managed.endpoint.state}: it is not regenerated")
         started, begin = wire.now(), time.perf_counter()
         try:
-            built = await self._ask(managed.endpoint, request.level)
+            async with self._enforcer.carrying(managed) as policy:
+                built = await self._ask(managed.endpoint, request.level, policy)
         except PodlaneError as error:
             failed = Regeneration(request.level, request.reasons, started, _phases(begin, ()), error.message)
             managed.update(last_regeneration=_keeping(failed, managed.endpoint.last_regeneration))
@@ -120,9 +132,11 @@ class Regenerator:
         """Return the switches that an endpoint's programs are to have."""
         return options.effective(self.node_options, endpoint.options)
 
-    async def _ask(self, endpoint: Endpoint, level: Level, *, dry_run: bool = False) -> Built:
-        switches = self.switches(endpoint)
-        return await self._loader.regenerate(endpoint, level, policy.allow_all(), switches, dry_run=dry_run)
+    async def _ask(
+        self, endpoint: Endpoint, level: Level, policy: EndpointPolicy | None, *, dry_run: bool = False
+    ) -> Built:
+        entries = policy.entries() if policy is not None else None
+        return await self._loader.regenerate(endpoint, level, entries, self.switches(endpoint), dry_run=dry_run)
 
     async def _regenerate(self, managed: ManagedEndpoint, event: RegenerationEvent) -> None:
         """Run as an event of the endpoint's queue."""

@@ -25,6 +25,7 @@ from services.endpoint.model import EndpointState, Level, Link, LogCode, LogType
 from services.endpoint.observed import Allocation, Datapath, Observed
 from services.endpoint.peers import Ipam, Loader
 from services.endpoint.plan import Action, Claim
+from services.endpoint.policies import Policies
 from services.endpoint.publisher import Publisher
 
 _log = telemetry.logger("restore")
@@ -39,14 +40,16 @@ _ADDRESSES = {
 class Restorer:
     """Compares and mends."""
 
-    def __init__(self, manager: Manager, loader: Loader, ipam: Ipam, publisher: Publisher) -> None:
+    def __init__(self, manager: Manager, loader: Loader, ipam: Ipam, publisher: Publisher, policies: Policies) -> None:
         """Wire; `compare` works."""
         self._manager = manager
+        self._policies = policies
         self._publisher = publisher
         self._loader, self._ipam = loader, ipam
 
     async def compare(self) -> None:
         """Go through all endpoints once. Raises Unavailable when a peer does not answer; then nothing was changed."""
+        await self._policies.begin()
         datapaths, links, allocations = await asyncio.gather(
             self._loader.datapaths(), self._loader.links(), self._ipam.allocations()
         )
@@ -59,7 +62,7 @@ class Restorer:
             if self._manager.busy(managed.endpoint.spec.attachment):
                 continue
             observed = seen.of(managed)
-            verdict = plan.verdict(managed.endpoint, observed, self._manager.regenerator.switches(managed.endpoint))
+            verdict = plan.verdict(managed.endpoint, observed, self._manager.asked_for(managed.endpoint))
             counts[verdict.action] += 1
             if verdict.action in {Action.KEEP, Action.REGENERATE}:
                 await self._claim(managed, observed.allocation)
@@ -74,6 +77,7 @@ class Restorer:
     async def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:
         why = "; ".join(verdict.reasons)
         if verdict.action is Action.KEEP:
+            self._policies.compared(managed)
             if managed.endpoint.state is EndpointState.RESTORING:
                 await self._manager.restored(managed)
         elif verdict.action is Action.REGENERATE:

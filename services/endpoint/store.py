@@ -3,7 +3,7 @@
 Of the state only its *stage* reaches the disk, because only that decides what a restart does: `creating` (the
 intent; undone unless it is whole), `created`, `disconnecting` (to be finished). The rest is found out by comparing
 with the kernel. The UNIQUE columns make the database itself refuse a second endpoint of an attachment and a second
-holder of an address.
+holder of an address. An identity's labels are written with the endpoint that has it (`policystore.py` deletes them).
 
 Addresses are packed, in network order; times are seconds since the epoch; a log entry is written once and never
 changed. `ids` has one row, written with each insert. The embedded kvstore lives in the same file, so that what is
@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 from services.common.db import PATIENCE, Connection, Database, Row
 from services.common.errors import CorruptState
-from services.common.kvstore.embedded import SCHEMA
 from services.common.model import AssignedAddress, Attachment, Phase, Pod
 from services.endpoint.ids import Ids
 from services.endpoint.model import (
@@ -35,72 +34,20 @@ from services.endpoint.model import (
     Program,
     Regeneration,
 )
+from services.endpoint.policy.labels import Labels
 
 T = TypeVar("T")
 
-MIGRATIONS = (
-    """
-    CREATE TABLE endpoints (
-        id INTEGER PRIMARY KEY,
-        generation INTEGER NOT NULL UNIQUE,
-        network TEXT NOT NULL,
-        container_id TEXT NOT NULL,
-        ifname TEXT NOT NULL,
-        pod_namespace TEXT NOT NULL,
-        pod_name TEXT NOT NULL,
-        pod_uid TEXT NOT NULL,
-        host_ifname TEXT NOT NULL,
-        host_ifindex INTEGER NOT NULL,
-        host_mac BLOB NOT NULL,
-        pod_mac BLOB NOT NULL,
-        netns_path TEXT NOT NULL,
-        mtu INTEGER NOT NULL,
-        pod_ifindex INTEGER NOT NULL,
-        netns_inode INTEGER NOT NULL,
-        labels TEXT NOT NULL,
-        created REAL NOT NULL,
-        identity INTEGER NOT NULL,
-        stage TEXT NOT NULL CHECK (stage IN ('creating', 'created', 'disconnecting')),
-        regeneration TEXT,
-        UNIQUE (container_id, ifname, network)
-    ) STRICT;
-    CREATE TABLE addresses (
-        endpoint_id INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
-        address BLOB NOT NULL UNIQUE,
-        prefix_length INTEGER NOT NULL,
-        gateway BLOB NOT NULL,
-        range TEXT NOT NULL,
-        PRIMARY KEY (endpoint_id, address)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE log (
-        endpoint_id INTEGER NOT NULL REFERENCES endpoints ON DELETE CASCADE,
-        number INTEGER NOT NULL,
-        time REAL NOT NULL,
-        type TEXT NOT NULL,
-        code TEXT NOT NULL,
-        message TEXT NOT NULL,
-        state TEXT NOT NULL,
-        PRIMARY KEY (endpoint_id, number)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE ids (last INTEGER NOT NULL, generation INTEGER NOT NULL) STRICT;
-    INSERT INTO ids VALUES (0, 0);
-    """,
-    f"""
-    ALTER TABLE endpoints ADD COLUMN options TEXT NOT NULL DEFAULT '{{}}';
-    ALTER TABLE endpoints ADD COLUMN counters TEXT NOT NULL DEFAULT '[0, 0, 0, 0]';
-    CREATE TABLE node_options (name TEXT PRIMARY KEY, enabled INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-    {SCHEMA}
-    """,
-)
-
-_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 23)})"  # noqa: S608 - only question marks
+_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 24)})"  # noqa: S608 - only question marks
+# In place of an older number of the same labels, too: that one has expired.
+_IDENTITY = "INSERT OR REPLACE INTO identities VALUES (?, ?)"
 
 
 class Store:
     """Endpoints on disk. Each write returns once it is there, or raises Unavailable and has done nothing."""
 
     def __init__(self, database: Database) -> None:
-        """Use a database that was made with MIGRATIONS."""
+        """Use a database that was made with the migrations of schema.py."""
         self._database = database
 
     async def load(self) -> tuple[list[Endpoint], Ids, dict[str, bool]]:
@@ -121,6 +68,7 @@ class Store:
         values, addresses = _values(endpoint), _addresses(endpoint)
 
         def change(connection: Connection) -> None:
+            _note_identity(connection, endpoint)
             connection.execute(_INSERT, values)
             connection.executemany("INSERT INTO addresses VALUES (?, ?, ?, ?, ?)", addresses)
             # Concurrent creations need not arrive in the order of their generations.
@@ -140,11 +88,12 @@ class Store:
 
         def change(connection: Connection) -> None:
             cursor = connection.execute(
-                "UPDATE endpoints SET identity = ?, stage = ?, regeneration = ?, options = ?, counters = ? "
-                "WHERE id = ? AND generation = ?",
+                "UPDATE endpoints SET identity = ?, stage = ?, regeneration = ?, options = ?, counters = ?, "
+                "label_changes = ? WHERE id = ? AND generation = ?",
                 (*values, endpoint.id, endpoint.generation),
             )
             if cursor.rowcount:
+                _note_identity(connection, endpoint)
                 _append(connection, endpoint.id, log)
 
         await self._database.write(change, patience=patience)
@@ -157,6 +106,12 @@ class Store:
             connection.execute("DELETE FROM endpoints WHERE id = ? AND generation = ?", key)
 
         await self._database.write(change)
+
+
+def _note_identity(connection: Connection, endpoint: Endpoint) -> None:
+    """Write what an endpoint's identity stands for, with the endpoint: no number may be found without its labels."""
+    if endpoint.identity_labels:
+        connection.execute(_IDENTITY, (endpoint.identity, endpoint.identity_labels.canonical))
 
 
 def _append(connection: Connection, endpoint_id: int, log: Sequence[LogEntry]) -> None:
@@ -198,6 +153,7 @@ def _changing(endpoint: Endpoint) -> tuple[object, ...]:
         _regeneration(endpoint.last_regeneration),
         json.dumps(dict(endpoint.options)),
         json.dumps(dataclasses.astuple(endpoint.counters)),
+        json.dumps(dict(endpoint.label_changes)),
     )
 
 
@@ -232,7 +188,10 @@ def _regeneration(last: Regeneration | None) -> str | None:
 def _load(connection: Connection) -> tuple[list[Endpoint], Ids, dict[str, bool]]:
     try:
         addresses, logs = _grouped(connection, "addresses", _read_address), _grouped(connection, "log", _read_entry)
-        rows = connection.execute("SELECT * FROM endpoints ORDER BY id")
+        rows = connection.execute(
+            "SELECT endpoints.*, identities.labels AS identity_labels FROM endpoints "
+            "LEFT JOIN identities ON number = identity ORDER BY id"
+        )
         endpoints = [_read_endpoint(row, addresses.get(row["id"], ()), logs.get(row["id"], ())) for row in rows]
         ids = Ids(*connection.execute("SELECT last, generation FROM ids").fetchone())
         options = {name: bool(enabled) for name, enabled in connection.execute("SELECT * FROM node_options")}
@@ -272,6 +231,8 @@ def _read_endpoint(row: Row, addresses: tuple[AssignedAddress, ...], log: tuple[
         log=log,
         options=json.loads(row["options"]),
         counters=Counters(*json.loads(row["counters"])),
+        identity_labels=Labels.parse(row["identity_labels"] or ""),
+        label_changes=json.loads(row["label_changes"]),
     )
 
 

@@ -22,7 +22,7 @@ from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
 from services.common.db import Database
-from services.endpoint.store import MIGRATIONS as ENDPOINT_MIGRATIONS
+from services.endpoint.schema import MIGRATIONS as ENDPOINT_MIGRATIONS
 from services.ipam.store import MIGRATIONS as IPAM_MIGRATIONS
 from services.loader import linkrecord, record
 from tests.agreement import Agreement

@@ -158,6 +158,10 @@ class LocalIdentities:
             del self._numbers[expired[number]]
         return expired
 
+    def expires_in(self, number: int, now: float) -> float:
+        """Return the seconds until a released identity is forgotten; 0: it is in use, or there is none."""
+        return max(0.0, self._released[number] + self._grace - now) if number in self._released else 0.0
+
     def next_expiry(self) -> float | None:
         """Return when the next grace time is over; None when none runs."""
         return next(iter(self._released.values())) + self._grace if self._released else None

@@ -98,6 +98,10 @@ class Labels(Mapping[str, str]):
         return f"Labels.parse({self.canonical!r})"
 
 
+NO_LABELS = Labels({})
+"""Those of nobody: every pod's name its namespace."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelFilter:
     """Which labels are identity-relevant.

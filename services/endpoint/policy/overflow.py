@@ -50,3 +50,17 @@ def _advice(grant: Grant) -> str:
     if len(grant.ports.prefixes) >= _MANY_PORTS:
         return "Begin and end port ranges at multiples of powers of two, or allow all ports of the protocol"
     return "Select fewer identities, leave labels out of identities that differ from pod to pod, or allow everybody"
+
+
+def check_transition(new: EndpointPolicy, old: EndpointPolicy, size: int, whose: str) -> None:
+    """Raise Exhausted when a map of `size` entries can't hold both policies at once, as it must while it changes."""
+    if new.cost() + old.cost() <= size:
+        return
+    both = new.size() + len(new.difference(old).removed)
+    if both > size:
+        raise Exhausted(
+            f"while its policy changes the map of {whose} must hold {both:,} entries, those before and those after, and "
+            f"it holds {size:,}: change it in two steps, of which each adds or removes less. {_explosion(new)}",
+            size=size,
+            needed=both,
+        )

@@ -299,7 +299,7 @@ class Endpoint(_message.Message):
     def link(self) -> _loader_pb2.Link: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Of its pod: as its Pod document has them, or CreateEndpoint was given."""
+        """As CreateEndpoint was given them."""
 
     @_builtins.property
     def created(self) -> _timestamp_pb2.Timestamp: ...

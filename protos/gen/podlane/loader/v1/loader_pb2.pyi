@@ -959,10 +959,13 @@ class RegenerateEndpointRequest(_message.Message):
     LEVEL_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    KEEP_POLICY_FIELD_NUMBER: _builtins.int
     level: Global___RegenerationLevel.ValueType
     dry_run: _builtins.bool
-    """Touch nothing, say what would be done. The datapath in the answer is the one in force.
-    next field: 5
+    """Touch nothing, say what would be done. The datapath in the answer is the one in force."""
+    keep_policy: _builtins.bool
+    """The policy map stays as it is, `policy` is empty. FAILED_PRECONDITION: the endpoint has no policy map.
+    next field: 6
     """
     @_builtins.property
     def endpoint(self) -> Global___EndpointConfig: ...
@@ -977,10 +980,11 @@ class RegenerateEndpointRequest(_message.Message):
         level: Global___RegenerationLevel.ValueType = ...,
         policy: _abc.Iterable[Global___PolicyEntry] | None = ...,
         dry_run: _builtins.bool = ...,
+        keep_policy: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["endpoint", b"endpoint"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "endpoint", b"endpoint", "level", b"level", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "endpoint", b"endpoint", "keep_policy", b"keep_policy", "level", b"level", "policy", b"policy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1973,6 +1977,7 @@ class EventPacket(_message.Message):
     ICMP_CODE_FIELD_NUMBER: _builtins.int
     LENGTH_FIELD_NUMBER: _builtins.int
     CONNTRACK_FIELD_NUMBER: _builtins.int
+    PROTOCOL_NUMBER_FIELD_NUMBER: _builtins.int
     source_identity: _builtins.int
     """Security identities; 0: not known yet."""
     destination_identity: _builtins.int
@@ -1989,7 +1994,10 @@ class EventPacket(_message.Message):
     length: _builtins.int
     """Bytes, with the Ethernet header."""
     conntrack: Global___ConntrackState.ValueType
-    """next field: 14"""
+    protocol_number: _builtins.int
+    """As IP has it, for example 6.
+    next field: 15
+    """
     @_builtins.property
     def source(self) -> _types_pb2.IpAddress: ...
     @_builtins.property
@@ -2014,10 +2022,11 @@ class EventPacket(_message.Message):
         icmp_code: _builtins.int = ...,
         length: _builtins.int = ...,
         conntrack: Global___ConntrackState.ValueType = ...,
+        protocol_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["conntrack", b"conntrack", "destination", b"destination", "destination_identity", b"destination_identity", "destination_port", b"destination_port", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type", "length", b"length", "peer_endpoint_id", b"peer_endpoint_id", "protocol", b"protocol", "source", b"source", "source_identity", b"source_identity", "source_port", b"source_port", "tcp_flags", b"tcp_flags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conntrack", b"conntrack", "destination", b"destination", "destination_identity", b"destination_identity", "destination_port", b"destination_port", "icmp_code", b"icmp_code", "icmp_type", b"icmp_type", "length", b"length", "peer_endpoint_id", b"peer_endpoint_id", "protocol", b"protocol", "protocol_number", b"protocol_number", "source", b"source", "source_identity", b"source_identity", "source_port", b"source_port", "tcp_flags", b"tcp_flags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2041,6 +2050,7 @@ class ConntrackEntry(_message.Message):
     EXPIRES_IN_FIELD_NUMBER: _builtins.int
     PACKETS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
+    PROTOCOL_NUMBER_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.int
     direction: Global___TrafficDirection.ValueType
     """Of the packet that opened it."""
@@ -2057,7 +2067,10 @@ class ConntrackEntry(_message.Message):
     packets: _builtins.int
     """Both ways; counted only where `policy-accounting` is on."""
     bytes: _builtins.int
-    """next field: 13"""
+    protocol_number: _builtins.int
+    """As IP has it, for example 6.
+    next field: 14
+    """
     @_builtins.property
     def local(self) -> _types_pb2.IpAddress:
         """The endpoint's end."""
@@ -2079,10 +2092,11 @@ class ConntrackEntry(_message.Message):
         expires_in: _builtins.int = ...,
         packets: _builtins.int = ...,
         bytes: _builtins.int = ...,
+        protocol_number: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["local", b"local", "remote", b"remote"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "direction", b"direction", "endpoint_id", b"endpoint_id", "expires_in", b"expires_in", "local", b"local", "local_port", b"local_port", "packets", b"packets", "peer_identity", b"peer_identity", "protocol", b"protocol", "remote", b"remote", "remote_port", b"remote_port", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "direction", b"direction", "endpoint_id", b"endpoint_id", "expires_in", b"expires_in", "local", b"local", "local_port", b"local_port", "packets", b"packets", "peer_identity", b"peer_identity", "protocol", b"protocol", "protocol_number", b"protocol_number", "remote", b"remote", "remote_port", b"remote_port", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
