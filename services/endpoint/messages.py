@@ -1,7 +1,6 @@
 """Between this service's messages and its values. Reading checks all and names the field; writing never fails."""
 
 import dataclasses
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from podlane.common.v1 import types_pb2 as types
@@ -26,16 +25,13 @@ from services.endpoint.model import (
 from services.endpoint.operate import Result
 from services.endpoint.options import OptionStatus
 from services.endpoint.peer_messages import read_link, write_link, write_option
+from services.endpoint.policy import syntax
 from services.endpoint.registry import Selector
 from services.endpoint.watch import Change, Told
 
 _STATES = {state: pb.EndpointState.Value(f"ENDPOINT_STATE_{state.name}") for state in EndpointState}
 _CHANGES = {change: pb.WatchEndpointsResponse.Change.Value(f"CHANGE_{change.name}") for change in Change}
-# Kubernetes labels, with an optional source in front as in `k8s:app` (Kubernetes, "Labels and Selectors").
-_LABEL_KEY = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:/\-]*[A-Za-z0-9])?")
-_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.\-]*[A-Za-z0-9])?)?")
-_LONGEST_KEY, _LONGEST_VALUE, _LONGEST_POD = 317, 63, 253
-_RESERVED = "reserved:"
+_LONGEST_POD = 253
 
 
 def read_spec(request: pb.CreateEndpointRequest) -> EndpointSpec:
@@ -66,17 +62,8 @@ def _read_pod(message: types.Pod, field: str) -> Pod:
 
 def _read_labels(labels: Mapping[str, str]) -> dict[str, str]:
     for key, value in labels.items():
-        field = f"labels[{key[:80]!r}]"
-        if key.startswith(_RESERVED):
-            raise InvalidArgument(f"{field}: labels that begin with {_RESERVED!r} are podlane's own", field="labels")
-        if len(key) > _LONGEST_KEY or not _LABEL_KEY.fullmatch(key):
-            raise InvalidArgument(f"{field}: not a label key (letters, digits, '_', '.', '/', '-')", field="labels")
-        if len(value) > _LONGEST_VALUE or not _LABEL_VALUE.fullmatch(value):
-            raise InvalidArgument(
-                f"{field}: {value[:80]!r} is not a label value (at most {_LONGEST_VALUE} letters, digits, '_', '.', "
-                "'-', a letter or digit at both ends)",
-                field="labels",
-            )
+        if wrong := syntax.endpoint_label_key(key) or syntax.label_value(value):
+            raise InvalidArgument(f"labels[{syntax.quoted(key)}]: {wrong}", field="labels")
     return dict(labels)
 
 

@@ -279,8 +279,8 @@ def _broken(path: str, value: object) -> pb.CreateEndpointRequest:
         ("addresses.range.length", 33, r"addresses\[0\].range"),
         ("labels", {"": "x"}, "labels"),
         ("labels", {"reserved:init": ""}, "reserved:"),
-        ("labels", {"app": "a b"}, "not a label value"),
-        ("labels", {"app": "x" * 64}, "not a label value"),
+        ("labels", {"app": "a b"}, "no label value"),
+        ("labels", {"app": "x" * 64}, "no label value"),
         ("pod.name", "x" * 254, "pod.name"),
     ],
 )

@@ -6,6 +6,7 @@
 
 entry.py ports.py         an entry of a policy map; port ranges as prefixes
 labels.py selectors.py    identity-relevant labels and their filter; label selectors
+labelchanges.py           an operator's word about labels, over a pod's own
 identity.py               reserved identities, the node's own allocator, what a shared one promises
 networkpolicy.py          NetworkPolicy, Namespace and Pod as values
 parse.py policyspec.py fields.py yamltree.py syntax.py    from text to these values, strictly

@@ -16,7 +16,7 @@ A pod's own labels may not say in which namespace it is: those keys are dropped,
 claim to be in any namespace.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -138,6 +138,16 @@ class LabelFilter:
         return not decisive.startswith("!")
 
 
+def with_source(key: str) -> str:
+    """Return a label's key with its source; without one it is Kubernetes'."""
+    return key if ":" in key else f"{SOURCE}{key}"
+
+
+def is_a_pods_to_say(key: str) -> bool:
+    """Return whether a pod's own label of that key counts, and does not claim where the pod is, or what it is."""
+    return not with_source(key).startswith(_NOT_A_PODS_TO_SAY)
+
+
 def identity_labels(
     labels: Mapping[str, str], namespace: str, namespace_labels: Mapping[str, str], filter_: LabelFilter
 ) -> Labels:
@@ -147,15 +157,8 @@ def identity_labels(
     as its Namespace object has them; its name among them is ours to add.
     """
     namespace = namespace or DEFAULT_NAMESPACE
-    own = dict(_with_source(labels))
+    own = {with_source(key): value for key, value in labels.items() if is_a_pods_to_say(key)}
     named = {**namespace_labels, NAMESPACE_NAME: namespace}
     of_namespace = {f"{NAMESPACE_LABELS}{key}": value for key, value in named.items()}
     all_of_them = {**own, **of_namespace, POD_NAMESPACE: namespace}
     return Labels({key: value for key, value in all_of_them.items() if filter_.keeps(key)})
-
-
-def _with_source(labels: Mapping[str, str]) -> Iterable[tuple[str, str]]:
-    for key, value in labels.items():
-        full = key if ":" in key else f"{SOURCE}{key}"
-        if not full.startswith(_NOT_A_PODS_TO_SAY):
-            yield full, value

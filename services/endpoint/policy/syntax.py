@@ -12,9 +12,15 @@ from services.common.model import Network
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 _DNS_NAME = re.compile(rf"{_DNS_LABEL.pattern}(\.{_DNS_LABEL.pattern})*")
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+# A source may be in front, as in `k8s:app`; those of other sources than Kubernetes need not be its keys.
+_ENDPOINT_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.:/\-]*[A-Za-z0-9])?")
 _PORT_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _CIDR = re.compile(r"[0-9A-Fa-f:.]+/[0-9]{1,3}")
 _LONGEST_SHOWN = 80
+_LONGEST_ENDPOINT_LABEL = 317
+
+RESERVED = "reserved:"
+"""The source of labels that podlane alone gives."""
 
 
 def quoted(text: str) -> str:
@@ -58,6 +64,18 @@ def label_value(text: str) -> str | None:
         return None
     return (
         f"{quoted(text)} is no label value: at most 63 letters, digits, '-', '_' and '.', "
+        "with a letter or digit at both ends"
+    )
+
+
+def endpoint_label_key(text: str) -> str | None:
+    """Judge the key of a label that an endpoint is given, perhaps with its source: `app`, `k8s:app`."""
+    if text.startswith(RESERVED):
+        return f"labels that begin with {RESERVED!r} are podlane's own"
+    if len(text) <= _LONGEST_ENDPOINT_LABEL and _ENDPOINT_LABEL.fullmatch(text):
+        return None
+    return (
+        f"{quoted(text)} is no label key: 1-{_LONGEST_ENDPOINT_LABEL} letters, digits, '_', '.', ':', '/' and '-', "
         "with a letter or digit at both ends"
     )
 
