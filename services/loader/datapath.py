@@ -25,7 +25,7 @@ from services.loader.flows import Flows
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf import BpfError, Fd
-from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyEntry, Running
+from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyContent, PolicyEntry, Running
 from services.loader.pins import Pins
 from services.loader.statedir import StateDir
 
@@ -43,7 +43,7 @@ class Status:
     id: int
     record: EndpointRecord | None
     reachable: bool
-    policy_entries: int
+    policy: PolicyContent
     problems: tuple[str, ...]
     host_ifname: str = ""
     host_ifindex: int = 0
@@ -100,6 +100,8 @@ class Datapath:
         self._attachers = attachers
         self._node_side = node_side
         self._locks = locks
+        # Of policy maps, by endpoint id: see policies.py.
+        self.policy_locks = KeyedLocks()
         self._opened = contextlib.ExitStack()
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
@@ -166,6 +168,10 @@ class Datapath:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""
         return maps.Policy.open(self._pins.policy(id_), SIZES)
 
+    def pinned_policy(self, id_: int) -> maps.Policy | None:
+        """Open an endpoint's policy map, None when none is pinned; the caller closes it."""
+        return maps.Policy.pinned(self._pins.policy(id_), SIZES)
+
     def has_policy(self, id_: int) -> bool:
         """Return whether an endpoint's policy map is pinned."""
         return self._pins.policy(id_).exists()
@@ -193,22 +199,28 @@ class Datapath:
     async def observe(self, record: EndpointRecord) -> Observed:
         """Return what the kernel has of what was put in force."""
         spec = record.spec
-        entries = self.policy_entries(spec.id)
         return Observed(
             link=link_exists(spec),
             running=await self.running(record),
             leads_here={one.address: self.endpoints.get(one.address) == one for one in entries_of(spec)},
-            policy_digest=model.policy_digest(entries),
-            policy_entries=len(entries),
             node_side=await self._node_side.problems(spec),
         )
 
     def policy_entries(self, id_: int) -> list[PolicyEntry]:
         """Return what an endpoint's policy map holds; nothing when there is none."""
-        if not self.has_policy(id_):
+        policy = self.pinned_policy(id_)
+        if policy is None:
             return []
-        with self.policy(id_) as policy:
+        with policy:
             return policy.entries()
+
+    async def policy_content(self, id_: int) -> PolicyContent:
+        """Return what stands for the content of an endpoint's policy map, while nobody changes it."""
+        async with self.policy_locks.hold(id_):
+            return model.policy_content(self.policy_entries(id_)) if self.has_policy(id_) else PolicyContent()
+
+    def revise(self) -> None:
+        """Let packets of flows that policy has allowed be decided again: policy maps or prefixes have changed."""
 
     async def status(self, record: EndpointRecord) -> Status:
         """Compare the record of one endpoint with the kernel."""
@@ -217,7 +229,7 @@ class Datapath:
             record.spec.id,
             record,
             all(observed.leads_here.values()),
-            observed.policy_entries,
+            await self.policy_content(record.spec.id),
             tuple(model.problems(record, observed)),
         )
 
@@ -233,13 +245,13 @@ class Datapath:
         for one in sorted(known) if id_ == 0 else [id_]:
             async with self._locks.hold(one):
                 record = self._state.record(one)
-                status = await self.status(record) if record is not None else self._stranger(one)
+                status = await self.status(record) if record is not None else await self._stranger(one)
             if status is not None:
                 found.append(status)
             await asyncio.sleep(0)  # after a lost state directory each is a stranger, and a dump
         return found
 
-    def _stranger(self, id_: int) -> Status | None:
+    async def _stranger(self, id_: int) -> Status | None:
         traces = self.traces(id_)
         seen = traces.sentences()
         if not seen:
@@ -250,7 +262,7 @@ class Datapath:
             id=id_,
             record=None,
             reachable=bool(traces.entries),
-            policy_entries=len(self.policy_entries(id_)),
+            policy=await self.policy_content(id_),
             problems=(problem, *seen),
             host_ifname=ifname,
             host_ifindex=ifindex,

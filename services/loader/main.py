@@ -29,6 +29,7 @@ from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.pins import Pins
+from services.loader.policies import Policies
 from services.loader.regenerate import Regenerator
 from services.loader.servicer import LoaderServicer, Parts
 from services.loader.statedir import StateDir
@@ -56,11 +57,12 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
     node = NodeConfigurer(state, NodeSide(worker), datapath, templates, loader)
-    kernel = Kernel(datapath, attachers, host, blocking)
+    policies = Policies(datapath, state, blocking)
+    kernel = Kernel(datapath, policies, attachers, host, blocking)
     links = Links(state.root / "links", worker, node.mtu)
     events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    servicer = LoaderServicer(Parts(node, links, regenerator, datapath, events, blocking, shielded))
+    servicer = LoaderServicer(Parts(node, links, regenerator, policies, datapath, events, blocking, shielded))
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
 
@@ -85,6 +87,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
 
     async def take_over() -> None:
         _log.info("adopted", endpoints=await adopt(state, kernel))
+        # The one before may have been killed after it had changed a policy, and before it said so.
+        datapath.revise()
 
     async def begin_controllers() -> None:
         manager = Manager("loader", controllers)

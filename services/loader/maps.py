@@ -18,7 +18,7 @@ Reading a map that is being written shows some of its states, each entry whole.
 """
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -123,18 +123,24 @@ def open_or_create(name: str, pin: Path, sizes: Mapping[str, int]) -> Fd:
     """Open the pinned map, or create and pin it. A pin made by another version that doesn't fit is
     FailedPrecondition: programs in the kernel use that map, so it isn't replaced behind their back.
     """
-    definition = DEFINITIONS[name]
+    found = _pinned(name, pin, sizes)
+    if found is not None:
+        return found
+    created = DEFINITIONS[name].create(sizes)
+    try:
+        libbpf.object_pin(created, pin)
+    except BaseException:
+        created.close()
+        raise
+    return created
+
+
+def _pinned(name: str, pin: Path, sizes: Mapping[str, int]) -> Fd | None:
     found = libbpf.object_get(pin)
     if found is None:
-        created = definition.create(sizes)
-        try:
-            libbpf.object_pin(created, pin)
-        except BaseException:
-            created.close()
-            raise
-        return created
+        return None
     info = libbpf.map_info(found)
-    if definition.fits(info, sizes):
+    if DEFINITIONS[name].fits(info, sizes):
         return found
     found.close()
     raise FailedPrecondition(
@@ -153,6 +159,12 @@ class BpfMap:
     def __init__(self, fd: Fd) -> None:
         """Own the descriptor."""
         self.fd = fd
+
+    @classmethod
+    def pinned(cls, pin: Path, sizes: Mapping[str, int]) -> Self | None:
+        """Open the pinned map, None when nothing is pinned. Raises FailedPrecondition when it doesn't fit."""
+        fd = _pinned(cls.name, pin, sizes)
+        return cls(fd) if fd is not None else None
 
     @classmethod
     def open(cls, pin: Path, sizes: Mapping[str, int]) -> Self:
@@ -258,7 +270,7 @@ class Policy(BpfMap):
         held = {layout.policy_key(entry): entry for entry in (self.entries() if present is None else present)}
         missing = [(key, layout.policy_value(entry)) for key, entry in wanted.items() if held.get(key) != entry]
         surplus = [key for key in held if key not in wanted]
-        self._check_room(len(wanted.keys() | held.keys()))
+        self.check_room(len(wanted.keys() | held.keys()))
         libbpf.map_update_batch(self.fd, missing)
         libbpf.map_delete_batch(self.fd, surplus)
         return PolicyChange(len(missing), len(surplus))
@@ -267,7 +279,20 @@ class Policy(BpfMap):
         """Return all entries."""
         return [one.entry for one in self.dump()]
 
-    def _check_room(self, entries: int) -> None:
+    def keys(self) -> set[bytes]:
+        """Return the keys of all entries."""
+        return {key for key, _ in libbpf.map_entries(self.fd, layout.POLICY_KEY.size, layout.POLICY_VALUE.size)}
+
+    def write(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write packed entries. Not atomic: of a failure those before it are written."""
+        libbpf.map_update_batch(self.fd, list(entries.items()))
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Remove entries by their keys; those that aren't there are passed over."""
+        libbpf.map_delete_batch(self.fd, keys)
+
+    def check_room(self, entries: int) -> None:
+        """Raise Exhausted when the map has no room for so many."""
         size = libbpf.map_info(self.fd).max_entries
         if entries > size:
             raise Exhausted(
