@@ -104,6 +104,7 @@ class Datapath:
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
         self.prefixes: maps.Prefixes
+        self.revision: maps.Revision
         self.metrics: maps.Metrics
         self.packet: maps.Packet
         self.event_ring: maps.EventRing
@@ -123,6 +124,7 @@ class Datapath:
             self.endpoints = self._open(maps.Endpoints)
             self.call_policy = self._open(maps.CallPolicy)
             self.prefixes = self._open(maps.Prefixes)
+            self.revision = self._open(maps.Revision)
             self.metrics = self._open(maps.Metrics)
             self.packet = self._open(maps.Packet)
             self.event_ring = self._open(maps.EventRing)
@@ -136,8 +138,9 @@ class Datapath:
         return opened
 
     def open_flows(self) -> None:
-        """Open the map of tracked flows, made if it isn't there: for the first endpoint that tracks, because its memory
-        is taken at once (18 MB, 12 ms). Blocks; may be called from several threads, and again.
+        """Open the map of tracked flows, made if it isn't there: with the usual shape, or for the first endpoint that
+        tracks, because its memory is taken at once (19 MB, 12 ms). Blocks; may be called from several threads, and
+        again.
         """
         with self._flows_lock:
             if self.flows is None:
@@ -154,6 +157,7 @@ class Datapath:
             self.endpoints,
             self.call_policy,
             self.prefixes,
+            self.revision,
             self.metrics,
             self.packet,
             self.event_ring,
