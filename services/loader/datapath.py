@@ -106,12 +106,14 @@ class Datapath:
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
         self.prefixes: maps.Prefixes
+        self.revision: maps.Revision
         self.metrics: maps.Metrics
         self.packet: maps.Packet
         self.event_ring: maps.EventRing
         self.event_credits: maps.EventCredits
         self.flows: Flows | None = None
         self._flows_lock = threading.Lock()
+        self._revision_lock = threading.Lock()
 
     async def start(self) -> None:
         """Mount the bpffs if need be; open the pinned maps or create them. Raises FailedPrecondition naming a
@@ -125,6 +127,7 @@ class Datapath:
             self.endpoints = self._open(maps.Endpoints)
             self.call_policy = self._open(maps.CallPolicy)
             self.prefixes = self._open(maps.Prefixes)
+            self.revision = self._open(maps.Revision)
             self.metrics = self._open(maps.Metrics)
             self.packet = self._open(maps.Packet)
             self.event_ring = self._open(maps.EventRing)
@@ -138,8 +141,9 @@ class Datapath:
         return opened
 
     def open_flows(self) -> None:
-        """Open the map of tracked flows, made if it isn't there: for the first endpoint that tracks, because its memory
-        is taken at once (18 MB, 12 ms). Blocks; may be called from several threads, and again.
+        """Open the map of tracked flows, made if it isn't there: with the usual shape, or for the first endpoint that
+        tracks, because its memory is taken at once (19 MB, 12 ms). Blocks; may be called from several threads, and
+        again.
         """
         with self._flows_lock:
             if self.flows is None:
@@ -156,6 +160,7 @@ class Datapath:
             self.endpoints,
             self.call_policy,
             self.prefixes,
+            self.revision,
             self.metrics,
             self.packet,
             self.event_ring,
@@ -170,7 +175,7 @@ class Datapath:
 
     def pinned_policy(self, id_: int) -> maps.Policy | None:
         """Open an endpoint's policy map, None when none is pinned; the caller closes it."""
-        return maps.Policy.pinned(self._pins.policy(id_), SIZES)
+        return self.policy(id_) if self.has_policy(id_) else None
 
     def has_policy(self, id_: int) -> bool:
         """Return whether an endpoint's policy map is pinned."""
@@ -220,7 +225,12 @@ class Datapath:
             return model.policy_content(self.policy_entries(id_)) if self.has_policy(id_) else PolicyContent()
 
     def revise(self) -> None:
-        """Let packets of flows that policy has allowed be decided again: policy maps or prefixes have changed."""
+        """Let packets of flows that policy has allowed be decided again: policy maps or prefixes have changed.
+
+        From any thread: one that came late with an old number would let flows pass that were allowed under that.
+        """
+        with self._revision_lock:
+            self.revision.bump()
 
     async def status(self, record: EndpointRecord) -> Status:
         """Compare the record of one endpoint with the kernel."""

@@ -74,6 +74,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     exporter = Exporter("[loader] metrics_listen", loader.metrics_listen, metrics.page)
 
     async def usual_shape() -> None:
+        await blocking.run(datapath.open_flows)  # tracking is on in it
         await templates.get(headers.node_config(), headers.ep_config({}))
 
     async def before_anything_else() -> None:
