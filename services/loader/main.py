@@ -30,6 +30,7 @@ from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.pins import Pins
 from services.loader.policies import Policies
+from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
 from services.loader.servicer import LoaderServicer, Parts
 from services.loader.statedir import StateDir
@@ -62,7 +63,11 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     links = Links(state.root / "links", worker, node.mtu)
     events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    servicer = LoaderServicer(Parts(node, links, regenerator, policies, datapath, events, blocking, shielded))
+    servicer = LoaderServicer(
+        Parts(
+            node, links, regenerator, policies, Prober(datapath, state, blocking), datapath, events, blocking, shielded
+        )
+    )
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
 

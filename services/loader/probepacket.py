@@ -4,7 +4,7 @@
     UDP              no data
     SCTP             INIT
     ICMP, ICMPv6     echo request
-    any other        the IP header alone
+    any other        an empty header: as many zeros as the programs look at
 
 The source's port is 0, and so is an echo's identifier: no real connection has it, so that a probe never meets one that
 is under way. Checksums are right, and the TTL is a fresh packet's.
@@ -35,7 +35,7 @@ class Probe:
 
 def frame(probe: Probe, source_mac: bytes, destination_mac: bytes) -> bytes:
     """Return the packet as an Ethernet frame. Both addresses are of one family."""
-    payload = _PAYLOADS.get((probe.source.version, probe.protocol), _nothing)(probe)
+    payload = _PAYLOADS.get((probe.source.version, probe.protocol), _empty)(probe)
     header = _ipv4 if probe.source.version == 4 else _ipv6
     return destination_mac + source_mac + _ETHER_TYPES[probe.source.version] + header(probe, len(payload)) + payload
 
@@ -50,8 +50,8 @@ def _ipv6(probe: Probe, length: int) -> bytes:
     return struct.pack("!IHBB", 6 << 28, length, probe.protocol, _TTL) + probe.source.packed + probe.destination.packed
 
 
-def _nothing(_probe: Probe) -> bytes:
-    return b""
+def _empty(_probe: Probe) -> bytes:
+    return bytes(16)
 
 
 def _tcp(probe: Probe) -> bytes:
@@ -102,7 +102,7 @@ def _pseudo_header(probe: Probe, length: int) -> bytes:
 
 def _checksum(covered: bytes) -> bytes:
     """Return the Internet checksum of an even number of octets (RFC 1071)."""
-    total = sum(struct.unpack(f"!{len(covered) // 2}H", covered))
+    total: int = sum(struct.unpack(f"!{len(covered) // 2}H", covered))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return (total ^ 0xFFFF).to_bytes(2, "big")

@@ -14,7 +14,7 @@ from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.lifecycle import Shielded
-from services.loader import eventmessages, linkmessages, messages, policymessages
+from services.loader import eventmessages, linkmessages, messages, policymessages, probemessages
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.dump import dump
@@ -22,6 +22,7 @@ from services.loader.events import Events
 from services.loader.links import Links
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.policies import Policies
+from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
 
 
@@ -33,6 +34,7 @@ class Parts:
     links: Links
     regenerator: Regenerator
     policies: Policies
+    prober: Prober
     datapath: Datapath
     events: Events
     blocking: Blocking
@@ -137,6 +139,15 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         wanted = policymessages.read_prefixes(request.prefixes, "prefixes")
         done = await self._parts.shielded.run(self._parts.policies.sync(wanted))
         return pb.SyncPrefixesResponse(written=done.written, removed=done.removed)
+
+    async def ProbeEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ProbeEndpointRequest, _context: Any
+    ) -> pb.ProbeEndpointResponse:
+        """Ask the programs about a packet that nobody sends."""
+        id_ = policymessages.read_id(request.endpoint_id, "endpoint_id")
+        probe, direction = probemessages.read_probe(request)
+        work = self._parts.prober.run(id_, probe, direction, forwarded=request.forwarded)
+        return probemessages.write_outcome(await self._parts.shielded.run(work))
 
     async def ListEndpointDatapaths(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListEndpointDatapathsRequest, _context: Any

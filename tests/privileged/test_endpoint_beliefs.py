@@ -322,3 +322,26 @@ async def test_b18_the_prefixes_are_what_was_said_last(node: LoaderNode) -> None
     assert (reply.written, reply.removed) == (1, 0)
     reply = await node.call("SyncPrefixes", pb.SyncPrefixesRequest())
     assert (reply.written, reply.removed) == (0, 2)
+
+
+async def test_b19_a_probe_says_whether_a_packet_passes_and_who_has_decided(node: LoaderNode) -> None:
+    """Of an endpoint without programs there is nothing to say."""
+    pod, other = await node.add(), await node.add()
+    request = pb.ProbeEndpointRequest(
+        endpoint_id=pod.endpoint.id,
+        direction=pb.TRAFFIC_DIRECTION_EGRESS,
+        source=pod.endpoint.addresses[0],
+        destination=other.endpoint.addresses[0],
+        protocol=6,
+        port=80,
+    )
+
+    passed = await node.call("ProbeEndpoint", request)
+    await node.regenerate(other, level=1, policy=[])
+    dropped = await node.call("ProbeEndpoint", request)
+    await node.remove(pod)
+    with pytest.raises(NotFound, match="has no programs"):
+        await node.call("ProbeEndpoint", request)
+
+    assert (passed.passed, passed.endpoint_id, passed.direction) == (True, other.endpoint.id, 1)
+    assert (dropped.passed, dropped.endpoint_id, dropped.reason) == (False, other.endpoint.id, "policy")

@@ -51,11 +51,11 @@ def test_of_icmp_it_is_an_echo_request_with_identifier_0() -> None:
 
 
 @pytest.mark.parametrize("protocol", [47, 50, 1])
-def test_of_any_other_protocol_it_is_a_header(protocol: int) -> None:
+def test_of_any_other_protocol_it_is_an_empty_header(protocol: int) -> None:
     """Also of one that belongs to the other family."""
     packet = sent(V6, protocol)
 
-    assert (packet[IPv6].nh, packet[IPv6].plen, packet[IPv6].hlim) == (protocol, 0, 64)
+    assert (packet[IPv6].nh, packet[IPv6].plen, packet[IPv6].hlim) == (protocol, 16, 64)
 
 
 def test_a_sum_of_0_is_written_as_all_ones() -> None:
