@@ -15,14 +15,16 @@ from services.common.exporter import Exporter
 from services.common.lifecycle import Hook, Shielded
 from services.common.locks import KeyedLocks
 from services.common.metrics import Metrics
-from services.loader import headers, privileges
+from services.loader import flowgc, headers, hostaddresses, privileges
+from services.loader.addresswatch import AddressMonitor
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.events import Events
-from services.loader.flowgc import INTERVAL, FlowGc
+from services.loader.flowgc import FlowGc
 from services.loader.host import Host
+from services.loader.hostaddresses import HostAddresses
 from services.loader.links import Links
 from services.loader.metrics import TemplateCounts
 from services.loader.netlink_worker import NetlinkWorker
@@ -57,17 +59,15 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
-    node = NodeConfigurer(state, NodeSide(worker), datapath, templates, loader)
+    node = NodeConfigurer(state, NodeSide(worker), HostAddresses(worker, datapath), templates, loader)
     policies = Policies(datapath, state, blocking)
     kernel = Kernel(datapath, policies, attachers, host, blocking)
     links = Links(state.root / "links", worker, node.mtu)
     events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    servicer = LoaderServicer(
-        Parts(
-            node, links, regenerator, policies, Prober(datapath, state, blocking), datapath, events, blocking, shielded
-        )
-    )
+    prober = Prober(datapath, state, blocking)
+    parts = Parts(node, links, regenerator, policies, prober, datapath, events, blocking, shielded)
+    servicer = LoaderServicer(parts)
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
 
@@ -96,11 +96,13 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         # The one before may have been killed after it had changed a policy, and before it said so.
         datapath.revise()
 
+    manager = Manager("loader", controllers)
+
     async def begin_controllers() -> None:
-        manager = Manager("loader", controllers)
         # The first ADD after a start must not wait for clang if it need not.
         manager.update("prepare-template", Parameters(usual_shape))
-        manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=INTERVAL))
+        manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=flowgc.INTERVAL))
+        manager.update("node-addresses", Parameters(node.compare_addresses, interval=hostaddresses.INTERVAL))
 
     # The server is the last to come and the first to go: whoever is answered finds everything in place.
     return (
@@ -112,6 +114,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         datapath,
         Hook(take_over),
         Hook(begin_controllers),
+        AddressMonitor(lambda: manager.trigger("node-addresses")),
         node,
         links,
         Hook(events.start),
