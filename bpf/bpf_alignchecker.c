@@ -14,6 +14,7 @@ struct endpoint_key endpoint_key_layout;
 struct endpoint_value endpoint_value_layout;
 struct policy_key policy_key_layout;
 struct policy_value policy_value_layout;
+struct prefix_key prefix_key_layout;
 struct metrics_key metrics_key_layout;
 struct metrics_value metrics_value_layout;
 struct conntrack_key conntrack_key_layout;

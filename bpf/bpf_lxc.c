@@ -51,22 +51,23 @@ static __always_inline int from_container_ipv6(const struct packet *packet)
 	return 0;
 }
 
-/* Whether the packet may pass between the endpoint and `peer`: 0, or a refusal. */
+/* Whether the packet may pass between the endpoint and `peer` at `address`: 0, or a refusal. */
 static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, __u32 peer,
+				 const struct endpoint_key *address,
 				 enum traffic_direction direction)
 {
 #ifdef ENABLE_CONNTRACK
 	int verdict;
 
-	conntrack_find(skb, packet, direction);
+	conntrack_find(skb, packet, peer, direction);
 	barrier();
-	if (packet->conntrack >= CONNTRACK_REPLY)
+	if (packet->passes)
 		return 0;
-	verdict = policy_verdict(skb, packet, peer);
-	return conntrack_conclude(skb, packet, verdict, peer, direction);
+	verdict = policy_verdict(skb, packet, peer, address);
+	return conntrack_conclude(skb, packet, verdict, direction);
 #else
 	packet->conntrack = 0;
-	return policy_verdict(skb, packet, peer);
+	return policy_verdict(skb, packet, peer, address);
 #endif
 }
 
@@ -91,7 +92,8 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 
 	from_container_find(packet);
 	trace(skb, packet, TRACE_FROM_ENDPOINT);
-	verdict = admit(skb, packet, packet->destination_identity, DIRECTION_EGRESS);
+	verdict = admit(skb, packet, packet->destination_identity, &packet->destination,
+			DIRECTION_EGRESS);
 	if (verdict)
 		return verdict;
 	if (packet->to.lxc_id)
@@ -163,7 +165,7 @@ int policy(struct __sk_buff *skb)
 	packet->where.endpoint_id = endpoint_id;
 	packet->where.direction = DIRECTION_INGRESS;
 	packet->destination_identity = endpoint_identity;
-	verdict = admit(skb, packet, packet->source_identity, DIRECTION_INGRESS);
+	verdict = admit(skb, packet, packet->source_identity, &packet->source, DIRECTION_INGRESS);
 	if (verdict)
 		return drop(skb, packet, verdict);
 	trace(skb, packet, TRACE_TO_ENDPOINT);

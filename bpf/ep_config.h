@@ -38,4 +38,4 @@
 
 /* [conntrack] Track connections: replies and ICMP errors of flows that policy allows pass without
  * being asked about. Off, policy is asked about every packet in each direction. */
-/* #define ENABLE_CONNTRACK */
+#define ENABLE_CONNTRACK

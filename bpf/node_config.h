@@ -21,6 +21,6 @@
 #define METRICS_MAP_SIZE 65536
 /* The ring that events wait in, bytes: a power of two, at once. A record takes 88. */
 #define EVENTS_RING_SIZE 1048576
-/* Flows of all endpoints that track connections, one for each end on this node. 136 bytes each, at
- * once, but not before the first such endpoint. */
+/* Flows of all endpoints that track connections, one for each end on this node. 144 bytes each, at
+ * once, with the usual shape of the programs. */
 #define CONNTRACK_MAP_SIZE 131072

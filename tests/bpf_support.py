@@ -12,7 +12,7 @@ descriptors, which `close` closes.
 import struct
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from ipaddress import ip_address
@@ -44,6 +44,9 @@ PEER_V4, PEER_V6 = "10.0.0.8", "fd00::8"
 GATEWAY_V4, GATEWAY_V6 = "10.0.0.1", "fd00::1"
 WORLD_V4, WORLD_V6 = "192.0.2.1", "2001:db8::1"
 LOOPBACK, PEER_IFINDEX = 1, 99
+
+# The map of flows takes its memory at once.
+SIZES = {**headers.SIZES, "CONNTRACK_MAP_SIZE": 4096}
 
 ETHER = Ether(src=POD_MAC, dst=HOST_MAC)
 ALLOW_ALL = (PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS))
@@ -110,16 +113,15 @@ class Sent:
 class Datapath:
     """One loaded set of programs, its maps, and PEER as a neighbour; both have the policy program in their slots."""
 
-    def __init__(
-        self, code: ObjectCode | None = None, *, sizes: Mapping[str, int] = headers.SIZES, **changes: Any
-    ) -> None:
+    def __init__(self, code: ObjectCode | None = None, *, sizes: Mapping[str, int] = SIZES, **changes: Any) -> None:
         """Load the programs with POD's constants but for `changes`, on maps of these sizes."""
         code = code or compiled()
-        used = code.maps | set(maps.DEFINITIONS) - {maps.CONNTRACK}  # a large one, for those who track
-        self.fds = {name: one.create(sizes) for name, one in maps.DEFINITIONS.items() if name in used}
+        self.fds = {name: one.create(sizes) for name, one in maps.DEFINITIONS.items()}
         self.endpoints = maps.Endpoints(self.fds[maps.ENDPOINTS])
         self.call_policy = maps.CallPolicy(self.fds[maps.CALL_POLICY])
         self.policy = maps.Policy(self.fds[maps.POLICY])
+        self.prefixes = maps.Prefixes(self.fds[maps.PREFIXES])
+        self.revision = maps.Revision(self.fds[maps.REVISION])
         self.metrics = maps.Metrics(self.fds[maps.METRICS])
         self.packet = maps.Packet(self.fds[maps.PACKET])
         self.event_credits = maps.EventCredits(self.fds[maps.EVENT_CREDITS])
@@ -141,10 +143,15 @@ class Datapath:
         for fd in self.fds.values():
             fd.close()
 
+    def enforce(self, entries: Iterable[PolicyEntry]) -> Self:
+        """Put a policy in force as the loader does: flows that are open are asked about again."""
+        self.policy.sync(entries)
+        self.revision.bump()
+        return self
+
     def allow_all(self) -> Self:
         """Put the allow-all policy in force."""
-        self.policy.sync(ALLOW_ALL)
-        return self
+        return self.enforce(ALLOW_ALL)
 
     def run(self, program: str, packet: Packet | bytes, *, came_in_at: int = 0) -> Sent:
         """Run one program over a packet. `came_in_at` is the interface by which the node received it."""
@@ -172,9 +179,13 @@ class Datapath:
         """The flows that are tracked, on a map that this object closes."""
         return Flows(self.fds[maps.CONNTRACK])
 
+    def entries(self) -> list[tuple[bytes, bytes]]:
+        """Return the map of flows as it is, dead ones too."""
+        return libbpf.map_entries(self.fds[maps.CONNTRACK], conntrack.KEY.size, conntrack.VALUE.size)
+
     def age(self, seconds: float) -> None:
         """Let time pass for every flow: it expires that much earlier."""
-        for key, value in libbpf.map_entries(self.fds[maps.CONNTRACK], conntrack.KEY.size, conntrack.VALUE.size):
+        for key, value in self.entries():
             expires, *rest = conntrack.VALUE.unpack(value)
             aged = conntrack.VALUE.pack(max(0, expires - int(seconds * 1e9)), *rest)
             libbpf.map_update(self.fds[maps.CONNTRACK], key, aged)

@@ -26,6 +26,14 @@ Two rules:
    B14 A datapath without a record has neither attachment nor generation; RemoveEndpoint of `unrecorded` takes that
        and refuses what has a record.
    B15 ReleaseAddresses refuses what another endpoint than the one that is meant confirmed.
+   B16 UpdatePolicies changes the maps of those endpoints whose generation and digest are as the request says; the
+       others are told with a sentence, and one that holds what it is to hold already is done. What is added stays,
+       though it is removed, too.
+   B17 A datapath tells its identity and the digest of what its policy map holds, also of what a hand has put there;
+       that is no problem in the sense of B6, and a regeneration at level 1 makes the map what it is told.
+   B18 SyncPrefixes makes the map of prefixes what it is told and says what differed; UpdatePolicies changes it, too;
+       it outlives the loader.
+   B19 ProbeEndpoint says whether a packet passes and who has decided; of an endpoint without programs it is NOT_FOUND.
 
 Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after it,
 `calls` tells what was asked, and `reached` waits for it.
@@ -35,7 +43,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import Counter, defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -45,12 +53,14 @@ from podlane.common.v1 import types_pb2 as types
 from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
-from services.common import wire
+from services.common import policydigest, wire
 from services.common.edge import Server
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound, PodlaneError, Unavailable
 from services.common.model import Attachment
 
 Key = tuple[str, str, str]
+# What a policy map holds, by what is a key there: all but the last.
+Policy = dict[tuple[int, ...], policydigest.Entry]
 
 OPTIONS = ("conntrack", "debug", "trace")
 
@@ -58,6 +68,14 @@ OPTIONS = ("conntrack", "debug", "trace")
 def key(attachment: types.Attachment) -> Key:
     """Return an attachment as something that dictionaries take."""
     return attachment.network, attachment.container_id, attachment.ifname
+
+
+def policy(entries: Iterable[loader_pb2.PolicyEntry]) -> Policy:
+    """Return the policy map that holds these."""
+    fields = [
+        (one.direction, one.identity, one.protocol, one.port, one.port_prefix_length, one.deny) for one in entries
+    ]
+    return {one[:-1]: one for one in fields}
 
 
 class Script:
@@ -166,6 +184,8 @@ class FakeKernel:
     links: dict[Key, loader_pb2.Link] = field(default_factory=dict)
     recorded: dict[Key, loader_pb2.Link] = field(default_factory=dict)
     datapaths: dict[int, loader_pb2.EndpointDatapath] = field(default_factory=dict)
+    policies: dict[int, Policy] = field(default_factory=dict)
+    prefixes: dict[bytes, loader_pb2.PrefixIdentity] = field(default_factory=dict)
     programs: int = 100
     ifindexes: int = 10
     seen: dict[Key, loader_pb2.LinkStatus] = field(default_factory=dict)
@@ -195,6 +215,14 @@ class FakeKernel:
         )
         self.links[key(link.attachment)] = self.recorded[key(link.attachment)] = link
         return link
+
+    def datapath(self, id_: int) -> loader_pb2.EndpointDatapath:
+        """Return an endpoint's datapath with what its policy map holds now (B17)."""
+        datapath = loader_pb2.EndpointDatapath()
+        datapath.CopyFrom(self.datapaths[id_])
+        datapath.policy_digest = policydigest.digest(self.policies.get(id_, {}).values())
+        datapath.policy_entries = len(self.policies.get(id_, {}))
+        return datapath
 
     def listed(self) -> list[loader_pb2.Link]:
         """Return all links as the loader lists them (B5): there, lost, and a stranger's."""
@@ -228,6 +256,7 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         self.kernel = kernel
         self.node: loader_pb2.NodeConfig | None = None
         self.watching = 0
+        self.probe: Callable[[loader_pb2.ProbeEndpointRequest], loader_pb2.ProbeEndpointResponse] = _passes
         self.watchers: set[asyncio.Queue[loader_pb2.WatchLinksResponse | None]] = set()
 
     async def stop(self) -> None:
@@ -290,8 +319,74 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         return await self.script.run("DeleteLink", request, work)
 
     async def DumpMap(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
-        """Show no entries: this kernel has no maps."""
-        return await self.script.run("DumpMap", request, loader_pb2.DumpMapResponse)
+        """Show the prefixes (B18) and policies; this kernel has no other maps."""
+
+        def work() -> loader_pb2.DumpMapResponse:
+            entries = []
+            if request.map == "prefixes":
+                entries = [loader_pb2.MapEntry(prefix=one) for one in self.kernel.prefixes.values()]
+            elif request.map == "policy":
+                entries = [
+                    loader_pb2.MapEntry(policy=loader_pb2.PolicyMapEntry(entry=_entry(one)))
+                    for one in self.kernel.policies.get(request.endpoint_id, {}).values()
+                ]
+            return loader_pb2.DumpMapResponse(entries=entries)
+
+        return await self.script.run("DumpMap", request, work)
+
+    async def UpdatePolicies(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Change policy maps (B16) and prefixes (B18)."""
+
+        def work() -> loader_pb2.UpdatePoliciesResponse:
+            refusals = []
+            for change in request.changes:
+                for target in change.endpoints:
+                    error = self._update(change, target)
+                    refusals += [loader_pb2.PolicyRefusal(id=target.id, error=error)] if error else []
+            added = {one.prefix.SerializeToString(): one for one in request.prefixes_added}
+            for prefix in request.prefixes_removed:
+                self.kernel.prefixes.pop(prefix.SerializeToString(), None)
+            self.kernel.prefixes.update(added)
+            return loader_pb2.UpdatePoliciesResponse(refusals=refusals)
+
+        return await self.script.run("UpdatePolicies", request, work)
+
+    def _update(self, change: loader_pb2.PolicyChange, target: loader_pb2.PolicyTarget) -> str:
+        if target.id not in self.kernel.datapaths:
+            return f"endpoint {target.id} has no policy map"
+        there = self.kernel.datapath(target.id)
+        if there.generation != target.generation:
+            return f"endpoint {target.id} is of generation {there.generation}"
+        if there.policy_digest == target.after:
+            return ""
+        if there.policy_digest != target.before:
+            return f"policy map policy_{target.id} holds other entries"
+        gone = policy(change.removed)
+        kept = {name: one for name, one in self.kernel.policies.get(target.id, {}).items() if name not in gone}
+        self.kernel.policies[target.id] = kept | policy(change.added)
+        return ""
+
+    async def SyncPrefixes(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Make the prefixes what they are to be (B18)."""
+
+        def work() -> loader_pb2.SyncPrefixesResponse:
+            before, wanted = self.kernel.prefixes, {one.prefix.SerializeToString(): one for one in request.prefixes}
+            self.kernel.prefixes = wanted
+            written = sum(before.get(name) != one for name, one in wanted.items())
+            return loader_pb2.SyncPrefixesResponse(written=written, removed=len(before.keys() - wanted.keys()))
+
+        return await self.script.run("SyncPrefixes", request, work)
+
+    async def ProbeEndpoint(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Say what `probe` says (B19)."""
+
+        def work() -> loader_pb2.ProbeEndpointResponse:
+            datapath = self.kernel.datapaths.get(request.endpoint_id)
+            if datapath is None or not datapath.programs:
+                raise NotFound(f"endpoint {request.endpoint_id} has no programs")
+            return self.probe(request)
+
+        return await self.script.run("ProbeEndpoint", request, work)
 
     async def ListLinks(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """List the kernel's links (B5)."""
@@ -338,8 +433,10 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         level, reason = request.level, self._reason(request, there, hash_)
         if reason:
             level = loader_pb2.REGENERATION_LEVEL_REWRITE_LOAD
+        changes = self._changes(request, there)
         if request.dry_run:
-            return loader_pb2.RegenerateEndpointResponse(datapath=there, level=level, reason=reason)
+            before = self.kernel.datapath(wanted.id) if there is not None else None
+            return loader_pb2.RegenerateEndpointResponse(datapath=before, level=level, reason=reason, changes=changes)
         programs = list(there.programs) if there is not None else []
         if reason:
             programs = [self._load(name) for name in ("from_container", "to_container")]
@@ -352,15 +449,25 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             host_ifname=wanted.host_ifname,
             host_ifindex=wanted.host_ifindex,
             reachable=True,
-            policy_entries=len(request.policy),
             options=wanted.options,
+            identity=wanted.identity,
         )
         self.kernel.datapaths[wanted.id] = datapath
+        self.kernel.policies[wanted.id] = policy(request.policy)
         phases = [types.Phase(name="load", duration_us=300), types.Phase(name="attach", duration_us=200)]
-        changes = ["the kernel had lost something"] if there is not None and not _whole(there) else []
         return loader_pb2.RegenerateEndpointResponse(
-            datapath=datapath, level=level, phases=phases, reason=reason, changes=changes
+            datapath=self.kernel.datapath(wanted.id), level=level, phases=phases, reason=reason, changes=changes
         )
+
+    def _changes(self, request: Any, there: loader_pb2.EndpointDatapath | None) -> list[str]:
+        """What a regeneration changes (B10); of a first build everything is new."""
+        if there is None:
+            return []
+        changes = [] if _whole(there) else ["the kernel had lost something"]
+        old, new = set(self.kernel.policies.get(there.id, {}).values()), set(policy(request.policy).values())
+        if old != new:
+            changes.append(f"policy map policy_{there.id}: {len(new - old)} entries written, {len(old - new)} removed")
+        return changes
 
     def _reason(self, request: Any, there: loader_pb2.EndpointDatapath | None, hash_: str) -> str:
         """Why programs are loaded (B12)."""
@@ -388,18 +495,35 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             if there is not None and request.unrecorded and there.HasField("attachment"):  # B14
                 raise FailedPrecondition(f"endpoint {request.id} has a record")
             self.kernel.datapaths.pop(request.id, None)
+            self.kernel.policies.pop(request.id, None)
             return loader_pb2.RemoveEndpointResponse(removed=there is not None)
 
         return await self.script.run("RemoveEndpoint", request, work)
 
     async def ListEndpointDatapaths(self, request: Any, _context: Any) -> Any:  # noqa: N802 - as above
-        """List datapaths (B6)."""
+        """List datapaths (B6, B17)."""
 
         def work() -> loader_pb2.ListEndpointDatapathsResponse:
-            found = [one for id_, one in self.kernel.datapaths.items() if request.id in {0, id_}]
+            found = [self.kernel.datapath(id_) for id_ in self.kernel.datapaths if request.id in {0, id_}]
             return loader_pb2.ListEndpointDatapathsResponse(datapaths=found)
 
         return await self.script.run("ListEndpointDatapaths", request, work)
+
+
+def _passes(request: loader_pb2.ProbeEndpointRequest) -> loader_pb2.ProbeEndpointResponse:
+    return loader_pb2.ProbeEndpointResponse(passed=True, endpoint_id=request.endpoint_id, direction=request.direction)
+
+
+def _entry(one: policydigest.Entry) -> loader_pb2.PolicyEntry:
+    direction, identity, protocol, port, length, deny = one
+    return loader_pb2.PolicyEntry(
+        direction=loader_pb2.TrafficDirection.ValueType(direction),
+        identity=identity,
+        protocol=protocol,
+        port=port,
+        port_prefix_length=length,
+        deny=deny,
+    )
 
 
 def _whole(datapath: loader_pb2.EndpointDatapath) -> bool:

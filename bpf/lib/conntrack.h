@@ -7,10 +7,18 @@
  * lookup; whether it goes the way of the packet that opened the flow tells ESTABLISHED from REPLY.
  *
  *     NEW          no live entry; policy decides, and what it allows opens the flow
- *     ESTABLISHED  goes the way of the opener; policy decides again, so a tightened policy cuts the
- *                  flow with its next packet: the entry goes, and its replies are replies no more
+ *     ESTABLISHED  goes the way of the opener; passes while policy and peer are those that allowed
+ *                  the flow, else policy decides again: a tightened policy cuts the flow with its
+ *                  next packet, the entry goes, and its replies are replies no more
  *     REPLY        goes the other way; passes
  *     RELATED      an ICMP error that quotes a packet of a live flow; passes
+ *
+ * Policy has a revision, a number for the whole node that the loader raises when it has changed
+ * maps of rules or of prefixes. An entry holds the one under which policy last allowed the flow, and
+ * the peer's identity that it was asked about. The number is read before policy is asked: what is
+ * decided while the maps change is noted under the old one, and so decided again. It needs loads in
+ * the order in which they stand here, which x86 keeps. With ENABLE_POLICY_ACCOUNTING policy is asked
+ * about each packet, or entries would count flows.
  *
  * An entry says when it expires and is dead from then on, whether or not anybody has removed it:
  * nothing depends on a sweep. A packet of its flow puts that off, at most once a second, because a
@@ -45,6 +53,14 @@ struct {
 	__type(key, struct conntrack_key);
 	__type(value, struct conntrack_value);
 } podlane_conntrack SEC(".maps");
+
+/* Policy's revision. A section of its own is a map of one value, which programs read in two
+ * instructions, without a look-up. */
+const volatile __u64 podlane_revision SEC(".data.podlane_revision");
+
+/* Entries hold its lower half beside the identity. What is lost: a flow that replies alone keep
+ * alive over exactly 4,294,967,296 changes isn't asked about after them. */
+#define REVISION_SHIFT 32
 
 #define SECOND 1000000000ULL
 
@@ -109,7 +125,7 @@ static __always_inline void flow_write(struct packet *packet, __u64 flow, bool o
 {
 	struct conntrack_key *key = &packet->flow;
 	const __u64 ports = flow & FLOW_PORTS, request = flow / FLOW_REQUEST & 1,
-		    reply = flow / FLOW_REPLY & 1;
+		    reply = flow / FLOW_REPLY & 1, tracked = flow / FLOW_TRACKED & 1;
 	const __be16 source_port = l4->source_port * ports + l4->icmp_id * request;
 	const __be16 destination_port = l4->destination_port * ports + l4->icmp_id * reply;
 
@@ -118,7 +134,10 @@ static __always_inline void flow_write(struct packet *packet, __u64 flow, bool o
 	key->local_port = out ? source_port : destination_port;
 	key->remote_port = out ? destination_port : source_port;
 	key->endpoint_id = packet->where.endpoint_id;
-	key->family = packet->source.family;
+	/* Nothing is found under family 0: what isn't tracked has no ports, nor has an echo with the
+	 * identifier 0. */
+	key->family =
+		(packet->source.family + (out ? request : reply) * CONNTRACK_ASKS) * tracked;
 }
 
 /* Brings addresses and protocol of the packet that an ICMP error quotes to packet->quoted. Returns
@@ -170,6 +189,20 @@ static __always_inline __u8 tcp_is_closing(__u8 one, __u8 other)
 	return ((one | other) & TCP_RST) | (one & other & TCP_FIN);
 }
 
+/* Whether policy would say what it said when it last allowed the flow: 1 or 0. */
+static __always_inline __u64 conntrack_is_allowed(const struct packet *packet,
+						  const struct conntrack_value *entry)
+{
+#ifdef ENABLE_POLICY_ACCOUNTING
+	return 0;
+#else
+	__u64 differs = entry->allowed ^ packet->allowed;
+
+	barrier_var(differs);
+	return (differs | -differs) >> 63 ^ 1;
+#endif
+}
+
 /* Notes a packet of a live flow. Returns false when it begins a new one instead. */
 static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct packet *packet,
 					     struct conntrack_value *entry, __u64 now,
@@ -199,17 +232,20 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 	__sync_fetch_and_add(&entry->bytes, skb->len);
 #endif
 	packet->conntrack = CONNTRACK_ESTABLISHED + reply;
+	packet->passes = reply | conntrack_is_allowed(packet, entry);
 	return true;
 }
 
-/* Finds out what the packet is to its flow: packet->conntrack. */
+/* Finds out what the packet is to its flow, and whether that lets it pass. */
 static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet *packet,
-					   enum traffic_direction direction)
+					   __u32 peer, enum traffic_direction direction)
 {
 	const __u64 flow = flow_of(packet->protocol, &packet->l4) * packet->has_ports;
 	struct conntrack_value *entry;
 	__u64 now;
 
+	packet->allowed = podlane_revision << REVISION_SHIFT | peer;
+	packet->passes = 0;
 	packet->conntrack = CONNTRACK_NEW;
 	packet->opens = flow / FLOW_OPENS & 1;
 	if (flow & FLOW_ERROR) {
@@ -227,15 +263,17 @@ static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet 
 	now = bpf_ktime_get_coarse_ns();
 	if (entry->expires <= now)
 		return;
-	if (flow & FLOW_ERROR)
+	if (flow & FLOW_ERROR) {
 		packet->conntrack = CONNTRACK_RELATED;
-	else
+		packet->passes = 1;
+	} else {
 		conntrack_follow(skb, packet, entry, now, direction);
+	}
 }
 
 /* Makes the entry of a flow that policy allows. Returns 0 or a refusal. */
 static __always_inline int conntrack_open(const struct __sk_buff *skb, struct packet *packet,
-					  __u32 peer, enum traffic_direction direction)
+					  enum traffic_direction direction)
 {
 	struct conntrack_value *first = &packet->first;
 	__u8 seen = SEEN;
@@ -246,7 +284,7 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 		seen |= (packet->flags & TCP_FIN) | (~packet->flags & SEEN_WITHOUT_SYN);
 	}
 	first->expires = bpf_ktime_get_coarse_ns() + LIFETIME_OTHER;
-	first->peer_identity = peer;
+	first->allowed = packet->allowed;
 	first->direction = direction;
 	first->seen[0] = seen;
 	first->seen[1] = 0;
@@ -261,18 +299,29 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 	return 0;
 }
 
-/* Draws the conclusion from what policy said about a packet that isn't a reply. */
+/* Notes that policy has allowed the flow again; not in an entry that has turned around since. */
+static __always_inline void conntrack_renew(const struct packet *packet,
+					    enum traffic_direction direction)
+{
+	struct conntrack_value *entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
+
+	if (entry && entry->direction == direction)
+		entry->allowed = packet->allowed;
+}
+
+/* Draws the conclusion from what policy said about a packet. */
 static __always_inline int conntrack_conclude(const struct __sk_buff *skb, struct packet *packet,
-					      int verdict, __u32 peer,
-					      enum traffic_direction direction)
+					      int verdict, enum traffic_direction direction)
 {
 	if (verdict) {
 		if (packet->conntrack == CONNTRACK_ESTABLISHED)
 			bpf_map_delete_elem(&podlane_conntrack, &packet->flow);
 		return verdict;
 	}
-	if (packet->opens && packet->conntrack == CONNTRACK_NEW)
-		return conntrack_open(skb, packet, peer, direction);
+	if (packet->conntrack == CONNTRACK_ESTABLISHED)
+		conntrack_renew(packet, direction);
+	else if (packet->opens)
+		return conntrack_open(skb, packet, direction);
 	return 0;
 }
 

@@ -82,6 +82,16 @@ struct policy_key {
 	__be16 port;
 };
 
+/* Of podlane_prefixes (policy.h). */
+struct prefix_key {
+	/* Of what follows, in bits. */
+	__u32 prefix_length;
+	/* enum address_family */
+	__u32 family;
+	/* IPv4: the first four bytes, the rest zero. */
+	union ipv6_address address;
+};
+
 /* What a packet is to its flow (conntrack.h); 0: not tracked. */
 enum conntrack_state {
 	CONNTRACK_NEW = 1,
@@ -99,20 +109,24 @@ struct conntrack_key {
 	__be16 remote_port;
 	__u16 endpoint_id;
 	__u8 protocol;
-	/* enum address_family */
+	/* enum address_family, and CONNTRACK_ASKS. */
 	__u8 family;
 };
+
+/* Of an ICMP echo: the endpoint's end asks. With the identifier 0 the ports don't tell. */
+#define CONNTRACK_ASKS 4
 
 struct conntrack_value {
 	/* Nanoseconds since boot; dead from then on. */
 	__u64 expires;
-	/* Of the other end, when the flow was opened. */
-	__u32 peer_identity;
+	/* By what policy last allowed the flow: its revision, and in the lower half the identity of
+	 * the other end. One word, so that no CPU sees half of another's. */
+	__u64 allowed;
 	/* Of the packet that opened it. */
 	enum traffic_direction direction;
 	/* What was seen of the opener, and of the replies. */
 	__u8 seen[2];
-	__u8 reserved;
+	__u8 reserved[5];
 	/* Both ways; counted only with ENABLE_POLICY_ACCOUNTING. */
 	__u64 packets;
 	__u64 bytes;
@@ -169,13 +183,18 @@ struct packet {
 	struct l4_header l4;
 	struct ipv6_extension extension;
 	struct policy_key policy_key;
+	struct prefix_key prefix_key;
 	/* What was decided: a TC action or a refusal. */
 	__s32 verdict;
 	/* Sent to a group on the link layer. */
 	__u8 to_group;
 	/* Whether it may open a flow. */
 	__u8 opens;
-	__u8 padding[6];
+	/* Whether it passes because of its flow, without a question. */
+	__u8 passes;
+	__u8 padding[5];
+	/* What its flow's entry says if policy allows it now. */
+	__u64 allowed;
 	/* Its flow's key, and what the entry begins with. */
 	struct conntrack_key flow;
 	struct conntrack_value first;

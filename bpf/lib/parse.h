@@ -48,6 +48,14 @@ const __u8 protocol_kinds[256] = {
 	[IPPROTO_ICMPV6] = KIND_ICMP,
 };
 
+/* Returns 1 for a protocol whose header begins with ports or a type, else 0. */
+static __always_inline __u64 protocol_has_ports(__u8 protocol)
+{
+	const __u64 kind = protocol_kinds[protocol];
+
+	return (kind / KIND_PORTS | kind / KIND_ICMP) & 1;
+}
+
 /* Returns 1 for a number of 16 bits that isn't 0. */
 static __always_inline __u64 not_zero(__u64 number)
 {

@@ -3,19 +3,23 @@
  * Which peers an endpoint talks to: its own map of rules, filled by the loader, asked by its own
  * programs.
  *
- * A packet is looked up twice, with the peer's identity and with IDENTITY_ANY; each time the entry
- * with the longest matching protocol and port prefix answers. A deny of either wins, else an allow
- * of either, else nothing allows the packet and it is dropped: an empty map denies everything.
- * Within one identity a narrow entry hides a wider one, so whoever resolves rules into entries must
- * repeat a wide deny at each narrower allow.
+ * A packet is looked up with the peer's identity, with IDENTITY_ANY, and with the identity of the
+ * longest prefix in podlane_prefixes that the peer's address lies in, pod or not; without such a
+ * prefix not a third time. Each time the entry with the longest matching protocol and port prefix
+ * answers. A deny of any wins, else an allow of any, else nothing allows the packet and it is
+ * dropped: an empty map denies everything.
  *
- * Replies are not known here: rules are about packets, in both directions, until there is
- * connection tracking.
+ * Within one identity a narrow entry hides a wider one, so whoever resolves rules into entries must
+ * repeat a wide deny at each narrower allow. So does a narrow prefix a wider one: what holds for
+ * both needs entries of both, and an exception is a longer prefix without any.
+ *
+ * Replies are not known here: which packets are asked about is conntrack.h's matter.
  */
 #pragma once
 
 #include "events.h"
 #include "packet.h"
+#include "parse.h"
 
 #undef THIS_FILE
 #define THIS_FILE SOURCE_POLICY
@@ -24,6 +28,9 @@
  */
 #define POLICY_PREFIX_PROTOCOL 48
 #define POLICY_PREFIX_PORT     16
+
+/* A family and all bits of an address: of IPv4 more than any prefix has. */
+#define PREFIX_WHOLE 160
 
 #define POLICY_FLAG_DENY  1
 #define POLICY_FLAG_ALLOW 2
@@ -45,6 +52,16 @@ struct {
 	__type(value, struct policy_value);
 } podlane_policy SEC(".maps");
 
+/* Which identity stands for the addresses of a prefix and of no longer one. One map for all
+ * programs. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(max_entries, PREFIXES_MAP_SIZE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct prefix_key);
+	__type(value, __u32);
+} podlane_prefixes SEC(".maps");
+
 static __always_inline __u64 policy_lookup(struct __sk_buff *skb, const struct policy_key *key)
 {
 	struct policy_value *rule = bpf_map_lookup_elem(&podlane_policy, key);
@@ -58,13 +75,28 @@ static __always_inline __u64 policy_lookup(struct __sk_buff *skb, const struct p
 	return rule->flags;
 }
 
-/* Whether the packet may pass between the endpoint and `peer`: 0, or a refusal. */
-static __always_inline int policy_check(struct __sk_buff *skb, struct packet *packet, __u32 peer)
+/* Returns the identity of the longest prefix that an address lies in, NULL without one. */
+static __always_inline const __u32 *prefix_lookup(struct packet *packet,
+						  const struct endpoint_key *address)
+{
+	struct prefix_key *key = &packet->prefix_key;
+
+	key->prefix_length = PREFIX_WHOLE;
+	key->family = address->family;
+	copy_16_octets(&key->address, &address->address);
+	return bpf_map_lookup_elem(&podlane_prefixes, key);
+}
+
+/* Whether the packet may pass between the endpoint and `peer` at `address`: 0, or a refusal. */
+static __always_inline int policy_check(struct __sk_buff *skb, struct packet *packet, __u32 peer,
+					const struct endpoint_key *address)
 {
 	struct policy_key *key = &packet->policy_key;
+	const __u32 *prefix;
 	__u64 flags;
 
-	key->prefix_length = POLICY_PREFIX_PROTOCOL + packet->has_ports * POLICY_PREFIX_PORT;
+	key->prefix_length = POLICY_PREFIX_PROTOCOL + POLICY_PREFIX_PORT * packet->has_ports *
+							      protocol_has_ports(packet->protocol);
 	key->identity = peer;
 	key->direction = packet->where.direction;
 	key->protocol = packet->protocol;
@@ -73,6 +105,12 @@ static __always_inline int policy_check(struct __sk_buff *skb, struct packet *pa
 
 	key->identity = IDENTITY_ANY;
 	flags |= policy_lookup(skb, key);
+
+	prefix = prefix_lookup(packet, address);
+	if (prefix) {
+		key->identity = *prefix;
+		flags |= policy_lookup(skb, key);
+	}
 	if (likely(flags == POLICY_FLAG_ALLOW))
 		return 0;
 	if (flags & POLICY_FLAG_DENY)
@@ -82,9 +120,10 @@ static __always_inline int policy_check(struct __sk_buff *skb, struct packet *pa
 
 /* Decides, and tells of it: of what is denied, of flows that begin, of everything where no flows
  * are tracked. */
-static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *packet, __u32 peer)
+static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *packet, __u32 peer,
+					  const struct endpoint_key *address)
 {
-	int verdict = policy_check(skb, packet, peer);
+	int verdict = policy_check(skb, packet, peer, address);
 
 #ifdef ENABLE_POLICY_VERDICT
 	packet->verdict = verdict;

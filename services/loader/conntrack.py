@@ -14,9 +14,12 @@ from services.loader.layout import FAMILY_IPV4
 from services.loader.model import Direction
 
 KEY = struct.Struct("=16s16s2s2sHBB")
-VALUE = struct.Struct("=QIB2sBQQ")
+VALUE = struct.Struct("=QQB2s5sQQ")
 
 _OWNER = 18  # where a key has its endpoint, in words of two bytes; a value begins with its end
+
+# Halves of `allowed` and of the family's byte that hold an identity and a family.
+_IDENTITY, _FAMILY = 0xFFFFFFFF, 3
 
 _TCP = 6
 _FIN, _WITHOUT_SYN, _RST, _SEEN = 1, 2, 4, 0x80
@@ -64,7 +67,7 @@ class Flow:
 
 def read(key: bytes, value: bytes, now_ns: int) -> Flow | None:
     """Return what key and value stand for, None for a dead one. `now_ns` is the monotonic clock's."""
-    expires, peer_identity, direction, seen, _, packets, octets = VALUE.unpack(value)
+    expires, allowed, direction, seen, _, packets, octets = VALUE.unpack(value)
     if expires <= now_ns:
         return None
     local, remote, local_port, remote_port, endpoint_id, protocol, family = KEY.unpack(key)
@@ -76,7 +79,7 @@ def read(key: bytes, value: bytes, now_ns: int) -> Flow | None:
         local_port=int.from_bytes(local_port, "big"),
         remote=_address(remote, family),
         remote_port=int.from_bytes(remote_port, "big"),
-        peer_identity=peer_identity,
+        peer_identity=allowed & _IDENTITY,
         state=_state(protocol, *seen),
         expires_in=(expires - now_ns) / 1e9,
         packets=packets,
@@ -85,7 +88,7 @@ def read(key: bytes, value: bytes, now_ns: int) -> Flow | None:
 
 
 def _address(packed: bytes, family: int) -> Address:
-    return IPv4Address(packed[:4]) if family == FAMILY_IPV4 else IPv6Address(packed)
+    return IPv4Address(packed[:4]) if family & _FAMILY == FAMILY_IPV4 else IPv6Address(packed)
 
 
 def _state(protocol: int, opener: int, replies: int) -> FlowState:

@@ -25,7 +25,7 @@ from services.loader.flows import Flows
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf import BpfError, Fd
-from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyEntry, Running
+from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyContent, PolicyEntry, Running
 from services.loader.pins import Pins
 from services.loader.statedir import StateDir
 
@@ -43,7 +43,7 @@ class Status:
     id: int
     record: EndpointRecord | None
     reachable: bool
-    policy_entries: int
+    policy: PolicyContent
     problems: tuple[str, ...]
     host_ifname: str = ""
     host_ifindex: int = 0
@@ -100,16 +100,20 @@ class Datapath:
         self._attachers = attachers
         self._node_side = node_side
         self._locks = locks
+        # Of policy maps, by endpoint id: see policies.py.
+        self.policy_locks = KeyedLocks()
         self._opened = contextlib.ExitStack()
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
         self.prefixes: maps.Prefixes
+        self.revision: maps.Revision
         self.metrics: maps.Metrics
         self.packet: maps.Packet
         self.event_ring: maps.EventRing
         self.event_credits: maps.EventCredits
         self.flows: Flows | None = None
         self._flows_lock = threading.Lock()
+        self._revision_lock = threading.Lock()
 
     async def start(self) -> None:
         """Mount the bpffs if need be; open the pinned maps or create them. Raises FailedPrecondition naming a
@@ -123,6 +127,7 @@ class Datapath:
             self.endpoints = self._open(maps.Endpoints)
             self.call_policy = self._open(maps.CallPolicy)
             self.prefixes = self._open(maps.Prefixes)
+            self.revision = self._open(maps.Revision)
             self.metrics = self._open(maps.Metrics)
             self.packet = self._open(maps.Packet)
             self.event_ring = self._open(maps.EventRing)
@@ -136,8 +141,9 @@ class Datapath:
         return opened
 
     def open_flows(self) -> None:
-        """Open the map of tracked flows, made if it isn't there: for the first endpoint that tracks, because its memory
-        is taken at once (18 MB, 12 ms). Blocks; may be called from several threads, and again.
+        """Open the map of tracked flows, made if it isn't there: with the usual shape, or for the first endpoint that
+        tracks, because its memory is taken at once (19 MB, 12 ms). Blocks; may be called from several threads, and
+        again.
         """
         with self._flows_lock:
             if self.flows is None:
@@ -154,6 +160,7 @@ class Datapath:
             self.endpoints,
             self.call_policy,
             self.prefixes,
+            self.revision,
             self.metrics,
             self.packet,
             self.event_ring,
@@ -165,6 +172,10 @@ class Datapath:
     def policy(self, id_: int) -> maps.Policy:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""
         return maps.Policy.open(self._pins.policy(id_), SIZES)
+
+    def pinned_policy(self, id_: int) -> maps.Policy | None:
+        """Open an endpoint's policy map, None when none is pinned; the caller closes it."""
+        return self.policy(id_) if self.has_policy(id_) else None
 
     def has_policy(self, id_: int) -> bool:
         """Return whether an endpoint's policy map is pinned."""
@@ -193,22 +204,33 @@ class Datapath:
     async def observe(self, record: EndpointRecord) -> Observed:
         """Return what the kernel has of what was put in force."""
         spec = record.spec
-        entries = self.policy_entries(spec.id)
         return Observed(
             link=link_exists(spec),
             running=await self.running(record),
             leads_here={one.address: self.endpoints.get(one.address) == one for one in entries_of(spec)},
-            policy_digest=model.policy_digest(entries),
-            policy_entries=len(entries),
             node_side=await self._node_side.problems(spec),
         )
 
     def policy_entries(self, id_: int) -> list[PolicyEntry]:
         """Return what an endpoint's policy map holds; nothing when there is none."""
-        if not self.has_policy(id_):
+        policy = self.pinned_policy(id_)
+        if policy is None:
             return []
-        with self.policy(id_) as policy:
+        with policy:
             return policy.entries()
+
+    async def policy_content(self, id_: int) -> PolicyContent:
+        """Return what stands for the content of an endpoint's policy map, while nobody changes it."""
+        async with self.policy_locks.hold(id_):
+            return model.policy_content(self.policy_entries(id_)) if self.has_policy(id_) else PolicyContent()
+
+    def revise(self) -> None:
+        """Let packets of flows that policy has allowed be decided again: policy maps or prefixes have changed.
+
+        From any thread: one that came late with an old number would let flows pass that were allowed under that.
+        """
+        with self._revision_lock:
+            self.revision.bump()
 
     async def status(self, record: EndpointRecord) -> Status:
         """Compare the record of one endpoint with the kernel."""
@@ -217,7 +239,7 @@ class Datapath:
             record.spec.id,
             record,
             all(observed.leads_here.values()),
-            observed.policy_entries,
+            await self.policy_content(record.spec.id),
             tuple(model.problems(record, observed)),
         )
 
@@ -233,13 +255,13 @@ class Datapath:
         for one in sorted(known) if id_ == 0 else [id_]:
             async with self._locks.hold(one):
                 record = self._state.record(one)
-                status = await self.status(record) if record is not None else self._stranger(one)
+                status = await self.status(record) if record is not None else await self._stranger(one)
             if status is not None:
                 found.append(status)
             await asyncio.sleep(0)  # after a lost state directory each is a stranger, and a dump
         return found
 
-    def _stranger(self, id_: int) -> Status | None:
+    async def _stranger(self, id_: int) -> Status | None:
         traces = self.traces(id_)
         seen = traces.sentences()
         if not seen:
@@ -250,7 +272,7 @@ class Datapath:
             id=id_,
             record=None,
             reachable=bool(traces.entries),
-            policy_entries=len(self.policy_entries(id_)),
+            policy=await self.policy_content(id_),
             problems=(problem, *seen),
             host_ifname=ifname,
             host_ifindex=ifindex,

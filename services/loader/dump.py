@@ -1,14 +1,15 @@
 """The content of the maps, by the names that people call them.
 
 endpoints      address → endpoint            call_policy   endpoint id → policy program
-policy         rules of one endpoint         metrics       drops, of one endpoint or of all
-conntrack      live flows, of one or of all
+policy         rules of one endpoint         prefixes      address prefix → identity
+metrics        drops, of one or of all       conntrack     live flows, of one or of all
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common.errors import InvalidArgument, NotFound
+from services.common.model import Network
 from services.loader.conntrack import Flow
 from services.loader.datapath import Datapath
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
@@ -22,7 +23,15 @@ class CallPolicyEntry:
     program_id: int
 
 
-Entry = EndpointEntry | CallPolicyEntry | PolicyCount | Metric | Flow
+@dataclass(frozen=True, slots=True)
+class PrefixEntry:
+    """A prefix and the identity that stands for it."""
+
+    network: Network
+    identity: int
+
+
+Entry = EndpointEntry | CallPolicyEntry | PolicyCount | PrefixEntry | Metric | Flow
 
 
 def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
@@ -34,6 +43,7 @@ def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
         "endpoints": datapath.endpoints.dump,
         "call_policy": lambda: [CallPolicyEntry(*slot) for slot in datapath.call_policy.dump().items()],
         "policy": lambda: _policy(datapath, endpoint_id),
+        "prefixes": lambda: [PrefixEntry(*one) for one in datapath.prefixes.dump().items()],
         "metrics": lambda: datapath.metrics.dump(endpoint_id),
         "conntrack": lambda: datapath.flows.dump(endpoint_id) if datapath.flows is not None else [],
     }

@@ -11,12 +11,16 @@ its new entry with it: its next packet in the opener's direction makes another.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from services.common.model import Address
 from services.loader import conntrack, libbpf
 from services.loader.conntrack import Flow
 from services.loader.maps import CONNTRACK, BpfMap
+
+End = tuple[Address, int]
+"""An address and a port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,22 @@ class Flows(BpfMap):
                     flow = conntrack.read(_key(keys, index), _value(values, index), now)
                     found += [flow] if flow is not None else []
         return found
+
+    def between(self, one: End, other: End, protocol: int) -> set[bytes]:
+        """Return the keys of the flows between two ends, whichever has opened them, whichever endpoint they are of."""
+        found = set()
+        for keys, values in self._chunks():
+            if one[0].packed not in keys:
+                continue
+            for index in range(len(keys) // conntrack.KEY.size):
+                flow = conntrack.read(_key(keys, index), _value(values, index), 0)
+                if flow is not None and flow.protocol == protocol and _ends(flow) == {one, other}:
+                    found.add(_key(keys, index))
+        return found
+
+    def remove(self, keys: Iterable[bytes]) -> None:
+        """Remove flows by their keys; those that are gone are passed over."""
+        libbpf.map_delete_batch(self.fd, list(keys))
 
     def sweep(self, gone: frozenset[int] = frozenset()) -> Swept:
         """Remove what has expired, and everything of the endpoints that are `gone`."""
@@ -71,6 +91,10 @@ class Flows(BpfMap):
 
     def _chunks(self) -> Iterator[tuple[bytes, bytes]]:
         return libbpf.map_chunks(self.fd, conntrack.KEY.size, conntrack.VALUE.size)
+
+
+def _ends(flow: Flow) -> set[End]:
+    return {(flow.local, flow.local_port), (flow.remote, flow.remote_port)}
 
 
 def _key(keys: bytes, index: int) -> bytes:

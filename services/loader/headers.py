@@ -41,7 +41,7 @@ OPTIONS: Mapping[str, Option] = {
     ),
     "conntrack": Option(
         "ENABLE_CONNTRACK",
-        default=False,
+        default=True,
         text="Track connections: replies of allowed flows pass without being asked about",
     ),
 }

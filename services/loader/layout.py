@@ -25,6 +25,7 @@ PREFIX_VALUE = struct.Struct("=I")
 METRICS_KEY = struct.Struct("=HBB")
 METRICS_VALUE = struct.Struct("=QQ")
 SLOT = struct.Struct("=I")
+REVISION = struct.Struct("=Q")
 
 FAMILY_IPV4, FAMILY_IPV6 = 1, 2
 ENDPOINT_FLAG_HOST = 1

@@ -20,6 +20,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     "endpoint_value": (layout.ENDPOINT_VALUE, ("ifindex", "lxc_id", "flags", "identity", "pod_mac", "host_mac")),
     "policy_key": (layout.POLICY_KEY, ("prefix_length", "identity", "direction", "protocol", "port")),
     "policy_value": (layout.POLICY_VALUE, ("flags", "reserved", "packets", "bytes")),
+    "prefix_key": (layout.PREFIX_KEY, ("prefix_length", "family", "address")),
     "metrics_key": (layout.METRICS_KEY, ("endpoint_id", "reason", "direction")),
     "metrics_value": (layout.METRICS_VALUE, ("packets", "bytes")),
     "conntrack_key": (
@@ -28,7 +29,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     ),
     "conntrack_value": (
         conntrack.VALUE,
-        ("expires", "peer_identity", "direction", "seen", "reserved", "packets", "bytes"),
+        ("expires", "allowed", "direction", "seen", "reserved", "packets", "bytes"),
     ),
     "packet": (
         event.PACKET,
@@ -57,10 +58,13 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
             "l4",
             "extension",
             "policy_key",
+            "prefix_key",
             "verdict",
             "to_group",
             "opens",
+            "passes",
             "padding",
+            "allowed",
             "flow",
             "first",
             "quoted",

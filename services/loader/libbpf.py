@@ -25,6 +25,7 @@ from pathlib import Path
 from services.loader.libbpf_abi import BpfError, Fd, MapCreateOpts, TestRunOpts, check, library
 
 __all__ = [
+    "MMAPABLE",
     "NO_PREALLOC",
     "RDONLY_PROG",
     "AttachType",
@@ -63,6 +64,7 @@ class AttachType(IntEnum):
 
 
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, which LPM tries demand
+MMAPABLE = 1 << 10  # BPF_F_MMAPABLE: the value begins a page of its own
 RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG: programs may not write
 _SCHED_CLS = 3  # BPF_PROG_TYPE_SCHED_CLS
 _UPDATE_ANY = 0  # BPF_ANY: create or replace

@@ -57,10 +57,13 @@ def object_programs(handle: Handle) -> dict[str, Handle]:
 
 
 def object_maps(handle: Handle) -> dict[str, Handle]:
-    """Return the object's maps by name; `.rodata` and its kin are among them, under their section's name."""
+    """Return the object's maps by name. Among them are data sections: `.rodata` and its kin under their section's name,
+    `.data.<name>` under the name alone, for it is a map whose value programs read as a variable.
+    """
     found = {}
     for name, entry in _named(handle, "map"):
-        found["." + name.rpartition(".")[2] if "." in name else name] = entry
+        own = name.removeprefix(".data.")
+        found["." + own.rpartition(".")[2] if "." in own else own] = entry
     return found
 
 

@@ -15,20 +15,24 @@ from services.common.exporter import Exporter
 from services.common.lifecycle import Hook, Shielded
 from services.common.locks import KeyedLocks
 from services.common.metrics import Metrics
-from services.loader import headers, privileges
+from services.loader import flowgc, headers, hostaddresses, privileges
+from services.loader.addresswatch import AddressMonitor
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.events import Events
-from services.loader.flowgc import INTERVAL, FlowGc
+from services.loader.flowgc import FlowGc
 from services.loader.host import Host
+from services.loader.hostaddresses import HostAddresses
 from services.loader.links import Links
 from services.loader.metrics import TemplateCounts
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.pins import Pins
+from services.loader.policies import Policies
+from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
 from services.loader.servicer import LoaderServicer, Parts
 from services.loader.statedir import StateDir
@@ -55,12 +59,15 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
-    node = NodeConfigurer(state, NodeSide(worker), datapath, templates, loader)
-    kernel = Kernel(datapath, attachers, host, blocking)
+    node = NodeConfigurer(state, NodeSide(worker), HostAddresses(worker, datapath), templates, loader)
+    policies = Policies(datapath, state, blocking)
+    kernel = Kernel(datapath, policies, attachers, host, blocking)
     links = Links(state.root / "links", worker, node.mtu)
     events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    servicer = LoaderServicer(Parts(node, links, regenerator, datapath, events, blocking, shielded))
+    prober = Prober(datapath, state, blocking)
+    parts = Parts(node, links, regenerator, policies, prober, datapath, events, blocking, shielded)
+    servicer = LoaderServicer(parts)
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
 
@@ -72,6 +79,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     exporter = Exporter("[loader] metrics_listen", loader.metrics_listen, metrics.page)
 
     async def usual_shape() -> None:
+        await blocking.run(datapath.open_flows)  # tracking is on in it
         await templates.get(headers.node_config(), headers.ep_config({}))
 
     async def before_anything_else() -> None:
@@ -85,12 +93,16 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
 
     async def take_over() -> None:
         _log.info("adopted", endpoints=await adopt(state, kernel))
+        # The one before may have been killed after it had changed a policy, and before it said so.
+        datapath.revise()
+
+    manager = Manager("loader", controllers)
 
     async def begin_controllers() -> None:
-        manager = Manager("loader", controllers)
         # The first ADD after a start must not wait for clang if it need not.
         manager.update("prepare-template", Parameters(usual_shape))
-        manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=INTERVAL))
+        manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=flowgc.INTERVAL))
+        manager.update("node-addresses", Parameters(node.compare_addresses, interval=hostaddresses.INTERVAL))
 
     # The server is the last to come and the first to go: whoever is answered finds everything in place.
     return (
@@ -102,6 +114,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         datapath,
         Hook(take_over),
         Hook(begin_controllers),
+        AddressMonitor(lambda: manager.trigger("node-addresses")),
         node,
         links,
         Hook(events.start),

@@ -5,11 +5,12 @@ Shared by all endpoints of the node, created once and pinned, so that programs a
     podlane_endpoints     address → endpoint           Endpoints     written last, removed first
     podlane_call_policy   endpoint id → policy program CallPolicy
     podlane_prefixes      address prefix → identity    Prefixes     what ipBlocks of policies are made of
+    podlane_revision      how often policy has changed Revision    raised after the maps of rules and prefixes
     podlane_metrics       drops                        Metrics
     podlane_packet        the packet under way         Packet      per CPU, the programs' own memory
     podlane_events        what happened to packets     EventRing   read by events.py
     podlane_event_credits records to be sent           EventCredits  granted by events.py
-    podlane_conntrack     flows, of whoever tracks     flows.py    made with the first endpoint that does
+    podlane_conntrack     flows, of whoever tracks     flows.py    made with the first shape that does
 
 Of one endpoint, pinned beside them: podlane_policy, its rules (Policy).
 
@@ -18,17 +19,18 @@ Reading a map that is being written shows some of its states, each entry whole.
 """
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from services.common import telemetry
 from services.common.errors import Exhausted, FailedPrecondition
 from services.common.model import Address, Network
 from services.loader import conntrack, event, layout, libbpf
 from services.loader.event import EventType
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
-from services.loader.libbpf import NO_PREALLOC, BpfError, Fd, MapInfo, MapType
+from services.loader.libbpf import MMAPABLE, NO_PREALLOC, BpfError, Fd, MapInfo, MapType
 from services.loader.model import PolicyEntry
 
 # Names of the maps in bpf/, under which `objects.load` takes their descriptors.
@@ -36,16 +38,22 @@ ENDPOINTS = "podlane_endpoints"
 CALL_POLICY = "podlane_call_policy"
 POLICY = "podlane_policy"
 PREFIXES = "podlane_prefixes"
+REVISION = "podlane_revision"
 METRICS = "podlane_metrics"
 PACKET = "podlane_packet"
 EVENTS = "podlane_events"
 EVENT_CREDITS = "podlane_event_credits"
 CONNTRACK = "podlane_conntrack"
 
+_log = telemetry.logger("maps")
+
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """How a map is created. `size_define` names its size among node_config.h's; without one it has `entries`."""
+    """How a map is created. `size_define` names its size among node_config.h's; without one it has `entries`.
+
+    `cache`: what it holds comes again by itself, so that a pinned one of another layout is replaced.
+    """
 
     name: str
     kind: MapType
@@ -54,6 +62,7 @@ class Definition:
     size_define: str = ""
     flags: int = 0
     entries: int = 1
+    cache: bool = False
 
     def _entries(self, sizes: Mapping[str, int]) -> int:
         return sizes[self.size_define] if self.size_define else self.entries
@@ -98,6 +107,8 @@ DEFINITIONS: Mapping[str, Definition] = {
             "PREFIXES_MAP_SIZE",
             NO_PREALLOC,
         ),
+        # As libbpf makes a data section: programs read its value as a variable.
+        Definition(REVISION, MapType.ARRAY, layout.SLOT.size, layout.REVISION.size, flags=MMAPABLE),
         Definition(
             METRICS,
             MapType.PERCPU_HASH,
@@ -109,7 +120,14 @@ DEFINITIONS: Mapping[str, Definition] = {
         Definition(PACKET, MapType.PERCPU_ARRAY, layout.SLOT.size, event.PACKET.size),
         Definition(EVENTS, MapType.RINGBUF, 0, 0, "EVENTS_RING_SIZE"),
         Definition(EVENT_CREDITS, MapType.PERCPU_ARRAY, layout.SLOT.size, event.CREDIT.size, entries=4),
-        Definition(CONNTRACK, MapType.LRU_HASH, conntrack.KEY.size, conntrack.VALUE.size, "CONNTRACK_MAP_SIZE"),
+        Definition(
+            CONNTRACK,
+            MapType.LRU_HASH,
+            conntrack.KEY.size,
+            conntrack.VALUE.size,
+            "CONNTRACK_MAP_SIZE",
+            cache=True,
+        ),
     )
 }
 
@@ -122,27 +140,37 @@ def open_pinned(pin: Path) -> Fd | None:
 def open_or_create(name: str, pin: Path, sizes: Mapping[str, int]) -> Fd:
     """Open the pinned map, or create and pin it. A pin made by another version that doesn't fit is
     FailedPrecondition: programs in the kernel use that map, so it isn't replaced behind their back.
+
+    But for a cache: its pin is replaced. Programs keep the map that they were loaded with until they are loaded anew.
     """
     definition = DEFINITIONS[name]
     found = libbpf.object_get(pin)
     if found is None:
-        created = definition.create(sizes)
-        try:
-            libbpf.object_pin(created, pin)
-        except BaseException:
-            created.close()
-            raise
-        return created
+        return _create_pinned(definition, pin, sizes)
     info = libbpf.map_info(found)
     if definition.fits(info, sizes):
         return found
     found.close()
+    if definition.cache:
+        _log.warning("a pinned map of another layout is replaced", pin=str(pin))
+        pin.unlink()
+        return _create_pinned(definition, pin, sizes)
     raise FailedPrecondition(
         f"the map pinned at {pin} has type {info.type}, keys of {info.key_size}, values of {info.value_size} bytes "
         f"and {info.max_entries} entries, which this loader can't use: remove the endpoints with the version that "
         f"made it, or remove the pin and regenerate them",
         pin=pin,
     )
+
+
+def _create_pinned(definition: Definition, pin: Path, sizes: Mapping[str, int]) -> Fd:
+    created = definition.create(sizes)
+    try:
+        libbpf.object_pin(created, pin)
+    except BaseException:
+        created.close()
+        raise
+    return created
 
 
 class BpfMap:
@@ -258,7 +286,7 @@ class Policy(BpfMap):
         held = {layout.policy_key(entry): entry for entry in (self.entries() if present is None else present)}
         missing = [(key, layout.policy_value(entry)) for key, entry in wanted.items() if held.get(key) != entry]
         surplus = [key for key in held if key not in wanted]
-        self._check_room(len(wanted.keys() | held.keys()))
+        self.check_room(len(wanted.keys() | held.keys()))
         libbpf.map_update_batch(self.fd, missing)
         libbpf.map_delete_batch(self.fd, surplus)
         return PolicyChange(len(missing), len(surplus))
@@ -267,7 +295,20 @@ class Policy(BpfMap):
         """Return all entries."""
         return [one.entry for one in self.dump()]
 
-    def _check_room(self, entries: int) -> None:
+    def keys(self) -> set[bytes]:
+        """Return the keys of all entries."""
+        return {key for key, _ in libbpf.map_entries(self.fd, layout.POLICY_KEY.size, layout.POLICY_VALUE.size)}
+
+    def write(self, entries: Mapping[bytes, bytes]) -> None:
+        """Write packed entries. Not atomic: of a failure those before it are written."""
+        libbpf.map_update_batch(self.fd, list(entries.items()))
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Remove entries by their keys; those that aren't there are passed over."""
+        libbpf.map_delete_batch(self.fd, keys)
+
+    def check_room(self, entries: int) -> None:
+        """Raise Exhausted when the map has no room for so many."""
         size = libbpf.map_info(self.fd).max_entries
         if entries > size:
             raise Exhausted(
@@ -311,6 +352,28 @@ class Prefixes(BpfMap):
         return dict(layout.read_prefix(key, value) for key, value in entries)
 
 
+_ONLY = layout.SLOT.pack(0)
+
+
+class Revision(BpfMap):
+    """Policy's revision: flows that it allowed under an earlier one are asked about again with their next packet."""
+
+    name = REVISION
+
+    def bump(self) -> int:
+        """Raise it by one and return it: after a change of any map of rules or of prefixes, all of it. Not for two
+        processes at a time.
+        """
+        raised = (self.get() + 1) % (1 << 64)
+        libbpf.map_update(self.fd, _ONLY, layout.REVISION.pack(raised))
+        return raised
+
+    def get(self) -> int:
+        """Return it."""
+        value = libbpf.map_lookup(self.fd, _ONLY, layout.REVISION.size) or bytes(layout.REVISION.size)
+        return int(layout.REVISION.unpack(value)[0])
+
+
 class Metrics(BpfMap):
     """What was dropped, per endpoint, direction and reason."""
 
@@ -329,9 +392,6 @@ class Metrics(BpfMap):
     def _entries(self) -> list[tuple[bytes, bytes]]:
         size = layout.METRICS_VALUE.size * libbpf.possible_cpus()
         return libbpf.map_entries(self.fd, layout.METRICS_KEY.size, size)
-
-
-_ONLY = layout.SLOT.pack(0)
 
 
 class Packet(BpfMap):

@@ -11,13 +11,11 @@ from services.common.model import Address
 from services.loader import eventmessages, model
 from services.loader.conntrack import Flow
 from services.loader.datapath import Status
-from services.loader.dump import CallPolicyEntry, Entry
+from services.loader.dump import CallPolicyEntry, Entry, PrefixEntry
 from services.loader.headers import OPTIONS
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
 from services.loader.nodeconfig import NodeView
-
-# linux/pkt_cls.h and friends number identities in 32 bits; the protocol and port fields have their RFC's sizes.
-_LIMITS = {"identity": 0xFFFFFFFF, "protocol": 0xFF, "port": 0xFFFF, "port_prefix_length": 16}
+from services.loader.policymessages import read_id, write_policy_entry, write_prefix
 
 
 def read_node_config(message: pb.NodeConfig, field: str) -> model.NodeConfig:
@@ -83,13 +81,6 @@ def read_endpoint(message: pb.EndpointConfig, field: str) -> model.EndpointSpec:
     )
 
 
-def read_id(number: int, field: str) -> int:
-    """Return an endpoint id, or raise InvalidArgument."""
-    if not 0 < number <= model.LARGEST_ID:
-        raise InvalidArgument(f"{field}: {number} is not an endpoint id (1–{model.LARGEST_ID})", field=field)
-    return number
-
-
 def read_level(number: int, field: str) -> model.Level:
     """Return the level, or raise InvalidArgument."""
     try:
@@ -98,52 +89,6 @@ def read_level(number: int, field: str) -> model.Level:
         raise InvalidArgument(
             f"{field}: {number} is not a regeneration level: 1 (maps only) or 2 (rewrite and load)", field=field
         ) from None
-
-
-def read_policy(messages: Iterable[pb.PolicyEntry], field: str) -> tuple[model.PolicyEntry, ...]:
-    """Return a policy map's content; the same key twice is an error."""
-    entries: dict[tuple[int, ...], model.PolicyEntry] = {}
-    for index, message in enumerate(messages):
-        entry = _policy_entry(message, f"{field}[{index}]")
-        key = (entry.direction, entry.identity, entry.protocol, entry.port, entry.port_prefix_length)
-        if key in entries:
-            raise InvalidArgument(
-                f"{field}[{index}]: an entry of this peer, protocol and port was given before", field=field
-            )
-        entries[key] = entry
-    return tuple(entries.values())
-
-
-def _policy_entry(message: pb.PolicyEntry, field: str) -> model.PolicyEntry:
-    try:
-        direction = model.Direction(message.direction)
-    except ValueError:
-        raise InvalidArgument(f"{field}.direction: ingress or egress is needed", field=f"{field}.direction") from None
-    for name, largest in _LIMITS.items():
-        if getattr(message, name) > largest:
-            raise InvalidArgument(
-                f"{field}.{name}: {getattr(message, name)} is more than {largest}", field=f"{field}.{name}"
-            )
-    length = message.port_prefix_length
-    if message.port & (0xFFFF >> length):
-        raise InvalidArgument(
-            f"{field}.port: {message.port} has bits set beyond its prefix of {length}", field=f"{field}.port"
-        )
-    if length and not message.protocol:
-        raise InvalidArgument(f"{field}.protocol: a port needs a protocol", field=f"{field}.protocol")
-    return model.PolicyEntry(direction, message.identity, message.protocol, message.port, length, message.deny)
-
-
-def write_policy_entry(entry: model.PolicyEntry) -> pb.PolicyEntry:
-    """Return the message of a policy entry."""
-    return pb.PolicyEntry(
-        direction=pb.TrafficDirection.ValueType(entry.direction),
-        identity=entry.identity,
-        protocol=entry.protocol,
-        port=entry.port,
-        port_prefix_length=entry.port_prefix_length,
-        deny=entry.deny,
-    )
 
 
 def _addresses(messages: Sequence[types.IpAddress], field: str) -> tuple[Address, ...]:
@@ -171,7 +116,8 @@ def write_status(status: Status) -> pb.EndpointDatapath:
     message = pb.EndpointDatapath(
         id=status.id,
         reachable=status.reachable,
-        policy_entries=status.policy_entries,
+        policy_entries=status.policy.entries,
+        policy_digest=status.policy.digest,
         problems=status.problems,
         host_ifname=status.host_ifname,
         host_ifindex=status.host_ifindex,
@@ -182,6 +128,7 @@ def write_status(status: Status) -> pb.EndpointDatapath:
         message.attachment.CopyFrom(wire.write_attachment(record.spec.attachment))
         message.config_hash = record.config_hash
         message.template_hash = record.template_hash
+        message.identity = record.spec.identity
         message.host_ifname = record.spec.host_ifname
         message.host_ifindex = record.spec.host_ifindex
         message.programs.extend(map(_write_program, record.programs))
@@ -225,6 +172,8 @@ def write_map_entry(entry: Entry) -> pb.MapEntry:
                     entry=write_policy_entry(entry.entry), packets=entry.packets, bytes=entry.bytes
                 )
             )
+        case PrefixEntry():
+            return pb.MapEntry(prefix=write_prefix(entry.network, entry.identity))
         case Metric():
             return pb.MapEntry(
                 metrics=pb.MetricsEntry(

@@ -6,6 +6,9 @@
 - `reload_reason` says why programs must be loaded anew, or None: maps are enough (level 1);
 - `problems` says what the kernel has lost against the record, one sentence each.
 
+What is in a policy map is no part of either: it changes without its endpoint's programs and without the record, and
+whoever wants it in force compares the digest of what the kernel has (`policy_content`).
+
 A config hash covers all that a loaded program was made of: the template (sources, headers, flags, compiler), the
 constants in its `.rodata`, and how it is attached. Two endpoints never share one; two loads of one endpoint with
 equal hashes are equal.
@@ -13,10 +16,11 @@ equal hashes are equal.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from services.common import policydigest
 from services.common.model import Address, Attachment, Network, format_mac
 
 LARGEST_ID = 65535
@@ -102,8 +106,6 @@ class EndpointRecord:
     attach_mode: str
     programs: tuple[Program, ...]
     policy_map: int
-    policy_digest: str
-    policy_entries: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,19 +129,24 @@ class Observed:
     link: bool
     running: Running
     leads_here: Mapping[Address, bool]
-    policy_digest: str
-    policy_entries: int
     node_side: Sequence[str]
     """What the node's end, its routes and neighbours have lost, one sentence each."""
 
 
-def policy_digest(entries: Iterable[PolicyEntry]) -> str:
-    """Return the SHA-256 of a policy map's content, whatever its order."""
-    lines = sorted(
-        f"{one.direction:d} {one.identity} {one.protocol} {one.port}/{one.port_prefix_length} {one.deny:d}"
-        for one in entries
+@dataclass(frozen=True, slots=True)
+class PolicyContent:
+    """What a policy map holds: its digest (policydigest.py; empty: there is no map), and how many entries."""
+
+    digest: bytes = b""
+    entries: int = 0
+
+
+def policy_content(entries: Collection[PolicyEntry]) -> PolicyContent:
+    """Return what stands for these entries, each of which is there once."""
+    fields = (
+        (one.direction, one.identity, one.protocol, one.port, one.port_prefix_length, one.deny) for one in entries
     )
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return PolicyContent(policydigest.digest(fields), len(entries))
 
 
 def config_hash(template_hash: str, attach_mode: str, constants: Mapping[str, int | bytes]) -> str:
@@ -221,11 +228,6 @@ def problems(record: EndpointRecord, observed: Observed) -> list[str]:
         for address in spec.addresses
         if not observed.leads_here.get(address, False)
     ]
-    if observed.running.policy_map == record.policy_map and observed.policy_digest != record.policy_digest:
-        found.append(
-            f"policy map policy_{spec.id} has {observed.policy_entries} entries and is not what was put in force "
-            f"({record.policy_entries} entries)"
-        )
     return [*found, *observed.node_side]
 
 

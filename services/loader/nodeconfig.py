@@ -1,8 +1,9 @@
 """The node's configuration: put in force once, kept in the state directory, in force again after a restart.
 
 What it decides: the router device with the gateway addresses, sysctls and masquerading (node.py, masquerade.py); the
-node's own addresses in the endpoint map, which lead to its stack; `globals/node_config.h`; and the gateway constants
-of each endpoint's programs. Programs that were loaded before a change keep the old gateways until they are regenerated.
+node's own addresses in the endpoint map, which lead to its stack (hostaddresses.py); `globals/node_config.h`; and the
+gateway constants of each endpoint's programs. Programs that were loaded before a change keep the old gateways until
+they are regenerated.
 
 It is written down before the kernel is touched, and written back when the kernel refuses: what a restart finds is
 either in force or was about to be.
@@ -18,7 +19,7 @@ from services.common import telemetry
 from services.common.config import LoaderSettings
 from services.common.errors import FailedPrecondition
 from services.loader import headers
-from services.loader.datapath import Datapath
+from services.loader.hostaddresses import HostAddresses
 from services.loader.model import NodeConfig
 from services.loader.node import NodeSide
 from services.loader.statedir import StateDir
@@ -44,14 +45,14 @@ class NodeConfigurer:
     """Holds the configuration in force. A component: `start` puts the last one in force again."""
 
     def __init__(
-        self, state: StateDir, side: NodeSide, datapath: Datapath, templates: Templates, settings: LoaderSettings
+        self, state: StateDir, side: NodeSide, addresses: HostAddresses, templates: Templates, settings: LoaderSettings
     ) -> None:
         """Wire; nothing is read yet. The settings' MTU holds where the configuration has none, and what they don't
         allow to be masqueraded isn't.
         """
         self._state = state
         self._side = side
-        self._datapath = datapath
+        self._addresses = addresses
         self._templates = templates
         self._settings = settings
         self._config: NodeConfig | None = None
@@ -109,12 +110,14 @@ class NodeConfigurer:
             config, mtu=config.mtu or settings.mtu, masquerade=config.masquerade and settings.masquerade
         )
         self._mtu = await self._side.configure(effective)
-        for gateway in config.gateways:
-            self._datapath.endpoints.put_host(gateway)
-        for entry in self._datapath.endpoints.dump():
-            if entry.host and entry.address not in config.gateways:
-                self._datapath.endpoints.delete(entry.address)
+        await self._addresses.sync(config)
         self._config = config
+
+    async def compare_addresses(self) -> None:
+        """Let the node's addresses be the host to policy as they are now; nothing before the first configuration."""
+        async with self._lock:
+            if self._config is not None:
+                await self._addresses.sync(self._config)
 
     def view(self) -> NodeView:
         """Return what GetNode shows."""

@@ -1,7 +1,8 @@
 """How what was put in force is written down: JSON, one object per file, with the format's number. Pure.
 
 `endpoint.json` (an EndpointRecord) and `node.json` (a NodeConfig) are read after a restart by whatever version of the
-loader starts then. A file that can't be read, or that a newer loader wrote, is CorruptState: it is kept and named.
+loader starts then. Keys that nobody knows are passed over: older endpoint.json have `policy_digest` and
+`policy_entries`. A file that can't be read, or that a newer loader wrote, is CorruptState: it is kept and named.
 """
 
 import json
@@ -40,8 +41,6 @@ def write_endpoint(record: EndpointRecord) -> str:
             "template_hash": record.template_hash,
             "attach_mode": record.attach_mode,
             "policy_map": record.policy_map,
-            "policy_digest": record.policy_digest,
-            "policy_entries": record.policy_entries,
             "programs": [
                 {
                     "name": program.name,
@@ -137,8 +136,6 @@ def _endpoint(values: Any) -> EndpointRecord:
         attach_mode=values["attach_mode"],
         programs=programs,
         policy_map=int(values["policy_map"]),
-        policy_digest=values["policy_digest"],
-        policy_entries=int(values["policy_entries"]),
     )
 
 

@@ -10,8 +10,8 @@ Level 1 is promoted when the programs don't fit the configuration, whatever the 
 Invariants
 - One endpoint is regenerated or removed at a time, in the order of the requests; endpoints don't wait for each other.
 - What is about to be put in force is written to `<id>_next` before the kernel is told (statedir.py).
-- A failure leaves what was live live: programs, maps, directory. A refused compile or load also leaves its log in
-  `<id>_next_fail`.
+- A failure leaves what was live live: programs, maps, directory; only a policy that was filled stays (steps.py). A
+  refused compile or load also leaves its log in `<id>_next_fail`.
 - A newer generation of an id takes the older one down first; an older one is refused.
 
 Not here: when and why to regenerate (the endpoint service), what is in a policy, links.
@@ -31,7 +31,7 @@ from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
 from services.loader.datapath import Status, explained
 from services.loader.image import Images
-from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyEntry, Program
+from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyContent, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
 from services.loader.phases import Stopwatch
 from services.loader.statedir import Build, StateDir
@@ -140,7 +140,7 @@ class Regenerator:
             changes += model.policy_changes(spec.id, entries, policy)
             changes += model.map_changes(spec, live, observed)
             changes += observed.node_side
-        status = Status(spec.id, live, live is not None, len(entries), ())
+        status = Status(spec.id, live, live is not None, model.policy_content(entries), ())
         return Outcome(status, _level(reason), reason, (), tuple(changes))
 
     async def remove(self, id_: int, generation: int, *, unrecorded: bool = False) -> bool:
@@ -199,12 +199,18 @@ class Regenerator:
             job.build.begin(header)
             record = await self._reload(job, template, constants, wanted)
         return Outcome(
-            Status(job.spec.id, record, reachable=True, policy_entries=record.policy_entries, problems=()),
+            Status(job.spec.id, record, reachable=True, policy=await self._policy(job), problems=()),
             _level(reason),
             reason,
             tuple(job.watch.phases),
             tuple(job.changes) if job.live is not None else (),  # of a first build everything is new
         )
+
+    async def _policy(self, job: _Job) -> PolicyContent:
+        """Return what the map was filled with, or what an update has made of that since."""
+        filled = model.policy_content(job.policy)
+        same = self._kernel.policies.digest(job.spec.id) == filled.digest
+        return filled if same else await self._kernel.datapath.policy_content(job.spec.id)
 
     async def _lost(self, live: EndpointRecord | None) -> list[str]:
         if live is None:
@@ -213,12 +219,7 @@ class Regenerator:
 
     async def _refresh(self, job: _Job, live: EndpointRecord, header: str) -> EndpointRecord:
         """Level 1: the loaded programs stay. The directory is written anew only when something in it changes."""
-        record = dataclasses.replace(
-            live,
-            spec=job.spec,
-            policy_digest=model.policy_digest(job.policy),
-            policy_entries=len(job.policy),
-        )
+        record = dataclasses.replace(live, spec=job.spec)
         if record != live:
             job.build.begin(header)
         if job.build.begun:
@@ -249,8 +250,6 @@ class Regenerator:
                     attach_mode=self._kernel.attachers.mode,
                     policy_map=libbpf.map_info(policy.fd).id,
                     programs=_describe(programs, self._kernel.attachers.mode, job.spec.id),
-                    policy_digest=model.policy_digest(job.policy),
-                    policy_entries=len(job.policy),
                 )
                 job.build.intend(record)
                 await _enforce(job, steps, policy, programs)

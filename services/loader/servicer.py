@@ -14,13 +14,15 @@ from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.lifecycle import Shielded
-from services.loader import eventmessages, linkmessages, messages
+from services.loader import eventmessages, linkmessages, messages, policymessages, probemessages
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.dump import dump
 from services.loader.events import Events
 from services.loader.links import Links
 from services.loader.nodeconfig import NodeConfigurer
+from services.loader.policies import Policies
+from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
 
 
@@ -31,6 +33,8 @@ class Parts:
     node: NodeConfigurer
     links: Links
     regenerator: Regenerator
+    policies: Policies
+    prober: Prober
     datapath: Datapath
     events: Events
     blocking: Blocking
@@ -98,7 +102,7 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         spec = messages.read_endpoint(request.endpoint, "endpoint")
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), endpoint=spec.id)
         level = messages.read_level(request.level, "level")
-        policy = messages.read_policy(request.policy, "policy")
+        policy = policymessages.read_policy(request.policy, "policy")
         regenerator = self._parts.regenerator
         if request.dry_run:
             outcome = await regenerator.preview(spec, level, policy)
@@ -116,16 +120,40 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         self, request: pb.RemoveEndpointRequest, _context: Any
     ) -> pb.RemoveEndpointResponse:
         """Take an endpoint's datapath down."""
-        id_ = messages.read_id(request.id, "id")
+        id_ = policymessages.read_id(request.id, "id")
         structlog.contextvars.bind_contextvars(endpoint=id_)
         work = self._parts.regenerator.remove(id_, request.generation, unrecorded=request.unrecorded)
         return pb.RemoveEndpointResponse(removed=await self._parts.shielded.run(work))
+
+    async def UpdatePolicies(  # noqa: N802 - the name that grpc calls
+        self, request: pb.UpdatePoliciesRequest, _context: Any
+    ) -> pb.UpdatePoliciesResponse:
+        """Change many policy maps and the prefixes."""
+        update = policymessages.read_update(request)
+        return policymessages.write_refusals(await self._parts.shielded.run(self._parts.policies.update(update)))
+
+    async def SyncPrefixes(  # noqa: N802 - the name that grpc calls
+        self, request: pb.SyncPrefixesRequest, _context: Any
+    ) -> pb.SyncPrefixesResponse:
+        """Make the map of prefixes what it is to be."""
+        wanted = policymessages.read_prefixes(request.prefixes, "prefixes")
+        done = await self._parts.shielded.run(self._parts.policies.sync(wanted))
+        return pb.SyncPrefixesResponse(written=done.written, removed=done.removed)
+
+    async def ProbeEndpoint(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ProbeEndpointRequest, _context: Any
+    ) -> pb.ProbeEndpointResponse:
+        """Ask the programs about a packet that nobody sends."""
+        id_ = policymessages.read_id(request.endpoint_id, "endpoint_id")
+        probe, direction = probemessages.read_probe(request)
+        work = self._parts.prober.run(id_, probe, direction, forwarded=request.forwarded)
+        return probemessages.write_outcome(await self._parts.shielded.run(work))
 
     async def ListEndpointDatapaths(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListEndpointDatapathsRequest, _context: Any
     ) -> pb.ListEndpointDatapathsResponse:
         """Compare state directory and kernel."""
-        id_ = messages.read_id(request.id, "id") if request.id else 0
+        id_ = policymessages.read_id(request.id, "id") if request.id else 0
         found = await self._parts.datapath.statuses(id_, slots=request.slots)
         return pb.ListEndpointDatapathsResponse(datapaths=map(messages.write_status, found))
 
@@ -133,7 +161,7 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         self, request: pb.DumpMapRequest, _context: Any
     ) -> pb.DumpMapResponse:
         """Show a map's entries."""
-        id_ = messages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
+        id_ = policymessages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
         entries = await self._parts.blocking.run(lambda: dump(self._parts.datapath, request.map, id_))
         return pb.DumpMapResponse(entries=map(messages.write_map_entry, entries))
 
@@ -142,7 +170,7 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         """Stream what happens to packets."""
         types = eventmessages.read_types(request.types, "types")
-        id_ = messages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
+        id_ = policymessages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
         listener = self._parts.events.listen(types, id_)
         async with contextlib.aclosing(self._parts.events.watch(listener)) as events:
             await context.send_initial_metadata(())

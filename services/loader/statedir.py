@@ -4,7 +4,7 @@
     templates/<hash>/…                    compiled shapes (template.py's)
     <id>/ep_config.h                      the endpoint's switches
     <id>/template.txt                     the hash of its template
-    <id>/endpoint.json                    what is in force: constants, programs, policy digest
+    <id>/endpoint.json                    what is in force: constants, programs, policy map
     <id>_next/                            the same while a build runs
     <id>_next_fail/                       what a failed build left, with verifier.log (or clang's)
 

@@ -1,6 +1,6 @@
 """The steps that put one endpoint's datapath in force, each with its undo declared beside it.
 
-    fill     the endpoint's policy map, adds before deletes              undo: what it held before
+    fill     the endpoint's policy map, adds before deletes              no undo
     slot     its policy program into podlane_call_policy                 undo: the program before
     attach   its programs on ingress and egress of the node's end        undo: the programs before
     connect  the node's end up, host routes and neighbours               undo, for a first build: down again
@@ -8,11 +8,13 @@
 
 The order is what makes it safe: a packet that finds an endpoint finds its policy program, and that finds its rules.
 Undos run last first when a later step fails; then what ran before runs again, and of a first build nothing is left.
+A policy that was filled stays: it is what is wanted whatever becomes of the programs, and taking it back would let pass
+what is forbidden by now, or undo a change that came in the meantime (policies.py).
 """
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -24,11 +26,9 @@ from services.loader.datapath import Datapath, entries_of
 from services.loader.libbpf import Fd
 from services.loader.model import EndpointRecord, EndpointSpec, PolicyEntry
 from services.loader.objects import Programs
+from services.loader.policies import Policies
 from services.loader.statedir import StateDir
 from services.loader.teardown import Teardown
-
-# Above this a policy is worth a thread: on the loop it would hold up every other call.
-_MANY = 1024
 
 
 class HostSide(Protocol):
@@ -49,6 +49,7 @@ class Kernel:
     """Everything that steps touch."""
 
     datapath: Datapath
+    policies: Policies
     attachers: Attachers
     host: HostSide
     blocking: Blocking
@@ -74,17 +75,12 @@ class Steps:
         """Open the endpoint's policy map; one that has to be made goes again with the build that fails."""
         datapath, id_ = self._kernel.datapath, self._spec.id
         if not datapath.has_policy(id_):
-            self._undo.callback(datapath.unpin_policy, id_)
+            self._undo.push_async_callback(self._kernel.policies.forget, id_)
         return self._held.enter_context(datapath.policy(id_))
 
     async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
         """Make the policy map hold exactly these entries; say what that changed."""
-        before = policy.entries()
-        if set(before) == set(entries):
-            return []
-        self._undo.callback(policy.sync, before)
-        await self._run(len(before) + len(entries), lambda: policy.sync(entries, before))
-        return model.policy_changes(self._spec.id, before, entries)
+        return await self._kernel.policies.fill(self._spec, policy, entries)
 
     def slot(self, programs: Programs) -> None:
         """Let local delivery jump into the new policy program."""
@@ -137,12 +133,6 @@ class Steps:
         program = libbpf.program_by_id(program_id) if program_id is not None else None
         return self._held.enter_context(program) if program is not None else None
 
-    async def _run(self, size: int, work: Callable[[], object]) -> None:
-        if size > _MANY:
-            await self._kernel.blocking.run(work)
-        else:
-            work()
-
 
 async def withdraw(kernel: Kernel, before: EndpointRecord, now: EndpointRecord) -> None:
     """After a commit: take away what the endpoint had and has no more."""
@@ -183,7 +173,7 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
         else:
             for attacher in kernel.attachers.by_mode.values():
                 await teardown.wait(attacher.forget(id_))
-        teardown.step(lambda: datapath.unpin_policy(id_))
+        await teardown.wait(kernel.policies.forget(id_))
         teardown.step(lambda: datapath.metrics.forget(id_))
         if datapath.flows is not None:
             await teardown.wait(kernel.blocking.run(functools.partial(datapath.flows.forget, id_)))

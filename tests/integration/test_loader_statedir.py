@@ -15,7 +15,7 @@ from services.loader.statedir import Build, StateDir
 SPEC = EndpointSpec(
     7, 1, Attachment("podlane", "c0ffee", "eth0"), "lxc0", 42, b"\2" * 6, b"\2" * 6, (ip_address("10.0.0.9"),), 256
 )
-RECORD = EndpointRecord(SPEC, "a" * 64, "b" * 64, "tc", (), 5, "c" * 64, 0)
+RECORD = EndpointRecord(SPEC, "a" * 64, "b" * 64, "tc", (), 5)
 
 
 class Watch:

@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
-from services.loader import headers, libbpf, maps, objects
+from services.loader import conntrack, libbpf, maps, objects
 from services.loader.conntrack import ConntrackState, Flow, FlowState
 from services.loader.event import EventType
 from services.loader.libbpf import MapType
@@ -37,6 +37,7 @@ from tests.bpf_support import (
     POD_V4,
     POD_V6,
     REDIRECT,
+    SIZES,
     WORLD_V4,
     WORLD_V6,
     Datapath,
@@ -47,7 +48,6 @@ from tests.bpf_support import (
 pytestmark = pytest.mark.privileged
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
-SIZES = {**headers.SIZES, "CONNTRACK_MAP_SIZE": 4096}
 INBOUND = Ether(src=HOST_MAC, dst=POD_MAC)
 UPLINK = 5  # where packets of the world came in
 WORLD = 2
@@ -102,8 +102,8 @@ def packet(l3: Packet, l4: Packet) -> Packet:
 @pytest.fixture
 def datapath() -> Iterator[Datapath]:
     """A pod that may open flows to anybody, and nobody to it."""
-    with Datapath(compiled("conntrack"), sizes=SIZES) as datapath:
-        datapath.policy.sync([PolicyEntry(OUT)])
+    with Datapath() as datapath:
+        datapath.enforce([PolicyEntry(OUT)])
         yield datapath
 
 
@@ -143,7 +143,7 @@ def test_an_answer_passes_where_nobody_may_open_a_flow(datapath: Datapath, excha
 def test_a_pod_that_may_open_nothing_answers_whoever_may_ask(
     datapath: Datapath, exchange: Exchange, family: int
 ) -> None:
-    datapath.policy.sync([PolicyEntry(IN)])
+    datapath.enforce([PolicyEntry(IN)])
     question, answer = exchange.question[family], exchange.answer[family]
     assert not sent(datapath, packet(TO_WORLD[family], answer))
 
@@ -172,7 +172,7 @@ def test_only_the_answer_is_one(datapath: Datapath, family: int) -> None:
 
 def test_two_pods_of_one_node_have_a_flow_each(datapath: Datapath) -> None:
     """Both programs are POD's in this test, so both entries have its id; their ends are the other way round."""
-    datapath.policy.sync(ALLOW_ALL)
+    datapath.enforce(ALLOW_ALL)
 
     assert sent(datapath, IP(src=POD_V4, dst=PEER_V4) / TCP(sport=4242, dport=80))
 
@@ -185,7 +185,7 @@ def test_a_flow_of_one_endpoint_is_not_anothers(datapath: Datapath) -> None:
     assert sent(datapath, TO_WORLD[4] / UDP(sport=4242, dport=53))
     answer = bytes(INBOUND / TO_POD[4] / UDP(sport=53, dport=4242))
 
-    with objects.load(compiled("conntrack"), constants(endpoint_id=9), datapath.fds) as other:
+    with objects.load(compiled(), constants(endpoint_id=9), datapath.fds) as other:
         datapath.call_policy.set(9, other["policy"])
         mine = libbpf.prog_test_run(datapath.programs["to_container"], answer).retval
         theirs = libbpf.prog_test_run(other["to_container"], answer).retval
@@ -194,7 +194,7 @@ def test_a_flow_of_one_endpoint_is_not_anothers(datapath: Datapath) -> None:
 
 
 def test_what_policy_denies_leaves_no_flow(datapath: Datapath) -> None:
-    datapath.policy.sync([])
+    datapath.enforce([])
     for family in (4, 6):
         assert not sent(datapath, TO_WORLD[family] / TCP(flags="S"))
         assert not received(datapath, TO_POD[family] / UDP())
@@ -203,8 +203,8 @@ def test_what_policy_denies_leaves_no_flow(datapath: Datapath) -> None:
 
 
 def test_without_the_switch_every_packet_is_asked_about() -> None:
-    with Datapath() as datapath:
-        datapath.policy.sync([PolicyEntry(OUT)])
+    with Datapath(compiled("conntrack")) as datapath:
+        datapath.enforce([PolicyEntry(OUT)])
 
         assert sent(datapath, TO_WORLD[4] / UDP(sport=4242, dport=53))
         assert not received(datapath, TO_POD[4] / UDP(sport=53, dport=4242))
@@ -287,10 +287,10 @@ def test_each_packet_puts_the_end_off_but_not_more_than_once_a_second(datapath: 
     assert round(flow(datapath).expires_in) == 60
 
     datapath.age(0.5)
-    before = libbpf.map_entries(datapath.flows.fd, 40, 32)
+    before = datapath.entries()
     assert received(datapath, TO_POD[4] / UDP(sport=53, dport=4242))
 
-    assert libbpf.map_entries(datapath.flows.fd, 40, 32) == before
+    assert datapath.entries() == before
 
 
 def test_a_syn_against_the_flow_asks_policy(datapath: Datapath) -> None:
@@ -303,7 +303,7 @@ def test_a_syn_against_the_flow_asks_policy(datapath: Datapath) -> None:
 
 
 def test_a_syn_against_the_flow_that_policy_allows_turns_it_around(datapath: Datapath) -> None:
-    datapath.policy.sync(ALLOW_ALL)
+    datapath.enforce(ALLOW_ALL)
     play(datapath, ">S <SA >A >FA <FA")
 
     play(datapath, "<S")
@@ -331,7 +331,7 @@ def test_a_reset_opens_nothing(datapath: Datapath) -> None:
 
 def test_a_tightened_policy_cuts_a_flow_with_its_next_packet_and_its_replies_with_it(datapath: Datapath) -> None:
     play(datapath, ">S <SA >A")
-    datapath.policy.sync([PolicyEntry(OUT, 0, 6, 443, 16)])
+    datapath.enforce([PolicyEntry(OUT, 0, 6, 443, 16)])
     assert tcp_in(datapath, DATA)  # nothing of the opener has been asked about yet
 
     assert not tcp_out(datapath, ACK)
@@ -342,7 +342,7 @@ def test_a_tightened_policy_cuts_a_flow_with_its_next_packet_and_its_replies_wit
 
 def test_a_policy_that_still_allows_it_leaves_a_flow_alone(datapath: Datapath) -> None:
     play(datapath, ">S <SA >A")
-    datapath.policy.sync([PolicyEntry(OUT, WORLD, 6, 80, 16), PolicyEntry(OUT, 0, 17)])
+    datapath.enforce([PolicyEntry(OUT, WORLD, 6, 80, 16), PolicyEntry(OUT, 0, 17)])
 
     play(datapath, ">PA <A")
 
@@ -350,7 +350,7 @@ def test_a_policy_that_still_allows_it_leaves_a_flow_alone(datapath: Datapath) -
 def test_a_datagram_flow_that_is_forbidden_is_cut_too(datapath: Datapath) -> None:
     question, answer = TO_WORLD[6] / UDP(sport=4242, dport=53), TO_POD[6] / UDP(sport=53, dport=4242)
     assert sent(datapath, question)
-    datapath.policy.sync([PolicyEntry(OUT, 0, 17, deny=True), PolicyEntry(OUT)])
+    datapath.enforce([PolicyEntry(OUT, 0, 17, deny=True), PolicyEntry(OUT)])
 
     assert not sent(datapath, question)
     assert not received(datapath, answer)
@@ -426,7 +426,7 @@ def test_an_error_about_a_packet_of_a_live_flow_passes(
 def test_a_pod_that_may_send_nothing_reports_errors_of_what_it_receives(
     datapath: Datapath, family: int, error: Packet
 ) -> None:
-    datapath.policy.sync([PolicyEntry(IN)])
+    datapath.enforce([PolicyEntry(IN)])
     asked = TO_POD[family] / UDP(sport=53, dport=4242) / b"question"
     report = TO_WORLD[family] / error / Raw(bytes(asked))
     assert not sent(datapath, report)
@@ -439,7 +439,7 @@ def test_a_pod_that_may_send_nothing_reports_errors_of_what_it_receives(
 @FAMILIES
 def test_an_error_goes_to_whom_it_quotes_or_policy_is_asked(datapath: Datapath, family: int) -> None:
     """A pod that knows of a live flow must not send to everybody else by quoting it."""
-    datapath.policy.sync([PolicyEntry(IN)])
+    datapath.enforce([PolicyEntry(IN)])
     error = {4: ICMP(type=3, code=3), 6: ICMPv6DestUnreach()}[family]
     asked = TO_POD[family] / UDP(sport=53, dport=4242)
     assert received(datapath, asked)
@@ -516,7 +516,7 @@ def test_a_redirect_is_no_error(datapath: Datapath) -> None:
 def test_the_first_fragment_opens_the_flow_and_later_ones_go_by_entries_without_ports(
     datapath: Datapath, family: int
 ) -> None:
-    datapath.policy.sync([PolicyEntry(OUT, 0, 17, 53, 16)])
+    datapath.enforce([PolicyEntry(OUT, 0, 17, 53, 16)])
     first: Packet
     later: Packet
     if family == 4:
@@ -530,7 +530,7 @@ def test_the_first_fragment_opens_the_flow_and_later_ones_go_by_entries_without_
     assert received(datapath, TO_POD[family] / UDP(sport=53, dport=4242))
     assert datapath.drops() == {"ports missing": 1}
 
-    datapath.policy.sync([PolicyEntry(OUT, 0, 17)])
+    datapath.enforce([PolicyEntry(OUT, 0, 17)])
     assert sent(datapath, later)
     assert len(datapath.flows.dump()) == 1
 
@@ -543,8 +543,8 @@ def test_extension_headers_hide_no_flow(datapath: Datapath) -> None:
 
 def test_more_flows_than_there_is_room_for_push_out_old_ones_and_are_never_refused() -> None:
     room = 512
-    with Datapath(compiled("conntrack"), sizes={**SIZES, "CONNTRACK_MAP_SIZE": room}) as datapath:
-        datapath.policy.sync([PolicyEntry(OUT)])
+    with Datapath(sizes={**SIZES, "CONNTRACK_MAP_SIZE": room}) as datapath:
+        datapath.enforce([PolicyEntry(OUT)])
         for port in range(1, 4 * room):
             assert sent(datapath, TO_WORLD[4] / UDP(sport=port, dport=53))
             assert received(datapath, TO_POD[4] / UDP(sport=53, dport=port))
@@ -555,11 +555,11 @@ def test_more_flows_than_there_is_room_for_push_out_old_ones_and_are_never_refus
 def test_a_flow_that_finds_no_room_at_all_is_dropped_by_name() -> None:
     """The kernel makes room in the map that it is; here it is one that can't."""
     with (
-        Datapath(compiled("conntrack"), sizes=SIZES) as datapath,
-        libbpf.map_create(MapType.HASH, "tiny", 40, 32, 1) as tiny,
-        objects.load(compiled("conntrack"), constants(), {**datapath.fds, maps.CONNTRACK: tiny}) as cramped,
+        Datapath() as datapath,
+        libbpf.map_create(MapType.HASH, "tiny", conntrack.KEY.size, conntrack.VALUE.size, 1) as tiny,
+        objects.load(compiled(), constants(), {**datapath.fds, maps.CONNTRACK: tiny}) as cramped,
     ):
-        datapath.listen().policy.sync([PolicyEntry(OUT)])
+        datapath.listen().enforce([PolicyEntry(OUT)])
         packets = [bytes(ETHER / TO_WORLD[4] / UDP(sport=port)) for port in (1, 2)]
         verdicts = [libbpf.prog_test_run(cramped["from_container"], one).retval for one in packets]
         (told,) = datapath.events()
@@ -570,8 +570,8 @@ def test_a_flow_that_finds_no_room_at_all_is_dropped_by_name() -> None:
 
 def test_packets_and_bytes_of_both_ways_are_counted_with_policy_accounting() -> None:
     question, answer = TO_WORLD[4] / UDP(sport=4242, dport=53), TO_POD[4] / UDP(sport=53, dport=4242) / b"answer"
-    with Datapath(compiled("conntrack", "policy-accounting"), sizes=SIZES) as datapath:
-        datapath.policy.sync([PolicyEntry(OUT)])
+    with Datapath(compiled("policy-accounting")) as datapath:
+        datapath.enforce([PolicyEntry(OUT)])
         assert sent(datapath, question)
         assert received(datapath, answer)
         assert sent(datapath, question)
@@ -589,8 +589,8 @@ def test_without_policy_accounting_a_flow_counts_nothing(datapath: Datapath) -> 
 
 def test_events_say_what_a_packet_is_to_its_flow() -> None:
     question, answer = TO_WORLD[4] / UDP(sport=4242, dport=53), TO_POD[4] / UDP(sport=53, dport=4242)
-    with Datapath(compiled("conntrack", "trace"), sizes=SIZES) as datapath:
-        datapath.policy.sync([PolicyEntry(OUT)])
+    with Datapath(compiled("trace")) as datapath:
+        datapath.enforce([PolicyEntry(OUT)])
         datapath.listen(EventType.TRACE)
         states = []
         for passes, what in (
@@ -612,14 +612,14 @@ def test_events_say_what_a_packet_is_to_its_flow() -> None:
 
 def test_verdicts_are_told_when_a_flow_is_opened_or_denied_and_not_for_each_packet() -> None:
     question, answer = TO_WORLD[4] / UDP(sport=4242, dport=53), TO_POD[4] / UDP(sport=53, dport=4242)
-    with Datapath(compiled("conntrack", "policy-verdict"), sizes=SIZES) as datapath:
-        datapath.policy.sync([PolicyEntry(OUT)])
+    with Datapath(compiled("policy-verdict")) as datapath:
+        datapath.enforce([PolicyEntry(OUT)])
         datapath.listen(EventType.POLICY_VERDICT)
         for _ in range(3):
             assert sent(datapath, question)
             assert received(datapath, answer)
         opened = datapath.events()
-        datapath.policy.sync([])
+        datapath.enforce([])
         assert not sent(datapath, question)
         denied = datapath.events()
 

@@ -10,9 +10,9 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from services.loader import headers, libbpf
+from services.loader import libbpf
 from services.loader.model import Direction, PolicyEntry
-from tests.bpf_support import ETHER, HOST_MAC, OK, POD_MAC, POD_V4, WORLD_V4, Datapath, compiled
+from tests.bpf_support import ETHER, HOST_MAC, OK, POD_MAC, POD_V4, WORLD_V4, Datapath
 
 pytestmark = pytest.mark.privileged
 
@@ -121,7 +121,7 @@ STEPS = st.lists(st.one_of(PACKETS, PACKETS, PACKETS, PACKETS, RULES, st.sampled
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Datapath]:
-    with Datapath(compiled("conntrack"), sizes={**headers.SIZES, "CONNTRACK_MAP_SIZE": 4096}) as datapath:
+    with Datapath() as datapath:
         yield datapath
 
 
@@ -138,7 +138,7 @@ def test_the_programs_agree_with_the_model(
     shared: Datapath, steps: list[Segment | frozenset[tuple[Direction, int, int]] | int]
 ) -> None:
     model, done = Model(), []
-    libbpf.map_delete_batch(shared.flows.fd, [key for key, _ in libbpf.map_entries(shared.flows.fd, 40, 32)])
+    libbpf.map_delete_batch(shared.flows.fd, [key for key, _ in shared.entries()])
     for step in [EVERYTHING, *steps]:
         done.append(step)
         if isinstance(step, int):
@@ -146,6 +146,6 @@ def test_the_programs_agree_with_the_model(
             shared.age(step)
         elif isinstance(step, frozenset):
             model.allowed = step
-            shared.policy.sync([PolicyEntry(one, 0, protocol, port, 16) for one, protocol, port in step])
+            shared.enforce([PolicyEntry(one, 0, protocol, port, 16) for one, protocol, port in step])
         else:
             assert passes(shared, step) == model.passes(step), done

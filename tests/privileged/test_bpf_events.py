@@ -78,7 +78,7 @@ def test_only_the_types_that_somebody_wants_are_sent(talkative: Datapath) -> Non
     sent = {}
     for type_ in EventType:
         talkative.listen(type_)
-        for packet in (ETHER / V4 / TCP(), spoofed):
+        for packet in (ETHER / V4 / TCP(sport=1000 + type_), spoofed):  # a new flow each
             talkative.send(packet)
         sent[type_] = {one.type for one in talkative.events()}
 
@@ -127,7 +127,7 @@ def test_no_reason_is_left_out_but_for_one_that_takes_a_full_map() -> None:
 
 @pytest.mark.parametrize("reason", REFUSED, ids=lambda reason: reason.name)
 def test_a_drop_names_its_reason_and_the_line_that_decided(datapath: Datapath, reason: DropReason) -> None:
-    datapath.listen().policy.sync(RULES)
+    datapath.listen().enforce(RULES)
     datapath.call_policy.clear(PEER_ID)
 
     datapath.send(REFUSED[reason])
@@ -151,7 +151,7 @@ def test_every_file_that_refuses_says_its_name() -> None:
     ("l3", "source", "destination"), [(V4, POD_V4, PEER_V4), (V6, POD_V6, PEER_V6)], ids=["IPv4", "IPv6"]
 )
 def test_a_drop_tells_who_what_and_how_much(datapath: Datapath, l3: Packet, source: str, destination: str) -> None:
-    datapath.listen().policy.sync([PolicyEntry(IN)])
+    datapath.listen().enforce([PolicyEntry(IN)])
     packet = ETHER / l3 / TCP(sport=4242, dport=80, flags="SA") / b"data"
 
     datapath.send(packet)
@@ -178,7 +178,7 @@ def time_since(told: Event) -> float:
 def test_of_icmp_it_tells_type_and_code_and_the_identifier(
     datapath: Datapath, packet: Packet, type_: int, code: int
 ) -> None:
-    datapath.listen().policy.sync([])
+    datapath.listen().enforce([])
 
     datapath.send(ETHER / packet)
 
@@ -198,7 +198,7 @@ def test_a_packet_that_was_not_read_has_no_addresses_and_not_those_of_the_packet
 
 
 def test_a_later_fragment_has_no_ports_and_not_those_of_the_packet_before(datapath: Datapath) -> None:
-    datapath.listen().policy.sync([])
+    datapath.listen().enforce([])
     datapath.send(ETHER / V6 / UDP(sport=7, dport=9) / b"12345678")
     datapath.send(ETHER / V6 / IPv6ExtHdrFragment(offset=10, nh=17) / Raw(b"x" * 16))
 
@@ -208,7 +208,7 @@ def test_a_later_fragment_has_no_ports_and_not_those_of_the_packet_before(datapa
 
 def test_a_drop_in_the_destinations_policy_is_the_destinations_with_the_source_as_peer(datapath: Datapath) -> None:
     """In this test both slots have POD's program: it is told of as POD's, with POD as the sender."""
-    datapath.listen().policy.sync([PolicyEntry(OUT)])
+    datapath.listen().enforce([PolicyEntry(OUT)])
 
     datapath.send(ETHER / V4 / TCP(dport=80))
 
@@ -224,7 +224,7 @@ def test_a_drop_in_the_destinations_policy_is_the_destinations_with_the_source_a
 def test_a_drop_of_what_the_stack_sends_tells_where_it_came_from(
     datapath: Datapath, source: str, came_in_at: int, identity: int, peer: int
 ) -> None:
-    datapath.listen().policy.sync([])
+    datapath.listen().enforce([])
 
     datapath.receive(INBOUND / IP(src=source, dst=POD_V4) / TCP(), came_in_at=came_in_at)
 
@@ -333,7 +333,7 @@ def test_what_finds_the_ring_full_is_counted() -> None:
 
 
 def test_a_line_for_people_has_all_of_it(datapath: Datapath) -> None:
-    datapath.listen().policy.sync([PolicyEntry(OUT)])
+    datapath.listen().enforce([PolicyEntry(OUT)])
     packet = ETHER / V6 / TCP(sport=4242, dport=80, flags="S")
 
     datapath.send(packet)
@@ -344,5 +344,5 @@ def test_a_line_for_people_has_all_of_it(datapath: Datapath) -> None:
     assert Path(place.rpartition(":")[0]) == Path("bpf/lib/policy.h")
     assert event.describe(told) == (
         f"drop (policy) at {place}: endpoint 7 ingress, peer 7, identity 300 -> 300: "
-        f"[{POD_V6}]:4242 -> [{PEER_V6}]:80 TCP SYN, {len(bytes(packet))} bytes"
+        f"[{POD_V6}]:4242 -> [{PEER_V6}]:80 TCP SYN, new, {len(bytes(packet))} bytes"
     )

@@ -29,6 +29,7 @@ from tests.bpf_support import (
     WORLD_V4,
     WORLD_V6,
     Datapath,
+    compiled,
     peer,
 )
 
@@ -256,9 +257,16 @@ def test_drops_are_counted_with_their_bytes_direction_and_endpoint(datapath: Dat
     )
 
 
-def test_a_forwarded_packet_writes_no_map(datapath: Datapath) -> None:
-    before = datapath.policy.dump()
-    datapath.send(ETHER / V4 / WEB)
+@pytest.mark.parametrize("turned", [(), ("conntrack",)], ids=["tracked", "not tracked"])
+def test_a_forwarded_packet_writes_no_map_but_its_flow(turned: tuple[str, ...]) -> None:
+    """And that once: the second packet finds it as the first has left it."""
+    with Datapath(compiled(*turned)) as datapath:
+        datapath.allow_all()
+        before = datapath.policy.dump()
+        datapath.send(ETHER / V4 / WEB)
+        flows = datapath.entries()
+        datapath.send(ETHER / V4 / WEB)
 
-    assert (datapath.policy.dump(), datapath.metrics.dump()) == (before, [])
-    assert datapath.fds.keys() == maps.DEFINITIONS.keys() - {maps.CONNTRACK}
+        assert (datapath.policy.dump(), datapath.metrics.dump(), datapath.entries()) == (before, [], flows)
+        assert len(flows) == (0 if turned else 2)
+        assert datapath.fds.keys() == maps.DEFINITIONS.keys()

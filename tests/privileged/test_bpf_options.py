@@ -85,7 +85,7 @@ def test_policy_accounting_counts_in_the_entry_that_decided() -> None:
     web = PolicyEntry(Direction.EGRESS, 0, 6, 80, 16)
     rest = PolicyEntry(Direction.EGRESS)
     with Datapath(compiled("policy-accounting")) as datapath:
-        datapath.policy.sync([web, rest, PolicyEntry(Direction.INGRESS)])
+        datapath.enforce([web, rest, PolicyEntry(Direction.INGRESS)])
         for _ in range(3):
             datapath.send(ETHER / WEB)
         datapath.send(ETHER / IP(src=POD_V4, dst=WORLD_V4) / TCP(dport=81))

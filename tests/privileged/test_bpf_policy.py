@@ -59,7 +59,7 @@ def datapath() -> Iterator[Datapath]:
 
 def out(datapath: Datapath, entries: list[PolicyEntry], packet: Packet) -> str:
     """Return what becomes of a packet of the pod under these egress entries: `passes` or the reason of its drop."""
-    datapath.policy.sync([*entries, ANY_IN])
+    datapath.enforce([*entries, ANY_IN])
     before = datapath.drops()
     verdict = datapath.send(ETHER / packet).verdict
     return _outcome(datapath, verdict in {OK, REDIRECT}, before)
@@ -67,7 +67,7 @@ def out(datapath: Datapath, entries: list[PolicyEntry], packet: Packet) -> str:
 
 def into(datapath: Datapath, entries: list[PolicyEntry], packet: Packet, came_in_at: int = 0) -> str:
     """The same for a packet that the node's stack sends to the pod, under ingress entries."""
-    datapath.policy.sync(entries)
+    datapath.enforce(entries)
     before = datapath.drops()
     verdict = datapath.receive(Ether(src=HOST_MAC, dst=POD_MAC) / packet, came_in_at=came_in_at).verdict
     return _outcome(datapath, verdict == OK, before)
@@ -85,7 +85,7 @@ def _outcome(datapath: Datapath, passed: bool, before: object) -> str:
 
 @pytest.mark.parametrize("l3", [V4, V6], ids=["IPv4", "IPv6"])
 def test_an_empty_policy_denies_everything(datapath: Datapath, l3: Packet) -> None:
-    datapath.policy.sync([])
+    datapath.enforce([])
     packet = ETHER / l3 / TCP(dport=80)
 
     assert [datapath.send(packet).verdict, datapath.receive(packet).verdict] == [SHOT, SHOT]
@@ -208,7 +208,7 @@ def test_the_destinations_policy_sees_the_source_identity(datapath: Datapath, l3
         (PolicyEntry(IN, POD_IDENTITY, TCP_NUMBER, 81, 16), SHOT),
         (PolicyEntry(IN, POD_IDENTITY, deny=True), SHOT),
     ):
-        datapath.policy.sync([PolicyEntry(OUT), entry])
+        datapath.enforce([PolicyEntry(OUT), entry])
         assert datapath.send(packet).verdict == verdict, entry
     assert datapath.drops() == {"policy": 2, "policy deny": 1}
     assert {metric.direction for metric in datapath.metrics.dump()} == {IN}
@@ -261,7 +261,7 @@ def test_what_the_stack_routes_has_the_identity_of_where_it_came_in(
 def test_a_pod_whose_own_policy_program_is_missing_is_not_ready_for_the_stack(
     datapath: Datapath, packet: Packet
 ) -> None:
-    datapath.policy.sync(ALLOW_ALL)
+    datapath.enforce(ALLOW_ALL)
     datapath.call_policy.clear(POD_ID)
 
     assert datapath.receive(Ether(src=HOST_MAC, dst=POD_MAC) / packet).verdict == SHOT
@@ -279,7 +279,7 @@ def test_without_its_policy_program_the_node_still_finds_the_pod(datapath: Datap
 
 def test_what_comes_from_the_stack_goes_on_and_what_comes_from_a_pod_is_redirected(datapath: Datapath) -> None:
     """One policy program for both; it must not remember the packet before."""
-    datapath.policy.sync(ALLOW_ALL)
+    datapath.enforce(ALLOW_ALL)
     from_pod, from_stack = ETHER / V4 / TCP(), Ether(src=HOST_MAC, dst=POD_MAC) / FROM_NODE[0]
 
     for _ in range(2):
@@ -289,12 +289,12 @@ def test_what_comes_from_the_stack_goes_on_and_what_comes_from_a_pod_is_redirect
 @pytest.mark.parametrize(("l3", "address"), [(V4, POD_V6), (V6, POD_V4)], ids=["IPv4", "IPv6"])
 def test_a_family_that_the_pod_has_no_address_of_is_unknown_from_the_stack_too(l3: Packet, address: str) -> None:
     with Datapath(addresses=[ip_address(address)]) as datapath:
-        datapath.policy.sync(ALLOW_ALL)
+        datapath.enforce(ALLOW_ALL)
         assert into(datapath, list(ALLOW_ALL), l3 / TCP()) == "unknown l3"
 
 
 def test_to_container_leaves_the_packet_as_it_is(datapath: Datapath) -> None:
-    datapath.policy.sync(ALLOW_ALL)
+    datapath.enforce(ALLOW_ALL)
     for l3 in FROM_NODE:
         sent = bytes(Ether(src=HOST_MAC, dst=POD_MAC) / l3)
         assert datapath.receive(sent).raw == sent
@@ -302,7 +302,7 @@ def test_to_container_leaves_the_packet_as_it_is(datapath: Datapath) -> None:
 
 def test_the_node_finds_the_pod_whatever_the_policy(datapath: Datapath) -> None:
     ether = Ether(src=HOST_MAC, dst=POD_MAC)
-    datapath.policy.sync([PolicyEntry(IN, deny=True)])
+    datapath.enforce([PolicyEntry(IN, deny=True)])
 
     assert datapath.receive(ether / ARP(pdst=POD_V4)).verdict == OK
     assert datapath.receive(ether / IPv6(src="fe80::1", dst=POD_V6) / ICMPv6ND_NS(tgt=POD_V6)).verdict == OK

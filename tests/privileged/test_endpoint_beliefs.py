@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
@@ -10,10 +10,13 @@ from podlane.common.v1 import types_pb2 as types
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2 as pb
 
-from services.common import wire
+from services.common import policydigest, wire
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
+from services.loader.headers import SIZES
+from services.loader.maps import Policy
+from tests import fakes
 from tests.ipam_support import Ipam
-from tests.loader_support import LoaderNode, Pod
+from tests.loader_support import ALLOW_ALL, LoaderNode, Pod
 
 pytestmark = pytest.mark.privileged
 
@@ -247,3 +250,98 @@ async def test_b15_only_what_the_endpoint_that_is_meant_confirmed_is_released(tm
         with pytest.raises(FailedPrecondition):
             await ipam.release("c1", 2)
         assert (await ipam.release("c1", 1)).HasField("released")
+
+
+async def test_b16_policies_change_where_generation_and_digest_are_as_they_are_said_to_be(node: LoaderNode) -> None:
+    """The others are told, and a repeat is done already. What is added stays, though it is removed, too."""
+    pod, other = await node.add(), await node.add()
+    deny = pb.PolicyEntry(direction=pb.TRAFFIC_DIRECTION_INGRESS, deny=True)
+    before, after = fakes.policy(ALLOW_ALL), fakes.policy([deny, ALLOW_ALL[1]])
+    target = pb.PolicyTarget(
+        id=pod.endpoint.id,
+        generation=1,
+        before=policydigest.digest(before.values()),
+        after=policydigest.digest(after.values()),
+    )
+    others = [
+        pb.PolicyTarget(id=other.endpoint.id, generation=2, before=target.before, after=target.after),
+        pb.PolicyTarget(id=4242, generation=1, before=target.before, after=target.after),
+    ]
+    change = pb.PolicyChange(added=[deny], removed=ALLOW_ALL[:1], endpoints=[target, *others])
+
+    for _ in range(2):
+        reply = await node.call("UpdatePolicies", pb.UpdatePoliciesRequest(changes=[change]))
+        assert [one.id for one in reply.refusals] == [other.endpoint.id, 4242]
+        assert all(one.error for one in reply.refusals)
+    change.endpoints[0].after = policydigest.EMPTY
+    reply = await node.call("UpdatePolicies", pb.UpdatePoliciesRequest(changes=[change]))
+
+    assert reply.refusals[0].id == pod.endpoint.id
+    assert [one.policy_digest for one in await node.datapaths()] == [target.after, target.before]
+
+
+async def test_b17_a_datapath_tells_what_its_policy_map_holds_and_judges_nothing(node: LoaderNode) -> None:
+    """A hand's work, too; a regeneration at level 1 makes it what it is told."""
+    pod = await node.add()
+    with Policy.open(node.maps / f"policy_{pod.endpoint.id}", SIZES) as policy:
+        policy.sync([])
+    (emptied,) = await node.datapaths()
+    dry = await node.regenerate(pod, level=1, dry_run=True)
+    mended = await node.regenerate(pod, level=1)
+
+    assert (emptied.policy_digest, emptied.policy_entries) == (policydigest.EMPTY, 0)
+    assert (emptied.identity, list(emptied.problems)) == (pod.endpoint.identity, [])
+    assert mended.level == 1
+    assert list(dry.changes) == list(mended.changes) == ["policy map policy_10: 2 entries written, 0 removed"]
+    (whole,) = await node.datapaths()
+    whole_digest = policydigest.digest(fakes.policy(ALLOW_ALL).values())
+    assert whole.policy_digest == mended.datapath.policy_digest == whole_digest
+
+
+async def test_b18_the_prefixes_are_what_was_said_last(node: LoaderNode) -> None:
+    """By both ways, and over a restart."""
+    one, two, three = (
+        pb.PrefixIdentity(prefix=wire.write_network(ip_network(text)), identity=1 << 24)
+        for text in ("192.0.2.0/24", "198.51.100.0/24", "2001:db8::/32")
+    )
+
+    async def listed() -> list[pb.PrefixIdentity]:
+        reply = await node.call("DumpMap", pb.DumpMapRequest(map="prefixes"))
+        return sorted((entry.prefix for entry in reply.entries), key=str)
+
+    reply = await node.call("SyncPrefixes", pb.SyncPrefixesRequest(prefixes=[one, two]))
+    assert (reply.written, reply.removed) == (2, 0)
+    moved = pb.PrefixIdentity(prefix=one.prefix, identity=1 << 24 | 1)
+    await node.call(
+        "UpdatePolicies",
+        pb.UpdatePoliciesRequest(prefixes_added=[three, moved], prefixes_removed=[two.prefix, one.prefix]),
+    )
+    await node.restart()
+    assert await listed() == sorted([moved, three], key=str)
+    reply = await node.call("SyncPrefixes", pb.SyncPrefixesRequest(prefixes=[one, three]))
+    assert (reply.written, reply.removed) == (1, 0)
+    reply = await node.call("SyncPrefixes", pb.SyncPrefixesRequest())
+    assert (reply.written, reply.removed) == (0, 2)
+
+
+async def test_b19_a_probe_says_whether_a_packet_passes_and_who_has_decided(node: LoaderNode) -> None:
+    """Of an endpoint without programs there is nothing to say."""
+    pod, other = await node.add(), await node.add()
+    request = pb.ProbeEndpointRequest(
+        endpoint_id=pod.endpoint.id,
+        direction=pb.TRAFFIC_DIRECTION_EGRESS,
+        source=pod.endpoint.addresses[0],
+        destination=other.endpoint.addresses[0],
+        protocol=6,
+        port=80,
+    )
+
+    passed = await node.call("ProbeEndpoint", request)
+    await node.regenerate(other, level=1, policy=[])
+    dropped = await node.call("ProbeEndpoint", request)
+    await node.remove(pod)
+    with pytest.raises(NotFound, match="has no programs"):
+        await node.call("ProbeEndpoint", request)
+
+    assert (passed.passed, passed.endpoint_id, passed.direction) == (True, other.endpoint.id, 1)
+    assert (dropped.passed, dropped.endpoint_id, dropped.reason) == (False, other.endpoint.id, "policy")

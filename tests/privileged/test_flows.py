@@ -28,7 +28,7 @@ def flows() -> Iterator[Flows]:
 def fill(flows: Flows, endpoint_id: int, count: int, *, alive: bool = True) -> None:
     """Add flows of an endpoint that end in an hour, or ended an hour ago."""
     end = time.monotonic_ns() + (HOUR if alive else -HOUR)
-    value = conntrack.VALUE.pack(max(end, 1), 2, Direction.EGRESS, b"\x80\0", 0, 0, 0)
+    value = conntrack.VALUE.pack(max(end, 1), 2, Direction.EGRESS, b"\x80\0", bytes(5), 0, 0)
     keys = [
         conntrack.KEY.pack(
             bytes(16), bytes([alive]) + bytes(11) + n.to_bytes(4, "big"), b"\0\1", b"\0\2", endpoint_id, 17, 1

@@ -1,6 +1,5 @@
 """Connection tracking on a real node: sockets talk where only replies may pass; what their flows live through."""
 
-import asyncio
 import contextlib
 import errno
 import signal
@@ -13,6 +12,9 @@ import pytest
 from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common.errors import InvalidArgument
+from services.loader import conntrack, libbpf
+from services.loader.libbpf import MapType
+from tests.agreement import until
 from tests.loader_support import ALLOW_ALL, LoaderNode, Pod
 
 pytestmark = pytest.mark.privileged
@@ -198,16 +200,47 @@ async def test_an_endpoint_that_goes_takes_its_flows_along(node: LoaderNode) -> 
     assert {one.endpoint_id for one in await flows(node)} == {server.endpoint.id}
 
 
-async def test_the_map_is_made_by_the_first_endpoint_that_tracks(node: LoaderNode) -> None:
+async def test_the_map_is_there_before_the_first_endpoint_and_every_endpoint_tracks(node: LoaderNode) -> None:
+    """Its memory is taken with the usual shape, while nobody waits."""
     pin = node.maps / "podlane_conntrack"
+    until(pin.exists, lambda: f"nobody has made {pin}")
     pods = [await node.add() for _ in range(3)]
-    assert (pin.exists(), await flows(node)) == (False, [])
+    assert await flows(node) == []
 
-    await asyncio.gather(*(node.regenerate(pod, conntrack=True) for pod in pods))
-
-    assert pin.exists()
     assert pods[0].pings(pods[1].v4, pods[2].v6) == []
+
     assert {one.endpoint_id for one in await flows(node)} == {pod.endpoint.id for pod in pods}
+
+
+async def test_an_endpoint_that_does_not_track_has_no_flows(node: LoaderNode) -> None:
+    tracks, asks = await node.add(), await node.add()
+    await node.regenerate(asks, conntrack=False)
+
+    assert tracks.pings(asks.v4, asks.v6) == []
+
+    assert {one.endpoint_id for one in await flows(node)} == {tracks.endpoint.id}
+
+
+async def test_a_map_of_another_version_is_replaced_and_costs_no_connection(node: LoaderNode) -> None:
+    """Programs keep the map that they were loaded with; the next load gives them the new one."""
+    client, server = await pair(node)
+    pin = node.maps / "podlane_conntrack"
+    with connection(client, server, socket.AF_INET) as (one, other):
+        assert talk(one, other)
+        await node.stop()
+        pin.unlink()
+        with libbpf.map_create(MapType.LRU_HASH, "older", conntrack.KEY.size, 32, 4096) as older:
+            libbpf.object_pin(older, pin)
+        await node.start()
+
+        assert (talk(one, other), await flows(node)) == (True, [])
+        for pod, policy in ((client, OPENS), (server, ANSWERS)):
+            await node.regenerate(pod, policy=policy)
+        assert not await node.problems()
+        one.sendall(b"question")
+        assert other.recv(100) == b"question"
+        assert talk(one, other)
+        assert {entry.endpoint_id for entry in await flows(node)} == {client.endpoint.id, server.endpoint.id}
 
 
 async def test_flows_of_an_impossible_endpoint_are_refused_by_field(node: LoaderNode) -> None:

@@ -29,7 +29,7 @@ def key(**changes: Any) -> bytes:
 
 def value(opener: int = SEEN, replies: int = 0, end: int = NOW + 5_000_000_000) -> bytes:
     """Return an entry with these bits of its two sides."""
-    return conntrack.VALUE.pack(end, 2, Direction.EGRESS, bytes((opener, replies)), 0, 3, 222)
+    return conntrack.VALUE.pack(end, 9 << 32 | 2, Direction.EGRESS, bytes((opener, replies)), bytes(5), 3, 222)
 
 
 def test_a_flow_is_read_from_its_endpoints_side() -> None:

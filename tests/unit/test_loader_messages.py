@@ -8,7 +8,7 @@ from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common.errors import InvalidArgument
 from services.loader import messages
-from services.loader.model import Direction, Level, PolicyEntry
+from services.loader.model import Level
 
 
 def endpoint(**changes: Any) -> pb.EndpointConfig:
@@ -64,37 +64,6 @@ def test_an_unknown_level_is_refused(number: int) -> None:
 def test_the_levels_are_the_apis_numbers() -> None:
     assert messages.read_level(pb.REGENERATION_LEVEL_NO_REBUILD, "level") is Level.NO_REBUILD
     assert messages.read_level(pb.REGENERATION_LEVEL_REWRITE_LOAD, "level") is Level.REWRITE_LOAD
-
-
-def test_a_policy_entry_survives_both_ways() -> None:
-    entry = PolicyEntry(Direction.EGRESS, 256, 6, 8080, 16, deny=True)
-
-    assert messages.read_policy([messages.write_policy_entry(entry)], "policy") == (entry,)
-
-
-@pytest.mark.parametrize(
-    ("entry", "field"),
-    [
-        ({}, "direction"),
-        ({"direction": 3}, "direction"),
-        ({"direction": 1, "protocol": 256}, "protocol"),
-        ({"direction": 1, "protocol": 6, "port": 65536, "port_prefix_length": 16}, "port"),
-        ({"direction": 1, "protocol": 6, "port": 80, "port_prefix_length": 17}, "port_prefix_length"),
-        ({"direction": 1, "protocol": 6, "port": 81, "port_prefix_length": 15}, "port"),
-        ({"direction": 1, "port": 80, "port_prefix_length": 16}, "protocol"),
-    ],
-)
-def test_a_bad_policy_entry_is_refused_with_the_name_of_its_field(entry: dict[str, int], field: str) -> None:
-    with pytest.raises(InvalidArgument, match=rf"^policy\[0\]\.{field}: "):
-        messages.read_policy([pb.PolicyEntry(**entry)], "policy")  # type: ignore[arg-type] # out of the enum on purpose
-
-
-def test_the_same_policy_key_twice_is_refused() -> None:
-    allow = pb.PolicyEntry(direction=pb.TRAFFIC_DIRECTION_INGRESS)
-    deny = pb.PolicyEntry(direction=pb.TRAFFIC_DIRECTION_INGRESS, deny=True)
-
-    with pytest.raises(InvalidArgument, match=r"^policy\[1\]: "):
-        messages.read_policy([allow, deny], "policy")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from services.common import policydigest
 from services.common.model import Attachment
 from services.loader.model import (
     Direction,
@@ -19,7 +20,7 @@ from services.loader.model import (
     config_hash,
     map_changes,
     policy_changes,
-    policy_digest,
+    policy_content,
     problems,
     program_problems,
     reload_reason,
@@ -33,7 +34,7 @@ PROGRAMS = (
     Program("from_container", 11, b"fromcont", 900, 4000, "tc ingress"),
     Program("to_container", 12, b"tocontai", 200, 700, "tc egress"),
 )
-RECORD = EndpointRecord(SPEC, "a" * 64, "b" * 64, "tc", PROGRAMS, 5, "c" * 64, 2)
+RECORD = EndpointRecord(SPEC, "a" * 64, "b" * 64, "tc", PROGRAMS, 5)
 RUNNING = Running(
     ids={program.hook: program.id for program in PROGRAMS},
     tags={program.id: program.tag for program in PROGRAMS},
@@ -43,8 +44,6 @@ WHOLE = Observed(
     link=True,
     running=RUNNING,
     leads_here={V4: True, V6: True},
-    policy_digest="c" * 64,
-    policy_entries=2,
     node_side=(),
 )
 
@@ -67,10 +66,6 @@ def test_nothing_is_wrong_when_the_kernel_has_what_was_put_in_force() -> None:
         (
             {"running": Running(RUNNING.ids, RUNNING.tags, 6)},
             "the pin of policy map policy_7 is map 6: its programs use map 5",
-        ),
-        (
-            {"policy_digest": "d" * 64, "policy_entries": 1},
-            "policy map policy_7 has 1 entries and is not what was put in force (2 entries)",
         ),
         (
             {"running": Running({**RUNNING.ids, "tc ingress": None}, RUNNING.tags, 5)},
@@ -108,7 +103,7 @@ def test_a_lost_program_must_be_loaded_again_and_a_lost_map_entry_is_no_reason()
     lost = program_problems(RECORD, Running({**RUNNING.ids, "tc ingress": None}, RUNNING.tags, 5))
     assert reload_reason(SPEC, AS_NEEDED, "a" * 64, RECORD, lost) == lost[0]
 
-    lost = program_problems(RECORD, dataclasses.replace(WHOLE, leads_here={}, policy_digest="").running)
+    lost = program_problems(RECORD, dataclasses.replace(WHOLE, leads_here={}).running)
     assert reload_reason(SPEC, AS_NEEDED, "a" * 64, RECORD, lost) is None
 
 
@@ -127,13 +122,15 @@ def test_a_preview_says_which_map_entries_would_be_written() -> None:
     assert map_changes(dataclasses.replace(SPEC, identity=SPEC.identity + 1), RECORD, WHOLE) == everything
 
 
-def test_the_policy_digest_knows_content_and_no_order() -> None:
+def test_what_stands_for_a_policy_knows_content_and_no_order() -> None:
     allow = PolicyEntry(Direction.INGRESS)
     web = PolicyEntry(Direction.EGRESS, identity=256, protocol=6, port=443, port_prefix_length=16)
 
-    assert policy_digest([allow, web]) == policy_digest([web, allow])
-    assert policy_digest([allow]) != policy_digest([dataclasses.replace(allow, deny=True)])
-    assert policy_digest([allow]) != policy_digest([])
+    assert policy_content([allow, web]) == policy_content([web, allow])
+    assert policy_content([allow, web]).entries == 2
+    assert policy_content([allow]).digest == policydigest.digest([(1, 0, 0, 0, 0, False)])
+    assert policy_content([allow]) != policy_content([dataclasses.replace(allow, deny=True)])
+    assert policy_content([]).digest == policydigest.EMPTY
 
 
 def test_the_config_hash_covers_the_template_the_attach_mode_and_each_constant() -> None:

@@ -8,8 +8,6 @@ import pytest
 
 from services.common.config import LoaderSettings
 from services.common.errors import FailedPrecondition, Unavailable
-from services.common.model import Address
-from services.loader.layout import EndpointEntry
 from services.loader.model import NodeConfig
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.statedir import StateDir
@@ -32,25 +30,14 @@ class FakeSide:
         return config.mtu or 1500
 
 
-class FakeEndpoints:
-    """The endpoint map, as a dict."""
+class FakeAddresses:
+    """The node's addresses in the endpoint map: remembers with what they were compared."""
 
     def __init__(self) -> None:
-        self.entries: dict[Address, EndpointEntry] = {}
+        self.compared: list[NodeConfig] = []
 
-    def put_host(self, address: Address) -> None:
-        self.entries[address] = EndpointEntry(address, 0, 0, 1, bytes(6), bytes(6), host=True)
-
-    def dump(self) -> list[EndpointEntry]:
-        return list(self.entries.values())
-
-    def delete(self, address: Address) -> None:
-        del self.entries[address]
-
-
-class FakeDatapath:
-    def __init__(self) -> None:
-        self.endpoints = FakeEndpoints()
+    async def sync(self, config: NodeConfig) -> None:
+        self.compared.append(config)
 
 
 @pytest.fixture
@@ -60,14 +47,14 @@ def state(tmp_path: Path) -> StateDir:
     return state
 
 
-def configurer(state: StateDir, side: FakeSide, **settings: Any) -> tuple[NodeConfigurer, FakeDatapath]:
-    datapath = FakeDatapath()
-    fakes: dict[str, Any] = {"side": side, "datapath": datapath, "templates": None}
-    return NodeConfigurer(state, **fakes, settings=LoaderSettings(**settings)), datapath
+def configurer(state: StateDir, side: FakeSide, **settings: Any) -> tuple[NodeConfigurer, FakeAddresses]:
+    addresses = FakeAddresses()
+    fakes: dict[str, Any] = {"side": side, "addresses": addresses, "templates": None}
+    return NodeConfigurer(state, **fakes, settings=LoaderSettings(**settings)), addresses
 
 
 async def test_a_configuration_is_in_force_and_written_down(state: StateDir) -> None:
-    node, datapath = configurer(state, FakeSide())
+    node, addresses = configurer(state, FakeSide())
 
     assert [(await node.configure(ONE))[0], (await node.configure(ONE))[0], (await node.configure(TWO))[0]] == [
         True,
@@ -75,7 +62,18 @@ async def test_a_configuration_is_in_force_and_written_down(state: StateDir) -> 
         True,
     ]
     assert state.node() == node.config == TWO
-    assert list(datapath.endpoints.entries) == list(TWO.gateways)
+    assert addresses.compared == [ONE, ONE, TWO]
+
+
+async def test_addresses_are_compared_with_the_configuration_in_force(state: StateDir) -> None:
+    """There is nothing to compare with before the first."""
+    node, addresses = configurer(state, FakeSide())
+
+    await node.compare_addresses()
+    assert addresses.compared == []
+    await node.configure(ONE)
+    await node.compare_addresses()
+    assert addresses.compared == [ONE, ONE]
 
 
 async def test_a_restart_puts_it_in_force_again(state: StateDir) -> None:

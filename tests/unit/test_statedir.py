@@ -32,8 +32,6 @@ RECORD = EndpointRecord(
     attach_mode="tc",
     programs=(Program("from_container", 12, b"12345678", 900, 4000, "tc ingress"),),
     policy_map=5,
-    policy_digest="c" * 64,
-    policy_entries=2,
 )
 
 
