@@ -453,7 +453,8 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             identity=wanted.identity,
         )
         self.kernel.datapaths[wanted.id] = datapath
-        self.kernel.policies[wanted.id] = policy(request.policy)
+        if not request.keep_policy:
+            self.kernel.policies[wanted.id] = policy(request.policy)
         phases = [types.Phase(name="load", duration_us=300), types.Phase(name="attach", duration_us=200)]
         return loader_pb2.RegenerateEndpointResponse(
             datapath=self.kernel.datapath(wanted.id), level=level, phases=phases, reason=reason, changes=changes

@@ -123,7 +123,7 @@ class EndpointSettings:
     gc_grace_seconds: float = 120.0
     """A link that was asked for less than this ago may be a pod's that is being started, and is never removed."""
     identity_labels: tuple[str, ...] = ()
-    """Which labels are part of identities: prefixes of keys, `!` in front leaves out (services/endpoint/policy/labels)."""
+    """Which labels are part of identities: prefixes of keys, `!` in front leaves out (docs/policy.md)."""
     identity_grace_seconds: float = 600.0
     """An identity that no endpoint has any more keeps its number for this long."""
     allow_from_host: bool = True

@@ -162,7 +162,7 @@ class Enforcer:
                 await self._carried[id_].wait()
 
     async def flush(self) -> Effect:
-        """Send what was noted. Raises Unavailable and friends: whom it concerned is regenerated, prefixes stay noted."""
+        """Send what was noted. Raises Unavailable and friends: then whom it concerned is regenerated as a whole."""
         effect = Effect()
         begin = time.perf_counter()
         async with self._flushing:
@@ -197,7 +197,7 @@ class Enforcer:
                 if id_ in refused:
                     self._lost(managed, refused[id_], effect)
                 else:
-                    self._done(managed, one, why, started, phase, effect)
+                    self._done(managed, one, why, effect, started=started, phase=phase)
 
     def _collect(self, work: "_Batch", id_: int, why: str, effect: Effect) -> None:
         """Add what an endpoint needs. Whoever isn't at rest is somebody else's to write."""
@@ -257,8 +257,9 @@ class Enforcer:
             return False
 
     def _done(
-        self, managed: ManagedEndpoint, change: "_Change", why: str, started: float, phase: Phase, effect: Effect
+        self, managed: ManagedEndpoint, change: "_Change", why: str, effect: Effect, *, started: float, phase: Phase
     ) -> None:
+        """Note that a change is in force."""
         id_, delta = managed.endpoint.id, change.delta
         if id_ in self._in_force:
             self._in_force[id_] = change.after

@@ -30,6 +30,7 @@ from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import EndpointState, LogCode, LogType, Regeneration
 from services.endpoint.observed import Allocation
 from services.endpoint.peers import Ipam, Loader
+from services.endpoint.policies import Policies
 from services.endpoint.regeneration import Regenerator
 from services.endpoint.store import Store
 
@@ -74,7 +75,14 @@ class Creation:
     """The making of one endpoint. It runs as the first event of the endpoint's queue."""
 
     def __init__(
-        self, managed: ManagedEndpoint, store: Store, loader: Loader, ipam: Ipam, regenerator: Regenerator
+        self,
+        managed: ManagedEndpoint,
+        store: Store,
+        loader: Loader,
+        ipam: Ipam,
+        regenerator: Regenerator,
+        *,
+        policies: Policies,
     ) -> None:
         """Wire; `run` begins."""
         self._managed = managed

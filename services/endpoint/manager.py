@@ -220,7 +220,7 @@ class Manager:
             await self._forget(managed)
             raise
         self._identified(managed)
-        creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator, self._policies)
+        creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator, policies=self._policies)
         event, _ = managed.queue.trigger(INITIAL, creation.run)
         try:
             await event.result()
@@ -242,8 +242,9 @@ class Manager:
     def _identified(self, managed: ManagedEndpoint) -> None:
         """Bring an endpoint that has its identity as far as it gets without anybody's help."""
         endpoint, now = managed.endpoint, wire.now()
-        why = endpoint.identity_labels or "reserved:init: its labels are not known"
-        known = endpoint.noted(LogType.OTHER, LogCode.OK, f"identity {endpoint.identity} ({why})", now)
+        labels = endpoint.identity_labels
+        who = f"identity {endpoint.identity} ({labels or 'reserved:init'}){'' if labels else ': its labels are not known'}"
+        known = endpoint.noted(LogType.OTHER, LogCode.OK, who, now)
         # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
         managed.endpoint = known.moved(EndpointState.READY, "", now).moved(
             EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now

@@ -117,7 +117,7 @@ def datapath_problems(endpoint: Endpoint, datapath: Datapath | None) -> tuple[st
 
 
 def _wish_problems(endpoint: Endpoint, wanted: Wanted, datapath: Datapath | None) -> tuple[str, ...]:
-    """Say what was asked for and is not in force: whoever asked was killed, the loader was away, or a hand was in it."""
+    """Say what was asked for and is not in force: whoever asked was killed, or the loader was away."""
     if datapath is None:
         return ()
     found = []

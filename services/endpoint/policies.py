@@ -4,12 +4,12 @@
                                                                                           └▶ new identities: level 1
 
 What changes: documents (applied, deleted, of the watched directory), labels that an operator sets, endpoints that come
-and go, identities that come and expire. A change of documents or labels that is refused has changed nothing; one that is
-on disk is carried through, now or by the controller `sync-policymap`.
+and go, identities that come and expire. A change of documents or labels that is refused has changed nothing; one that
+is on disk is carried through, now or by the controller `sync-policymap`.
 
 An endpoint's identity follows from its labels. A new one is made known to all who select it, in their maps, before the
-endpoint has it; the programs have it as a constant, so an endpoint that is given another one is regenerated. The old one
-is released then, and its number is forgotten after the grace time (`identity-gc`).
+endpoint has it; the programs have it as a constant, so an endpoint that is given another one is regenerated. The old
+one is released then, and its number is forgotten after the grace time (`identity-gc`).
 
 The resolver is made at the first session with the loader, because prefixes keep the numbers that the kernel's map has.
 
@@ -35,10 +35,11 @@ from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import INIT_IDENTITY, Endpoint, EndpointState, LogCode, LogType
 from services.endpoint.node import Readiness
 from services.endpoint.peers import Loader
-from services.endpoint.policy import overflow
+from services.endpoint.policy import labelchanges, overflow
 from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.document import Document, DocumentName, name_of
 from services.endpoint.policy.identity import SMALLEST
+from services.endpoint.policy.labelchanges import LabelChange
 from services.endpoint.policy.labels import LabelFilter, Labels
 from services.endpoint.policy.networkpolicy import NetworkPolicy
 from services.endpoint.policy.prefixes import PrefixChanges, PrefixTable
@@ -151,9 +152,7 @@ class Policies:
     def resolver(self) -> Resolver:
         """All that is known. Raises FailedPrecondition before the first session with the loader."""
         if self._resolver is None:
-            raise FailedPrecondition(
-                "policy is not resolved before the loader was reached once: see `podlane node status`"
-            )
+            raise FailedPrecondition("policy isn't resolved before the loader was reached: see `podlane node status`")
         return self._resolver
 
     def wanted(self, id_: int) -> EndpointPolicy:
@@ -173,9 +172,8 @@ class Policies:
         """Begin a session with the loader: prefixes first, then whom documents make somebody else than is recorded."""
         first = self._resolver is None
         if first:
-            self._resolver = self._resolved(
-                PrefixTable(self._settings.prefix_map_size, await self._parts.loader.prefixes())
-            )
+            known = await self._parts.loader.prefixes()
+            self._resolver = self._resolved(PrefixTable(self._settings.prefix_map_size, known))
         await self._parts.loader.sync_prefixes(self.resolver.prefixes().numbers())
         if first:
             async with self._changing:
@@ -243,11 +241,11 @@ class Policies:
         await self._parts.readiness.wait()
         return await self._shielded.run(self._apply(documents, source, tuple(dropped)))
 
-    async def relabel(self, managed: ManagedEndpoint, changes: Mapping[str, str | None]) -> Effect:
-        """Make `changes` all that an operator has said about an endpoint's labels. Raises as `apply`."""
+    async def relabel(self, managed: ManagedEndpoint, changes: Sequence[LabelChange]) -> Effect:
+        """Take an operator's word about an endpoint's labels. Raises as `apply`, and InvalidArgument."""
+        checked = labelchanges.check(changes)
         await self._parts.readiness.wait()
-        change = Change(labels={managed.endpoint.id: changes}, why="an operator has changed its labels")
-        return await self._shielded.run(self._relabel(change))
+        return await self._shielded.run(self._relabel(managed, checked))
 
     def change(self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()) -> Change:
         """Return what these documents change. Raises NotFound for one to drop that isn't there."""
@@ -283,9 +281,11 @@ class Policies:
             self.repository.check_owner(change.outcomes, source)
             return change, await self._carry_out(change, source)
 
-    async def _relabel(self, change: Change) -> Effect:
+    async def _relabel(self, managed: ManagedEndpoint, changes: Sequence[LabelChange]) -> Effect:
         async with self._changing:
-            return await self._carry_out(change)
+            said = labelchanges.merge(managed.endpoint.label_changes, changes)
+            labels = {managed.endpoint.id: said}
+            return await self._carry_out(Change(labels=labels, why="an operator has changed its labels"))
 
     async def _carry_out(self, change: Change, source: str = "") -> Effect:
         after = self._after(change)
@@ -303,9 +303,14 @@ class Policies:
         self.repository = after
         self._adopt(self.resolver, change, moved)
         for one in moved:
-            self._note_move(one, change)
+            self._note_move(one, change.why)
         touched = self._settle(change.why)
-        await asyncio.gather(*(one.managed.save(self._parts.store.update) for one in moved))
+        saved = {one.managed.endpoint.id: one.managed for one in moved}
+        for managed in self._parts.registry:
+            if managed.endpoint.id in change.labels:
+                managed.update(label_changes=change.labels[managed.endpoint.id])
+                saved[managed.endpoint.id] = managed
+        await asyncio.gather(*(managed.save(self._parts.store.update) for managed in saved.values()))
         effect = await self._flush()
         await self._regenerate(moved, change.why, effect)
         await self.enforcer.settled(touched)
@@ -327,8 +332,6 @@ class Policies:
             who = after.who(spec.pod, spec.labels, said, self.filter)
             if who.labels != endpoint.identity_labels or who.named_ports != self.who(endpoint).named_ports:
                 moved.append(Moved(managed, who, INIT_IDENTITY))
-            elif endpoint.id in change.labels:
-                managed.update(label_changes=change.labels[endpoint.id])
         return moved
 
     async def _allocate(self, moved: Iterable[Moved]) -> list[Moved]:
@@ -369,8 +372,8 @@ class Policies:
             kept = any(one.name == name for one in change.put)
             if there is not None and isinstance(there.document, NetworkPolicy) and not kept:
                 resolver.drop_policy(there.document.name)
-        for one in moved:
-            self._take_in(one, resolver)
+        for moving in moved:
+            self._take_in(moving, resolver)
 
     @staticmethod
     def _take_in(one: Moved, resolver: Resolver) -> None:
@@ -379,13 +382,12 @@ class Policies:
         resolver.put_endpoint(one.managed.endpoint.id, one.identity, one.who.named_ports)
 
     @staticmethod
-    def _note_move(one: Moved, change: Change) -> None:
+    def _note_move(one: Moved, why: str) -> None:
         managed, before = one.managed, one.managed.endpoint
-        said = change.labels.get(before.id, before.label_changes)
-        managed.update(identity=one.identity, identity_labels=one.who.labels, label_changes=said)
+        managed.update(identity=one.identity, identity_labels=one.who.labels)
         if one.identity != before.identity:
             words = f"identity {one.identity} ({one.who.labels or 'labels not known'}), it was {before.identity}"
-            managed.note(LogType.POLICY, LogCode.OK, f"{words}: {change.why}")
+            managed.note(LogType.POLICY, LogCode.OK, f"{words}: {why}")
 
     async def _regenerate(self, moved: Iterable[Moved], why: str, effect: Effect) -> None:
         """Bring the programs of those to force who are somebody else, and wait for whoever is under way."""

@@ -15,7 +15,7 @@ from services.endpoint.policy.repository import Stored
 
 
 class PolicyStore:
-    """Documents and identities on disk. Each write returns once it is there, or raises Unavailable and has done none."""
+    """Documents and identities on disk. A write returns once it is there, or raises Unavailable: nothing was done."""
 
     def __init__(self, database: Database) -> None:
         """Use a database that was made with the migrations of schema.py."""

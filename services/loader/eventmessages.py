@@ -65,7 +65,7 @@ def _packet(one: Event) -> pb.EventPacket:
     if one.source is None or one.destination is None:
         return packet
     packet.source.packed, packet.destination.packed = one.source.packed, one.destination.packed
-    packet.protocol = event.protocol_name(one.protocol)
+    packet.protocol, packet.protocol_number = event.protocol_name(one.protocol), one.protocol
     if one.protocol in {ICMP, ICMPV6}:
         packet.icmp_type, packet.icmp_code = one.destination_port, one.flags
     elif one.protocol in event.WITH_PORTS:
@@ -89,6 +89,7 @@ def write_flow(flow: Flow) -> pb.ConntrackEntry:
         expires_in=round(flow.expires_in),
         packets=flow.packets,
         bytes=flow.bytes,
+        protocol_number=flow.protocol,
     )
 
 

@@ -84,8 +84,10 @@ class Regenerator:
         self._node = node
         self._locks = locks
 
-    async def regenerate(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry]) -> Outcome:
+    async def regenerate(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry] | None) -> Outcome:
         """Put the endpoint's datapath in force, at `level` or, where that isn't enough, at level 2.
+
+        `policy` None: the policy map stays as it is.
 
         Raises FailedPrecondition (compile, verifier, node not configured, older generation), NotFound (link gone),
         Exhausted (a map is full) or Unavailable (the kernel refuses).
@@ -93,7 +95,14 @@ class Regenerator:
         async with self._locks.hold(spec.id):
             node = self._node()
             _check_link(spec)
-            job = _Job(spec, level, policy, await self._live(spec), self._state.build(spec.id), Stopwatch())
+            job = _Job(
+                spec,
+                level,
+                self._entries(spec, policy),
+                await self._live(spec),
+                self._state.build(spec.id),
+                Stopwatch(),
+            )
             outcome = await self._guarded(job, node)
             _log.debug(
                 "regenerated",
@@ -105,7 +114,7 @@ class Regenerator:
             )
             return outcome
 
-    async def preview(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry]) -> Outcome:
+    async def preview(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry] | None) -> Outcome:
         """Say what `regenerate` would do now. Nothing is compiled, loaded or written. Raises as it does."""
         async with self._locks.hold(spec.id):
             node = self._node()
@@ -116,7 +125,15 @@ class Regenerator:
             if live is not None and live.spec.generation < spec.generation:
                 live = None  # it would be taken down first
             with explained(f"endpoint {spec.id}"):
-                return await self._would(spec, level, policy, live, node)
+                return await self._would(spec, level, self._entries(spec, policy), live, node)
+
+    def _entries(self, spec: EndpointSpec, policy: Sequence[PolicyEntry] | None) -> Sequence[PolicyEntry]:
+        """Return what the policy map is to hold."""
+        if policy is not None:
+            return policy
+        if not self._kernel.datapath.has_policy(spec.id):
+            raise FailedPrecondition(f"endpoint {spec.id} has no policy map that could stay as it is", endpoint=spec.id)
+        return self._kernel.datapath.policy_entries(spec.id)
 
     async def _would(
         self,

@@ -102,7 +102,7 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         spec = messages.read_endpoint(request.endpoint, "endpoint")
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), endpoint=spec.id)
         level = messages.read_level(request.level, "level")
-        policy = policymessages.read_policy(request.policy, "policy")
+        policy = policymessages.read_policy(request.policy, "policy") if not request.keep_policy else None
         regenerator = self._parts.regenerator
         if request.dry_run:
             outcome = await regenerator.preview(spec, level, policy)

@@ -9,7 +9,7 @@ from services.common.model import AssignedAddress, Attachment, Pod
 from services.endpoint import plan, policy
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Level, Link, Program, Regeneration
 from services.endpoint.observed import Allocation, Datapath, Observed, PoolRange
-from services.endpoint.plan import Action, Claim, Repeat
+from services.endpoint.plan import Action, Claim, Repeat, Wanted
 
 ATTACHMENT = Attachment("podnet", "c0ffee", "eth0")
 OTHER = Attachment("podnet", "decaf", "eth0")
@@ -27,14 +27,18 @@ SPEC = EndpointSpec(
 )
 BUILT = Regeneration(Level.REWRITE_LOAD, ("x",), 0.0, config_hash="aa")
 ENDPOINT = Endpoint(4, 9, SPEC, 0.0, EndpointState.RESTORING, built=True, last_regeneration=BUILT)
-DATAPATH = Datapath(4, 9, "aa", "lxc1", 7, reachable=True, programs=(PROGRAM,))
+POLICY = bytes(16)
+DATAPATH = Datapath(
+    4, 9, "aa", "lxc1", 7, reachable=True, programs=(PROGRAM,), policy_digest=POLICY, identity=ENDPOINT.identity
+)
+WANTED = Wanted({}, POLICY)
 HELD = Allocation(ATTACHMENT, (V4, V6), 4)
 SEEN = Observed(LINK, DATAPATH, HELD)
 
 
 def test_an_endpoint_that_is_as_it_was_put_in_force_is_kept() -> None:
     """Nothing is touched after a restart that changed nothing."""
-    assert plan.verdict(ENDPOINT, SEEN, {}).action is Action.KEEP
+    assert plan.verdict(ENDPOINT, SEEN, WANTED).action is Action.KEEP
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_each_thing_that_is_wrong_with_the_datapath_asks_for_a_regeneration(
     datapath: Datapath | None, says: str
 ) -> None:
     """The reason tells what was wrong."""
-    verdict = plan.verdict(ENDPOINT, replace(SEEN, datapath=datapath), {})
+    verdict = plan.verdict(ENDPOINT, replace(SEEN, datapath=datapath), WANTED)
 
     assert verdict.action is Action.REGENERATE
     assert says in " ".join(verdict.reasons)
@@ -63,11 +67,11 @@ def test_switches_that_were_set_and_never_put_in_force_ask_for_a_regeneration() 
     """Whoever set them was killed in between; CHECK tells the same."""
     seen = replace(SEEN, datapath=replace(DATAPATH, options={"trace": True}))
 
-    verdict = plan.verdict(ENDPOINT, seen, {"debug": True, "trace": True})
+    verdict = plan.verdict(ENDPOINT, seen, replace(WANTED, options={"debug": True, "trace": True}))
 
     assert verdict.action is Action.REGENERATE
     assert verdict.reasons == ("its switches are trace on, set is debug on, trace on",)
-    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), seen.datapath, HELD, {}) == (
+    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), seen.datapath, HELD, WANTED) == (
         "its switches are trace on, set is none",
     )
 
@@ -76,18 +80,18 @@ def test_an_endpoint_that_a_kill_left_without_a_known_hash_is_judged_by_the_rest
     """No hash of ours is no difference."""
     unknown = replace(ENDPOINT, last_regeneration=None)
 
-    assert plan.verdict(unknown, SEEN, {}).action is Action.KEEP
+    assert plan.verdict(unknown, SEEN, WANTED).action is Action.KEEP
 
 
 @pytest.mark.parametrize("link", [None, replace(LINK, host_ifindex=8)])
 def test_an_endpoint_whose_link_is_gone_or_another_one_is_removed(link: Link | None) -> None:
     """A new link of the same name is another ADD's."""
-    assert plan.verdict(ENDPOINT, replace(SEEN, link=link), {}).action is Action.REMOVE
+    assert plan.verdict(ENDPOINT, replace(SEEN, link=link), WANTED).action is Action.REMOVE
 
 
 def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_has_finished() -> None:
     """Its last write comes behind the answer: a pod may be using it."""
-    assert plan.verdict(replace(ENDPOINT, built=False, last_regeneration=None), SEEN, {}).action is Action.KEEP
+    assert plan.verdict(replace(ENDPOINT, built=False, last_regeneration=None), SEEN, WANTED).action is Action.KEEP
 
 
 @pytest.mark.parametrize(
@@ -103,27 +107,27 @@ def test_a_creation_whose_datapath_is_whole_and_whose_addresses_are_confirmed_ha
 )
 def test_a_creation_that_lacks_anything_is_undone(seen: Observed) -> None:
     """Nobody was told that it is there."""
-    assert plan.verdict(replace(ENDPOINT, built=False), seen, {}).action is Action.UNDO
+    assert plan.verdict(replace(ENDPOINT, built=False), seen, WANTED).action is Action.UNDO
 
 
 def test_of_a_creation_whose_link_is_gone_not_even_a_reservation_stays() -> None:
     """The pod is gone, or whoever added it has undone that: nobody goes on."""
-    assert plan.verdict(replace(ENDPOINT, built=False), replace(SEEN, link=None), {}).action is Action.REMOVE
+    assert plan.verdict(replace(ENDPOINT, built=False), replace(SEEN, link=None), WANTED).action is Action.REMOVE
 
 
 def test_a_creation_whose_undoing_had_begun_is_undone() -> None:
     """Its caller was told that it failed."""
     failed = replace(ENDPOINT, built=False, state=EndpointState.DISCONNECTING)
 
-    assert plan.verdict(failed, SEEN, {}).action is Action.UNDO
+    assert plan.verdict(failed, SEEN, WANTED).action is Action.UNDO
 
 
 def test_a_deletion_that_never_finished_is_finished_and_frees_addresses_only_without_a_link() -> None:
     """With a link the CNI shim comes back for the rest."""
     going = replace(ENDPOINT, state=EndpointState.DISCONNECTING)
 
-    assert plan.verdict(going, SEEN, {}).action is Action.FINISH
-    assert plan.verdict(going, replace(SEEN, link=None), {}).action is Action.REMOVE
+    assert plan.verdict(going, SEEN, WANTED).action is Action.FINISH
+    assert plan.verdict(going, replace(SEEN, link=None), WANTED).action is Action.REMOVE
 
 
 @pytest.mark.parametrize(
@@ -145,12 +149,12 @@ def test_addresses_are_claimed_as_far_as_ipam_lets(allocation: Allocation | None
 
 def test_check_finds_nothing_wrong_with_a_whole_endpoint() -> None:
     """CNI CHECK succeeds."""
-    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), DATAPATH, HELD, {}) == ()
+    assert plan.problems(replace(ENDPOINT, state=EndpointState.READY), DATAPATH, HELD, WANTED) == ()
 
 
 def test_check_tells_everything_that_is_wrong_at_once() -> None:
     """State, datapath and addresses, one sentence each."""
-    found = plan.problems(replace(ENDPOINT, waiting_for="its turn"), None, None, {})
+    found = plan.problems(replace(ENDPOINT, waiting_for="its turn"), None, None, WANTED)
 
     assert [sentence.split()[0] for sentence in found] == ["it", "the", "ipam"]
 

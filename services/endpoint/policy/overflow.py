@@ -59,8 +59,8 @@ def check_transition(new: EndpointPolicy, old: EndpointPolicy, size: int, whose:
     both = new.size() + len(new.difference(old).removed)
     if both > size:
         raise Exhausted(
-            f"while its policy changes the map of {whose} must hold {both:,} entries, those before and those after, and "
-            f"it holds {size:,}: change it in two steps, of which each adds or removes less. {_explosion(new)}",
+            f"while its policy changes the map of {whose} must hold {both:,} entries, those before and those after, "
+            f"and it holds {size:,}: change it in two steps, of which each adds or removes less. {_explosion(new)}",
             size=size,
             needed=both,
         )

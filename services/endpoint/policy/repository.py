@@ -79,12 +79,7 @@ class Repository:
         for name in names:
             there = self._documents.get(name)
             if there is not None and there.source != source:
-                raise FailedPrecondition(
-                    f"{name} is in the watched file {there.source}: change it there"
-                    if there.source
-                    else f"{name} was applied: `podlane policy delete {str(name.kind).lower()}/{'/'.join(filter(None, name[1:]))}` first, then the file's counts",
-                    document=str(name),
-                )
+                raise FailedPrecondition(_owned(there), document=str(name))
 
     def who(self, pod: Pod, own: Mapping[str, str], changes: Mapping[str, str | None], filter_: LabelFilter) -> Who:
         """Return what an endpoint is: of this pod, made with labels `own`, with an operator's `changes`."""
@@ -107,3 +102,10 @@ class Repository:
         there = self.get(DocumentName(DocumentKind.NAMESPACE, "", name))
         document = there.document if there is not None else None
         return document.labels if isinstance(document, NamespaceDocument) else {}
+
+
+def _owned(there: Stored) -> str:
+    if there.source:
+        return f"{there.name} is in the watched file {there.source}: change it there"
+    argument = "/".join((str(there.name.kind).lower(), *filter(None, there.name[1:])))
+    return f"{there.name} was applied: `podlane policy delete {argument}` first, and then the file's counts"
