@@ -108,6 +108,8 @@ class EndpointSettings:
     """Default: <run_dir>/endpoint/endpoint.sock."""
     database: Path = Path()
     """Default: <lib_dir>/endpoint.sqlite."""
+    policy_dir: Path = Path("/etc/podlane/policy.d")
+    """Policies in its files (*.yaml, *.yml, *.json) are in force; it need not be there. Empty: none is watched."""
     queue_size: int = 25
     """Events that may wait in one endpoint's queue."""
     build_permits: int = 0
