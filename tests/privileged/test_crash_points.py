@@ -50,7 +50,7 @@ NODE = [
     for name in (".node_config.h", ".node.json")
     for effect in (*_written(f"state/globals/{name}"), f"rename state/globals/{name}")
 ]
-GATEWAYS = ["map_update podlane_endpoints"] * 2
+FILL = ["map_update_batch podlane_policy", "map_update podlane_revision"]
 ATTACH = ["map_update podlane_call_policy", "netlink newqdisc newfilter", "netlink setlink newneigh newroute"]
 
 EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
@@ -70,7 +70,7 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
             *BEGIN,
             "pin policy_<id>",
             *INTENT,
-            "map_update_batch podlane_policy",
+            *FILL,
             *ATTACH,
             "map_update podlane_endpoints",
             "map_update podlane_endpoints",
@@ -140,9 +140,7 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
             *SWAP,
         ]
     },
-    "policy change": {
-        "loader": [*BEGIN, *INTENT, "map_update_batch podlane_policy", "netlink setlink newneigh newroute", *SWAP]
-    },
+    "policy change": {"loader": [*FILL, "netlink setlink newneigh newroute", "answer RegenerateEndpoint"]},
     "refused build": {
         "loader": [
             *BEGIN,
@@ -173,11 +171,10 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
     },
     "start": {
         "loader": [
-            *GATEWAYS,
+            "map_update podlane_revision",
             *NODE,
             *["map_update podlane_event_credits"] * 3,
             *NODE,
-            *GATEWAYS,
             "answer ConfigureNode",
         ],
         "endpoint": ["call loader ConfigureNode", *["commit EmbeddedKvstore.put"] * 2],
