@@ -133,7 +133,7 @@ class Node:
             },
             "ipam": {},
             "loader": {},
-            "endpoint": {},
+            "endpoint": {"policy_dir": f"{self.dir}/policy.d"},
         }
         for table, values in self.settings.items():
             tables[table].update(values)

@@ -6,7 +6,7 @@ have gRPC codes.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,16 +68,18 @@ class Peer:
             raise self._translate(error) from None
 
     async def stream(
-        self, method: Any, request: Any, *, begun: Callable[[], None] = lambda: None
+        self, method: Any, request: Any, *, begun: Callable[[], Awaitable[None] | None] = lambda: None
     ) -> AsyncIterator[Any]:
-        """Call a server-streaming method; it ends when the service ends it, or raises as `call` does. `begun` is called
-        when the service has sent its header, which it may do before there is a message.
+        """Call a server-streaming method; it ends when the service ends it, or raises as `call` does.
+
+        `begun` is called, and awaited, when the service has sent its header, maybe before there is a message.
         """
         await self._ready(self._wait)
         call = method(request, metadata=_metadata())
         try:
             await call.initial_metadata()
-            begun()
+            if (beginning := begun()) is not None:
+                await beginning
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:

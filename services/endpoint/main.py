@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import grpc
-from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
+from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc, policy_pb2, policy_pb2_grpc
 
 from services.common import controller_service, controllers, lifecycle
 from services.common.client import Peer
@@ -17,6 +17,7 @@ from services.common.kvstore.embedded import EmbeddedKvstore
 from services.common.metrics import Metrics
 from services.endpoint import policies as policies_parts
 from services.endpoint.events import Request
+from services.endpoint.flowwatch import FlowWatch
 from services.endpoint.gc import Collector
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.manager import Manager, Parts
@@ -29,7 +30,10 @@ from services.endpoint.policies import Policies
 from services.endpoint.policy.labels import LabelFilter
 from services.endpoint.policy.settings import InitPolicy
 from services.endpoint.policy.settings import Settings as PolicySettings
+from services.endpoint.policydirectory import PolicyDirectory
+from services.endpoint.policyservicer import PolicyServicer
 from services.endpoint.policystore import PolicyStore
+from services.endpoint.policyview import PolicyView
 from services.endpoint.publisher import Publisher
 from services.endpoint.regeneration import permits
 from services.endpoint.registry import Registry
@@ -40,6 +44,7 @@ from services.endpoint.store import Store
 from services.endpoint.watch import Watchers
 
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
+POLICY = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 _QUIET = controller_service.QUIET | {"GetEndpoint", "ListEndpoints", "WatchEndpoints", "CheckEndpoint", "ListOptions"}
 # A year: beyond it a typo is likelier than a wish.
 _LONGEST = 366 * 86400
@@ -91,14 +96,21 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         grace=endpoint.gc_grace_seconds,
     )
     servicer = EndpointServicer(manager, operator, collector)
+    view, flows = PolicyView(policies, endpoints, loader), FlowWatch(policies, endpoints, loader)
+    policy_servicer = PolicyServicer(policies, view, flows, endpoints)
+    directory = PolicyDirectory(endpoint.policy_dir, policies, own_controllers)
+    policies.before_first = directory.look_first
     metrics.watch(registry)
     metrics.registry.register(States(manager))
 
     def register(grpc_server: grpc.aio.Server) -> None:
         endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server)
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(policy_servicer, grpc_server)
         controller_service.register(registry, grpc_server)
 
-    server = Server(endpoint.socket, (NAME, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)
+    server = Server(
+        endpoint.socket, (NAME, POLICY, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc
+    )
     exporter = Exporter("[endpoint] metrics_listen", endpoint.metrics_listen, metrics.page)
     keeper = NodeKeeper(
         settings.loader,
@@ -119,7 +131,20 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         )
 
     return (
-        *(database, ipam_peer, loader_peer, manager, policies, operator, exporter, server, watchers, keeper, collector),
+        *(
+            database,
+            ipam_peer,
+            loader_peer,
+            manager,
+            policies,
+            operator,
+            exporter,
+            server,
+            watchers,
+            keeper,
+            collector,
+            directory,
+        ),
         lifecycle.Hook(begin_controllers),
     )
 

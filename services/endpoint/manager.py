@@ -243,8 +243,8 @@ class Manager:
         """Bring an endpoint that has its identity as far as it gets without anybody's help."""
         endpoint, now = managed.endpoint, wire.now()
         labels = endpoint.identity_labels
-        who = f"identity {endpoint.identity} ({labels or 'reserved:init'}){'' if labels else ': its labels are not known'}"
-        known = endpoint.noted(LogType.OTHER, LogCode.OK, who, now)
+        who = f"({labels})" if labels else "(reserved:init): its labels are not known"
+        known = endpoint.noted(LogType.OTHER, LogCode.OK, f"identity {endpoint.identity} {who}", now)
         # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
         managed.endpoint = known.moved(EndpointState.READY, "", now).moved(
             EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now

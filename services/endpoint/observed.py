@@ -7,7 +7,7 @@ from enum import IntEnum
 from services.common.model import Address, Attachment, Network, Phase
 from services.endpoint.model import Level, Link, Program
 from services.endpoint.policy.desired import Delta
-from services.endpoint.policy.entry import PROTOCOLS, Direction
+from services.endpoint.policy.entry import PROTOCOLS, Direction, protocol_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,42 @@ class Flow:
     peer_identity: int
 
     @property
+    def protocol_name(self) -> str:
+        """Its protocol in a word, or a number."""
+        return protocol_name(self.protocol)
+
+    @property
     def port(self) -> int | None:
         """The port that was connected to; None of protocols without ports."""
         if self.protocol not in PROTOCOLS.values():
             return None
         return self.local_port if self.direction is Direction.INGRESS else self.remote_port
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePacket:
+    """A packet that the programs are asked about. INGRESS: the stack sends it; `forwarded`: it came in elsewhere."""
+
+    endpoint_id: int
+    direction: Direction
+    source: Address
+    destination: Address
+    protocol: int
+    port: int
+    forwarded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the programs in force did with it: whose decided last, and of a drop why and where."""
+
+    passed: bool
+    endpoint_id: int
+    direction: Direction
+    reason: str
+    source: str
+    source_identity: int
+    destination_identity: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,8 @@ from services.endpoint.observed import (
     NodeConfig,
     PolicyChange,
     PoolRange,
+    Probe,
+    ProbePacket,
 )
 from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import Direction, PolicyEntry
@@ -141,6 +143,32 @@ def read_flow(message: loader_pb2.ConntrackEntry) -> Flow:
         remote=wire.read_address(message.remote, "flow.remote"),
         remote_port=message.remote_port,
         peer_identity=message.peer_identity,
+    )
+
+
+def write_probe(packet: ProbePacket) -> loader_pb2.ProbeEndpointRequest:
+    """Return the message of a packet to ask about."""
+    return loader_pb2.ProbeEndpointRequest(
+        endpoint_id=packet.endpoint_id,
+        direction=loader_pb2.TrafficDirection.ValueType(packet.direction),
+        source=wire.write_address(packet.source),
+        destination=wire.write_address(packet.destination),
+        protocol=packet.protocol,
+        port=packet.port,
+        forwarded=packet.forwarded,
+    )
+
+
+def read_probe(message: loader_pb2.ProbeEndpointResponse) -> Probe:
+    """Return what the programs did with a packet."""
+    return Probe(
+        passed=message.passed,
+        endpoint_id=message.endpoint_id,
+        direction=Direction(message.direction),
+        reason=message.reason,
+        source=message.source,
+        source_identity=message.source_identity,
+        destination_identity=message.destination_identity,
     )
 
 

@@ -7,7 +7,7 @@ did nothing wrong.
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import grpc
@@ -30,6 +30,8 @@ from services.endpoint.observed import (
     NodeConfig,
     PolicyChange,
     PoolRange,
+    Probe,
+    ProbePacket,
 )
 from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import PolicyEntry
@@ -75,6 +77,17 @@ class Loader(Protocol):
 
     async def flows(self, endpoint_id: int) -> tuple[Flow, ...]:
         """Return an endpoint's live flows."""
+
+    async def node_addresses(self) -> frozenset[Address]:
+        """Return the addresses that are the node's own to the datapath."""
+
+    async def probe(self, packet: ProbePacket) -> Probe:
+        """Ask an endpoint's programs about a packet. Raises NotFound (no programs), Unavailable."""
+
+    def events(
+        self, types: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[loader_pb2.WatchEventsResponse]:
+        """Yield what happens to packets, as the loader says it; 0: of all endpoints. `begun`: from now on."""
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """Take an endpoint's datapath down; False when there was none, or another generation's."""
@@ -197,6 +210,31 @@ class LoaderPeer:
         reply = await self._peer.call(self._stub.DumpMap, request, timeout=_CALL_SECONDS)
         with _trusting("loader"):
             return tuple(peer_messages.read_flow(one.conntrack) for one in reply.entries)
+
+    async def node_addresses(self) -> frozenset[Address]:
+        """See Loader."""
+        reply = await self._peer.call(
+            self._stub.DumpMap, loader_pb2.DumpMapRequest(map="endpoints"), timeout=_CALL_SECONDS
+        )
+        with _trusting("loader"):
+            own = [one.endpoint.address for one in reply.entries if not one.endpoint.endpoint_id]
+            return frozenset(wire.read_address(address, "endpoint.address") for address in own)
+
+    async def probe(self, packet: ProbePacket) -> Probe:
+        """See Loader."""
+        request = peer_messages.write_probe(packet)
+        reply = await self._peer.call(self._stub.ProbeEndpoint, request, timeout=_CALL_SECONDS)
+        with _trusting("loader"):
+            return peer_messages.read_probe(reply)
+
+    async def events(
+        self, types: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[loader_pb2.WatchEventsResponse]:
+        """See Loader."""
+        wanted = map(loader_pb2.EventType.ValueType, types)
+        request = loader_pb2.WatchEventsRequest(types=wanted, endpoint_id=endpoint_id)
+        async for event in self._peer.stream(self._stub.WatchEvents, request, begun=begun):
+            yield event
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """See Loader."""

@@ -38,10 +38,10 @@ from services.endpoint.peers import Loader
 from services.endpoint.policy import labelchanges, overflow
 from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.document import Document, DocumentName, name_of
-from services.endpoint.policy.identity import SMALLEST
+from services.endpoint.policy.identity import LARGEST, SMALLEST
 from services.endpoint.policy.labelchanges import LabelChange
 from services.endpoint.policy.labels import LabelFilter, Labels
-from services.endpoint.policy.networkpolicy import NetworkPolicy
+from services.endpoint.policy.networkpolicy import NetworkPolicy, PolicyName
 from services.endpoint.policy.prefixes import PrefixChanges, PrefixTable
 from services.endpoint.policy.repository import Repository, Stored, Who
 from services.endpoint.policy.resolve import Resolver
@@ -91,7 +91,12 @@ class Tried:
 
     resolver: Resolver
     endpoints: frozenset[int]
-    repository: Repository
+    moved: Mapping[int, int]
+    """Identities that endpoints would get."""
+
+    def identity_of(self, id_: int) -> int | None:
+        """Return the identity that an endpoint would get; None: it keeps its own."""
+        return self.moved.get(id_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +124,8 @@ class Policies:
         self.backend = LocalBackend(grace)
         self.repository = Repository()
         self.enforcer = Enforcer(parts.loader, parts.registry, self.wanted, parts.regenerate)
+        self.before_first: Callable[[], Awaitable[None]] | None = None
+        """Awaited in the first session, before the node takes endpoints."""
         self._resolver: Resolver | None = None
         self._changing = asyncio.Lock()
         self._shielded = Shielded()
@@ -166,6 +173,10 @@ class Policies:
         except (Exhausted, NotFound):
             return None
 
+    def selected(self, policy: PolicyName) -> frozenset[int]:
+        """Return the endpoints that a policy selects; none before the first session."""
+        return self._resolver.selected(policy) if self._resolver is not None else frozenset()
+
     # Sessions
 
     async def begin(self) -> None:
@@ -178,6 +189,8 @@ class Policies:
         if first:
             async with self._changing:
                 await self._carry_out(Change(why="its labels are other ones than recorded"))
+            if self.before_first is not None:
+                await self.before_first()
 
     def _resolved(self, prefixes: PrefixTable) -> Resolver:
         resolver = Resolver(self._settings, prefixes)
@@ -239,6 +252,12 @@ class Policies:
         Raises FailedPrecondition (another owner), NotFound (dropped), Exhausted (a map), Unavailable.
         """
         await self._parts.readiness.wait()
+        return await self.apply_now(documents, source, dropped)
+
+    async def apply_now(
+        self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()
+    ) -> tuple[Change, Effect]:
+        """Do as `apply`, also before the node takes endpoints. Raises FailedPrecondition before the first session."""
         return await self._shielded.run(self._apply(documents, source, tuple(dropped)))
 
     async def relabel(self, managed: ManagedEndpoint, changes: Sequence[LabelChange]) -> Effect:
@@ -271,7 +290,13 @@ class Policies:
 
     def try_out(self, change: Change, source: str) -> Tried:
         """Return what a change would come to. Raises FailedPrecondition (owner), Exhausted (a map)."""
-        return self._try(change, source, self._moved(change, self._after(change)))
+        numbers = {labels: number for number, labels in self.backend.known().items()}
+        moved = []
+        for one in self._moved(change, self._after(change)):
+            # One that is new is not given out for a question: numbers beyond those of any allocator stand for it.
+            number = numbers.setdefault(one.who.labels, LARGEST + 1 + len(numbers)) if one.who.labels else INIT_IDENTITY
+            moved.append(one._replace(identity=number))
+        return self._try(change, source, moved)
 
     async def _apply(
         self, documents: Sequence[Document], source: str, dropped: tuple[DocumentName, ...]
@@ -350,7 +375,7 @@ class Policies:
         if number >= SMALLEST:
             await self.backend.release(number)
 
-    def _try(self, change: Change, source: str, moved: Iterable[Moved]) -> Tried:
+    def _try(self, change: Change, source: str, moved: Sequence[Moved]) -> Tried:
         self.repository.check_owner((*(one.name for one in change.put), *change.dropped), source)
         clone = self.resolver.clone()
         self._adopt(clone, change, moved)
@@ -361,7 +386,7 @@ class Policies:
             if old is not None and (id(new), id(old)) not in checked:
                 checked.add((id(new), id(old)))
                 overflow.check_transition(new, old, self._settings.policy_map_size, f"endpoint {id_}")
-        return Tried(clone, changes.endpoints, self._after(change))
+        return Tried(clone, changes.endpoints, {one.managed.endpoint.id: one.identity for one in moved})
 
     def _adopt(self, resolver: Resolver, change: Change, moved: Iterable[Moved]) -> None:
         for one in change.put:

@@ -186,6 +186,7 @@ async def test_a_watch_tells_what_exists_then_synced_then_the_life_of_each_endpo
             break
 
     assert states == [
+        pb.ENDPOINT_STATE_WAITING_FOR_IDENTITY,
         pb.ENDPOINT_STATE_WAITING_TO_REGENERATE,
         pb.ENDPOINT_STATE_REGENERATING,
         READY,

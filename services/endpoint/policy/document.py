@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from services.endpoint.policy.entry import Direction, protocol_name
 from services.endpoint.policy.labels import LabelFilter
 from services.endpoint.policy.networkpolicy import (
+    Documents,
     IPBlock,
     NamespaceDocument,
     NetworkPolicy,
@@ -58,6 +59,11 @@ class DocumentName(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
+def documents_of(documents: Documents) -> list[Document]:
+    """Return all documents that a text holds: policies, namespaces, pods."""
+    return [*documents.policies, *documents.namespaces, *documents.pods]
+
+
 def name_of(value: Document) -> DocumentName:
     """Return what a document is known by."""
     match value:
@@ -80,7 +86,7 @@ def from_json(text: str, labels: LabelFilter = KEEP_ALL, source: str = "stored d
     Raises InvalidDocuments, which names `source`; ValueError when the text is none or several documents.
     """
     found = read(json_documents(text), source, labels)
-    values: list[Document] = [*found.policies, *found.namespaces, *found.pods]
+    values = documents_of(found)
     if len(values) != 1:
         raise ValueError(f"{source}: {len(values)} documents instead of one")
     return values[0]

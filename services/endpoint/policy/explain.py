@@ -63,6 +63,8 @@ class Explanation:
     egress: Decision | None
     ingress: Decision | None
     lines: tuple[str, ...]
+    packets: tuple[Packet, ...] = ()
+    """What each side sees of the packet, egress first."""
 
     def __str__(self) -> str:
         """Return it as text."""
@@ -92,10 +94,11 @@ def explain(source: Party, destination: Party, protocol: int, port: int | None, 
     if source.name == destination.name:
         line = f"{source} → itself, {what}: allowed: it does not leave the pod, and no policy may forbid it"
         return Explanation(True, None, None, (line,))
-    sides = []
+    sides, packets = [], []
     for way, here, there in ((Direction.EGRESS, source, destination), (Direction.INGRESS, destination, source)):
         cidr_identity = prefixes.lookup(there.address) if there.address is not None else 0
         packet = Packet(there.identity, cidr_identity, protocol, port)
+        packets.append(packet)
         sides.append(decide(here.policy, way, packet) if here.policy is not None else None)
     egress, ingress = sides
     allowed = all(side is None or side.allowed for side in sides)
@@ -104,7 +107,7 @@ def explain(source: Party, destination: Party, protocol: int, port: int | None, 
         f"  egress of {source.name}: {_words(Direction.EGRESS, source, destination, egress)}",
         f"  ingress of {destination.name}: {_words(Direction.INGRESS, destination, source, ingress)}",
     )
-    return Explanation(allowed, egress, ingress, lines)
+    return Explanation(allowed, egress, ingress, lines, tuple(packets))
 
 
 def _words(way: Direction, here: Party, there: Party, decision: Decision | None) -> str:

@@ -35,7 +35,7 @@ from services.endpoint.policy.compiled import Compiled, compiled
 from services.endpoint.policy.desired import NOT_ISOLATED, EndpointPolicy, Side
 from services.endpoint.policy.entry import Direction
 from services.endpoint.policy.granting import Granting
-from services.endpoint.policy.identity import SMALLEST, Reserved
+from services.endpoint.policy.identity import CIDR_SCOPE, SMALLEST, Reserved
 from services.endpoint.policy.labels import Labels
 from services.endpoint.policy.namedports import PortName
 from services.endpoint.policy.networkpolicy import IPBlock, NamedPort, NetworkPolicy, PolicyName
@@ -111,6 +111,18 @@ class Resolver(Cloneable):
         """Return the endpoints that a policy selects; none for one that isn't there."""
         keys = self._selected(self._policies[policy]) if policy in self._policies else ()
         return frozenset(chain.from_iterable(self._subjects[key].endpoints for key in keys))
+
+    def seeing(self, identity: int) -> list[PolicyName]:
+        """Return the policies that select an identity, or have it among their peers, by name."""
+        labels = self._granting.selection.labels(identity)
+        found: set[PolicyName] = set()
+        for selector in self._granting.selection.selecting(labels) if labels is not None else ():
+            found |= self._users.get(selector, set()) | self._selecting.get(selector, set())
+        if identity > CIDR_SCOPE:
+            for block, users in self._users.items():
+                if isinstance(block, IPBlock) and identity in self._granting.prefixes.within(block):
+                    found |= users
+        return sorted(found)
 
     def desired(self, endpoint: int) -> EndpointPolicy:
         """Return what an endpoint is granted, as of the last `settle`.
