@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from podlane.endpoint.v1 import endpoint_pb2 as pb
-from podlane.endpoint.v1 import endpoint_pb2_grpc
+from podlane.endpoint.v1 import endpoint_pb2_grpc, policy_pb2_grpc
 from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
@@ -29,7 +29,9 @@ _STUBS: dict[str, Any] = {
     "ipam": ipam_pb2_grpc.IpamServiceStub,
     "loader": loader_pb2_grpc.LoaderServiceStub,
     "endpoint": endpoint_pb2_grpc.EndpointServiceStub,
+    "policy": policy_pb2_grpc.PolicyServiceStub,
 }
+_SOCKETS = {"policy": "endpoint"}
 
 
 def until(holds: Callable[[], Any], what: Callable[[], str]) -> Any:
@@ -74,7 +76,9 @@ class Agreement:
     def _channel(self, service: str) -> Any:
         # Each call its own connection: one that is kept backs off while its service is away.
         options = (("grpc.use_local_subchannel_pool", 1),)
-        return grpc.insecure_channel(f"unix:{getattr(self._node.loaded, service).socket}", options=options)
+        return grpc.insecure_channel(
+            f"unix:{getattr(self._node.loaded, _SOCKETS.get(service, service)).socket}", options=options
+        )
 
     def reached(self, *, deleting: Pod | None = None) -> None:
         """Wait until all services serve, all views agree and nothing is half done.

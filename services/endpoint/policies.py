@@ -37,7 +37,7 @@ from services.endpoint.node import Readiness
 from services.endpoint.peers import Loader
 from services.endpoint.policy import labelchanges, overflow
 from services.endpoint.policy.desired import EndpointPolicy
-from services.endpoint.policy.document import Document, DocumentName, name_of
+from services.endpoint.policy.document import Document, DocumentKind, DocumentName, name_of
 from services.endpoint.policy.identity import LARGEST, SMALLEST
 from services.endpoint.policy.labelchanges import LabelChange
 from services.endpoint.policy.labels import LabelFilter, Labels
@@ -393,10 +393,8 @@ class Policies:
             if isinstance(one.document, NetworkPolicy):
                 resolver.put_policy(one.document)
         for name in change.dropped:
-            there = self.repository.get(name)
-            kept = any(one.name == name for one in change.put)
-            if there is not None and isinstance(there.document, NetworkPolicy) and not kept:
-                resolver.drop_policy(there.document.name)
+            if name.kind is DocumentKind.NETWORK_POLICY:
+                resolver.drop_policy(PolicyName(name.namespace, name.name))
         for moving in moved:
             self._take_in(moving, resolver)
 

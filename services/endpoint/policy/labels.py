@@ -90,8 +90,12 @@ class Labels(Mapping[str, str]):
         return hash(self.canonical)
 
     def __str__(self) -> str:
-        """Return them as people write them: `k8s:app=web,k8s:io.kubernetes.pod.namespace=shop`."""
-        return self.canonical[:-1].replace(";", ",")
+        """Return them as people write them: `k8s:app=web,k8s:io.kubernetes.pod.namespace=shop`.
+
+        The label that every namespace has is left out: it says the same as the pod's namespace.
+        """
+        implied = NAMESPACE_LABELS + NAMESPACE_NAME
+        return ",".join(f"{key}={value}" for key, value in self._values.items() if key != implied)
 
     def __repr__(self) -> str:
         """Return the constructor's call, for test failures."""

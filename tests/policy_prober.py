@@ -1,0 +1,181 @@
+"""Real packets of every kind from everybody to everybody: what the kernel lets pass.
+
+    with Prober(node, {end: netns path}) as prober:
+        prober.answers(probes)     # probe → whether it came through
+
+Nobody waits for a packet that doesn't come: what is denied is counted by the datapath, so a round is over when as many
+have arrived as were sent, less those that were dropped by policy. TCP is a connection (so replies pass), UDP a datagram
+that the other end has received, ICMP an echo and its reply.
+"""
+
+import contextlib
+import select
+import socket
+import struct
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+from podlane.loader.v1 import loader_pb2
+
+from tests.agreement import Agreement
+from tests.netns_support import in_netns
+from tests.policy_oracle import End, Probe, address_of
+
+# Of one round: a SYN that is dropped is sent again after a second, and would be counted twice.
+_ROUND = 60
+_PATIENCE = 15.0
+_ECHO = {4: (8, 0), 6: (128, 129)}
+_FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+_DENIED = {"policy", "policy deny", "ports missing"}
+
+
+class Prober:
+    """Listeners everywhere, and senders as they are needed."""
+
+    def __init__(self, agreement: Agreement, places: Mapping[End, str], tcp: Sequence[int], udp: Sequence[int]) -> None:
+        """`places` are the namespaces of the ends; everybody listens at these ports."""
+        self._agreement = agreement
+        self._places = places
+        self._tcp, self._udp = tcp, udp
+        self._open = contextlib.ExitStack()
+        self._listeners: list[socket.socket] = []
+        self._receivers: list[socket.socket] = []
+        self._echoes: dict[tuple[str, int], socket.socket] = {}
+        self._number = 0
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        for path in set(self._places.values()):
+            in_netns(path, self._listen)
+            for version in _FAMILIES:
+                self._echoes[path, version] = in_netns(path, lambda version=version: self._echo_socket(version))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close everything."""
+        self._open.close()
+
+    def answers(self, probes: Iterable[Probe]) -> dict[Probe, bool]:
+        """Send all; return what came through."""
+        listed = list(probes)
+        found: dict[Probe, bool] = {}
+        for start in range(0, len(listed), _ROUND):
+            found |= self._round(listed[start : start + _ROUND])
+        return found
+
+    def _listen(self) -> None:
+        for family in _FAMILIES.values():
+            for kind, ports in ((socket.SOCK_STREAM, self._tcp), (socket.SOCK_DGRAM, self._udp)):
+                for port in ports:
+                    one = self._open.enter_context(socket.socket(family, kind))
+                    one.setblocking(False)
+                    one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    if family == socket.AF_INET6:
+                        one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                    one.bind(("", port))
+                    if kind == socket.SOCK_STREAM:
+                        one.listen(256)
+                    (self._listeners if kind == socket.SOCK_STREAM else self._receivers).append(one)
+
+    def _echo_socket(self, version: int) -> socket.socket:
+        protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
+        one = self._open.enter_context(socket.socket(_FAMILIES[version], socket.SOCK_RAW, protocol))
+        one.setblocking(False)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        return one
+
+    def _round(self, probes: Sequence[Probe]) -> dict[Probe, bool]:
+        before = self._drops()
+        numbered = {self._number + place: probe for place, probe in enumerate(probes, 1)}
+        self._number += len(probes)
+        came: set[int] = set()
+        with contextlib.ExitStack() as opened:
+            connecting = {number: self._send(number, probe, opened) for number, probe in numbered.items()}
+            waiting = {one.fileno(): (number, one) for number, one in connecting.items() if one is not None}
+            deadline = time.monotonic() + _PATIENCE
+            while len(came) + self._drops() - before < len(numbered):
+                assert time.monotonic() < deadline, (
+                    f"{len(came)} came, {self._drops() - before} dropped of {len(numbered)}"
+                )
+                self._gather(waiting, came)
+            self._gather(waiting, came)
+        self._hang_up()
+        return {probe: number in came for number, probe in numbered.items()}
+
+    def _send(self, number: int, probe: Probe, opened: contextlib.ExitStack) -> socket.socket | None:
+        """Send a probe; return the socket of one that connects."""
+        path, family = self._places[probe.source], _FAMILIES[probe.version]
+        source, destination = address_of(probe.source, probe.version), address_of(probe.destination, probe.version)
+        assert source is not None
+        assert destination is not None
+        if probe.port is None:
+            request, _ = _ECHO[probe.version]
+            self._echoes[path, probe.version].sendto(_echo(request, number), (destination, 0))
+            return None
+        kind = socket.SOCK_STREAM if probe.protocol == "TCP" else socket.SOCK_DGRAM
+        one = opened.enter_context(in_netns(path, lambda: socket.socket(family, kind)))
+        one.setblocking(False)
+        one.bind((source, 0))
+        if kind == socket.SOCK_DGRAM:
+            one.sendto(number.to_bytes(4, "big"), (destination, probe.port))
+            return None
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT by the thousand
+        with contextlib.suppress(BlockingIOError):
+            one.connect((destination, probe.port))
+        return one
+
+    def _gather(self, waiting: dict[int, tuple[int, socket.socket]], came: set[int]) -> None:
+        """Take note of what has arrived, waiting a moment for the first of it."""
+        poll = select.poll()
+        for one in (*self._receivers, *self._echoes.values()):
+            poll.register(one, select.POLLIN)
+        for descriptor in waiting:
+            poll.register(descriptor, select.POLLOUT)
+        ready = {descriptor for descriptor, _ in poll.poll(5)}
+        for descriptor in ready & waiting.keys():
+            number, one = waiting.pop(descriptor)
+            error = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            assert not error, f"probe {number} was refused with error {error}"
+            came.add(number)
+        for one in self._receivers:
+            while one.fileno() in ready and (data := _receive(one)):
+                came.add(int.from_bytes(data, "big"))
+        for (_, version), one in self._echoes.items():
+            while one.fileno() in ready and (data := _receive(one)):
+                came |= _replied(data, version)
+
+    def _hang_up(self) -> None:
+        """Accept and close what has connected, so that no listener's queue fills."""
+        for one in self._listeners:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    one.accept()[0].close()
+
+    def _drops(self) -> int:
+        """Return how many packets were dropped by policy so far, by whomever."""
+        entries = self._agreement.call("loader", "DumpMap", loader_pb2.DumpMapRequest(map="metrics")).entries
+        return sum(one.metrics.packets for one in entries if one.metrics.reason in _DENIED)
+
+
+def _receive(one: socket.socket) -> bytes:
+    try:
+        return one.recv(2048)
+    except BlockingIOError:
+        return b""
+
+
+def _echo(kind: int, number: int) -> bytes:
+    """Return an echo request (RFC 792); of ICMPv6 the kernel writes the checksum."""
+    body = struct.pack("!BBHHH", kind, 0, 0, number >> 16 & 0xFFFF, number & 0xFFFF)
+    words = struct.unpack("!4H", body)
+    total = sum(words)
+    total = (total & 0xFFFF) + (total >> 16)
+    return struct.pack("!BBHHH", kind, 0, ~total & 0xFFFF if kind == 8 else 0, number >> 16 & 0xFFFF, number & 0xFFFF)
+
+
+def _replied(data: bytes, version: int) -> set[int]:
+    """Return the number of an echo reply; a raw socket hears of other messages, too."""
+    header = (data[0] & 0xF) * 4 if version == 4 else 0
+    kind, _, _, high, low = struct.unpack_from("!BBHHH", data, header)
+    return {high << 16 | low} if kind == _ECHO[version][1] else set()
