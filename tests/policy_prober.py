@@ -9,6 +9,8 @@ that the other end has received, ICMP an echo and its reply.
 """
 
 import contextlib
+import errno
+import secrets
 import select
 import socket
 import struct
@@ -41,15 +43,14 @@ class Prober:
         self._open = contextlib.ExitStack()
         self._listeners: list[socket.socket] = []
         self._receivers: list[socket.socket] = []
-        self._echoes: dict[tuple[str, int], socket.socket] = {}
-        self._number = 0
+        self._echoes: dict[tuple[str, int, str], socket.socket] = {}
+        # Flows outlive a prober, so each begins somewhere else.
+        self._number = secrets.randbelow(1 << 24)
 
     def __enter__(self) -> Self:
         """Listen."""
         for path in set(self._places.values()):
             in_netns(path, self._listen)
-            for version in _FAMILIES:
-                self._echoes[path, version] = in_netns(path, lambda version=version: self._echo_socket(version))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,6 +78,14 @@ class Prober:
                     if kind == socket.SOCK_STREAM:
                         one.listen(256)
                     (self._listeners if kind == socket.SOCK_STREAM else self._receivers).append(one)
+
+    def _echoing(self, path: str, version: int, source: str) -> socket.socket:
+        """Return what sends echo requests from an address, and hears their replies."""
+        key = (path, version, source)
+        if key not in self._echoes:
+            self._echoes[key] = in_netns(path, lambda: self._echo_socket(version))
+            self._echoes[key].bind((source, 0))
+        return self._echoes[key]
 
     def _echo_socket(self, version: int) -> socket.socket:
         protocol = socket.IPPROTO_ICMP if version == 4 else socket.IPPROTO_ICMPV6
@@ -111,14 +120,14 @@ class Prober:
         assert destination is not None
         if probe.port is None:
             request, _ = _ECHO[probe.version]
-            self._echoes[path, probe.version].sendto(_echo(request, number), (destination, 0))
+            _send(self._echoing(path, probe.version, source), _echo(request, number), (destination, 0))
             return None
         kind = socket.SOCK_STREAM if probe.protocol == "TCP" else socket.SOCK_DGRAM
         one = opened.enter_context(in_netns(path, lambda: socket.socket(family, kind)))
         one.setblocking(False)
         one.bind((source, 0))
         if kind == socket.SOCK_DGRAM:
-            one.sendto(number.to_bytes(4, "big"), (destination, probe.port))
+            _send(one, number.to_bytes(4, "big"), (destination, probe.port))
             return None
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT by the thousand
         with contextlib.suppress(BlockingIOError):
@@ -141,7 +150,7 @@ class Prober:
         for one in self._receivers:
             while one.fileno() in ready and (data := _receive(one)):
                 came.add(int.from_bytes(data, "big"))
-        for (_, version), one in self._echoes.items():
+        for (_, version, _), one in self._echoes.items():
             while one.fileno() in ready and (data := _receive(one)):
                 came |= _replied(data, version)
 
@@ -158,6 +167,15 @@ class Prober:
         return sum(one.metrics.packets for one in entries if one.metrics.reason in _DENIED)
 
 
+def _send(one: socket.socket, data: bytes, to: tuple[str, int]) -> None:
+    """Send; what a program drops on the sender's own way out is ENOBUFS to it (net_xmit_errno), and counted as all."""
+    try:
+        one.sendto(data, to)
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:
+            raise
+
+
 def _receive(one: socket.socket) -> bytes:
     try:
         return one.recv(2048)
@@ -167,15 +185,19 @@ def _receive(one: socket.socket) -> bytes:
 
 def _echo(kind: int, number: int) -> bytes:
     """Return an echo request (RFC 792); of ICMPv6 the kernel writes the checksum."""
-    body = struct.pack("!BBHHH", kind, 0, 0, number >> 16 & 0xFFFF, number & 0xFFFF)
-    words = struct.unpack("!4H", body)
-    total = sum(words)
+    identifier, sequence = _identify(number)
+    total = (kind << 8) + identifier + sequence
     total = (total & 0xFFFF) + (total >> 16)
-    return struct.pack("!BBHHH", kind, 0, ~total & 0xFFFF if kind == 8 else 0, number >> 16 & 0xFFFF, number & 0xFFFF)
+    return struct.pack("!BBHHH", kind, 0, ~(total + (total >> 16)) & 0xFFFF, identifier, sequence)
+
+
+def _identify(number: int) -> tuple[int, int]:
+    """Return identifier and sequence number of an echo: each has a flow of its own, and 0 is nobody's."""
+    return 1 + number % 0xFFFF, number // 0xFFFF
 
 
 def _replied(data: bytes, version: int) -> set[int]:
     """Return the number of an echo reply; a raw socket hears of other messages, too."""
     header = (data[0] & 0xF) * 4 if version == 4 else 0
-    kind, _, _, high, low = struct.unpack_from("!BBHHH", data, header)
-    return {high << 16 | low} if kind == _ECHO[version][1] else set()
+    kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", data, header)
+    return {sequence * 0xFFFF + identifier - 1} if kind == _ECHO[version][1] else set()
