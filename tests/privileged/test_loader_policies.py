@@ -2,6 +2,8 @@
 left alone.
 """
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterable, Mapping
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
@@ -15,7 +17,7 @@ from services.common.errors import Exhausted, InvalidArgument
 from services.common.model import Network
 from services.loader import libbpf, maps
 from services.loader.headers import SIZES
-from services.loader.model import Direction, PolicyEntry
+from services.loader.model import Direction, PolicyEntry, policy_content
 from services.loader.policyupdate import Change, Update
 from tests.loader_support import ALLOW_ALL, LoaderNode, Pod
 from tests.netns_support import Netns
@@ -320,3 +322,34 @@ async def test_prefixes_that_do_not_fit_are_refused_before_anything_is_written(
     del wanted[next(iter(wanted))]
     assert await bench.policies.update(Update((), wanted, (BLOCK,))) == []
     assert len(bench.datapath.prefixes.dump()) == SIZE - 1
+
+
+async def test_a_map_is_changed_by_one_at_a_time_and_others_do_not_wait(
+    bench: PolicyMaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A regeneration that comes in the middle of a change fills what the change has left; nobody reads what is half."""
+    web, dns = PolicyEntry(Direction.INGRESS, 0, 6, 80, 16), PolicyEntry(Direction.INGRESS, 0, 17, 53, 16)
+    one = await bench.fill(1, INGRESS)
+    begun, go_on, real = threading.Event(), threading.Event(), maps.Policy.write
+
+    def write(policy: maps.Policy, entries: Mapping[bytes, bytes]) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        real(policy, entries)
+
+    monkeypatch.setattr(maps.Policy, "write", write)
+    change = asyncio.create_task(bench.policies.update(Update((Change((web,), (INGRESS,), (one,)),), {}, ())))
+    await asyncio.to_thread(begun.wait, 20)
+    look = asyncio.create_task(bench.datapath.policy_content(1))
+    fill = asyncio.create_task(bench.fill(1, dns))
+    await bench.fill(2, INGRESS)
+    for _ in range(10):  # as far as they get
+        await asyncio.sleep(0)
+    assert (look.done(), fill.done()) == (False, False)
+    go_on.set()
+
+    assert await change == []
+    assert await look == policy_content([web])
+    await fill
+    assert bench.held(1) == [dns]
+    assert bench.policies.digest(1) == policy_content([dns]).digest
