@@ -353,3 +353,35 @@ async def test_a_map_is_changed_by_one_at_a_time_and_others_do_not_wait(
     await fill
     assert bench.held(1) == [dns]
     assert bench.policies.digest(1) == policy_content([dns]).digest
+
+
+async def test_what_changes_have_added_takes_room(bench: PolicyMaps) -> None:
+    """Maps are not read for each change, but what came since they were is counted."""
+    first, more = tuple(many(SIZE - 1)), tuple(many(SIZE + 1)[SIZE - 1 :])
+    one = await bench.fill(1)
+    then = Target(1, 1, one.after, policydigest.EMPTY)
+    assert await bench.policies.update(Update((Change(first, (), (one,)),), {}, ())) == []
+
+    (refusal,) = await bench.policies.update(Update((Change(more, (), (then,)),), {}, ()))
+    assert f"{SIZE + 1} are needed" in refusal.error
+    assert bench.held(1) == sorted(first)
+
+
+async def test_prefixes_that_changes_have_added_take_room(bench: PolicyMaps) -> None:
+    networks: list[Network] = [IPv4Network((10 << 24 | number, 32)) for number in range(SIZE + 1)]
+    await bench.policies.sync({BLOCK6: 1})
+    await bench.policies.update(Update((), dict.fromkeys(networks[: SIZE - 1], 1), ()))
+
+    with pytest.raises(Exhausted, match=f"{SIZE + 1} are needed"):
+        await bench.policies.update(Update((), {networks[SIZE - 1]: 1}, ()))
+    assert len(bench.datapath.prefixes.dump()) == SIZE
+
+
+async def test_of_a_map_that_was_taken_away_nothing_is_known(bench: PolicyMaps) -> None:
+    one = await bench.fill(1, INGRESS)
+
+    await bench.policies.forget(1)
+
+    assert bench.policies.digest(1) == b""
+    (refusal,) = await bench.policies.update(Update((Change((), (), (one,)),), {}, ()))
+    assert "has no policy map" in refusal.error

@@ -177,8 +177,8 @@ async def test_while_real_packets_come_in_the_answers_are_the_probes(node: Loade
         flood.terminate()
         await flood.wait()
 
-    threads = os.listdir(f"/proc/{node.process.pid}/task")
-    assert all(os.sched_getaffinity(int(thread)) == os.sched_getaffinity(0) for thread in threads)
+    with os.scandir(f"/proc/{node.process.pid}/task") as threads:
+        assert all(os.sched_getaffinity(int(thread.name)) == os.sched_getaffinity(0) for thread in threads)
 
 
 @contextlib.contextmanager
