@@ -18,7 +18,7 @@ from services.common.model import Network
 from services.loader import libbpf, maps
 from services.loader.headers import SIZES
 from services.loader.model import Direction, PolicyEntry, policy_content
-from services.loader.policyupdate import Change, Update
+from services.loader.policyupdate import Change, Target, Update
 from tests.loader_support import ALLOW_ALL, LoaderNode, Pod
 from tests.netns_support import Netns
 from tests.policymap_support import PolicyMaps
