@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import cni, controllers, endpoints, ipam, node, path, peers, policy, programs, shim
+from benchmarks import cni, controllers, endpoints, ipam, node, path, peers, policy, policymaps, programs, shim
 from benchmarks.harness import Report
 from tests.node_support import Node, run
 
@@ -65,6 +65,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "endpoints": lambda report, _quick: endpoints.report(report),
     "controllers": lambda report, _quick: controllers.report(report),
     "policy": lambda report, _quick: policy.report(report),
+    "policymaps": lambda report, _quick: policymaps.report(report),
     "ipam": lambda report, quick: ipam.report(report, 2_000 if quick else 10_000),
 }
 

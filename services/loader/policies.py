@@ -18,7 +18,7 @@ regeneration's lock may take this one, never the other way round. Updates take a
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -63,15 +63,21 @@ class Policies:
         """Make an endpoint's map hold exactly these entries; say what that changed. Raises Exhausted before anything
         is written when it has no room, BpfError when the kernel refuses.
         """
-        content = model.policy_content(entries)
         async with self._datapath.policy_locks.hold(spec.id):
-            before = policy.entries()
-            changes = model.policy_changes(spec.id, before, entries)
-            if changes:
-                self._held.pop(spec.id, None)
-                with self._revising():
-                    await self._run(len(before) + len(entries), lambda: policy.sync(entries, before))
-            self._held[spec.id] = _Held(spec.generation, content.digest, content.entries)
+            known = self._held.get(spec.id)
+            if len(entries) + (known.at_most if known is not None else 0) > _MANY:
+                return await self._blocking.run(lambda: self._fill(spec, policy, entries))
+            return self._fill(spec, policy, entries)
+
+    def _fill(self, spec: EndpointSpec, policy: Policy, entries: Sequence[PolicyEntry]) -> list[str]:
+        before = policy.entries()
+        changes = model.policy_changes(spec.id, before, entries)
+        if changes:
+            self._held.pop(spec.id, None)
+            with self._revising():
+                policy.sync(entries, before)
+        content = model.policy_content(entries)
+        self._held[spec.id] = _Held(spec.generation, content.digest, content.entries)
         return changes
 
     def digest(self, id_: int) -> bytes:
@@ -196,12 +202,6 @@ class Policies:
             yield
         finally:
             self._datapath.revise()
-
-    async def _run(self, size: int, work: Callable[[], object]) -> None:
-        if size > _MANY:
-            await self._blocking.run(work)
-        else:
-            work()
 
 
 def _check_room(policy: Policy, at_most: int, packed: Packed) -> int:

@@ -1,8 +1,10 @@
 """How what was put in force is written down: JSON, one object per file, with the format's number. Pure.
 
 `endpoint.json` (an EndpointRecord) and `node.json` (a NodeConfig) are read after a restart by whatever version of the
-loader starts then. Keys that nobody knows are passed over: older endpoint.json have `policy_digest` and
-`policy_entries`. A file that can't be read, or that a newer loader wrote, is CorruptState: it is kept and named.
+loader starts then. A file that can't be read, or that a newer loader wrote, is CorruptState: it is kept and named.
+
+    1    endpoint.json also has `policy_digest` and `policy_entries`; nobody reads them any more
+    2    a policy is no part of it
 """
 
 import json
@@ -15,7 +17,7 @@ from services.common.errors import CorruptState
 from services.common.model import Attachment, format_address
 from services.loader.model import EndpointRecord, EndpointSpec, NodeConfig, Program
 
-FORMAT = 1
+FORMAT = 2
 # A line per value, for people. json's own indentation has no fast path, and this is written at each regeneration.
 _ENCODER = json.JSONEncoder(separators=(",\n ", ": "))
 

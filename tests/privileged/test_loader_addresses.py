@@ -14,7 +14,7 @@ from services.loader.headers import SIZES
 from services.loader.hostaddresses import of_node
 from services.loader.maps import Endpoints
 from services.loader.model import NodeConfig
-from tests.loader_support import ALLOW_ALL, GATEWAYS, LoaderNode, Pod
+from tests.loader_support import ALLOW_ALL, GATEWAYS, RANGES, LoaderNode, Pod
 
 pytestmark = pytest.mark.privileged
 
@@ -111,10 +111,12 @@ async def test_neither_a_restart_nor_a_configuration_loses_them(node: LoaderNode
 
 
 async def test_entries_of_endpoints_are_left_alone(node: LoaderNode) -> None:
-    """Whoever gives the node an address of a pod, or takes it again."""
+    """Whoever gives the node an address of a pod, or takes it again; also of a pod outside the node's ranges."""
     pod = await node.add()
+    elsewhere = pb.NodeConfig(gateways=map(wire.write_address, GATEWAYS), pod_cidrs=[wire.write_network(RANGES[1])])
+    await node.call("ConfigureNode", pb.ConfigureNodeRequest(config=elsewhere))
 
-    give(node, f"{pod.v4}/32", "10.77.0.200/32", "192.0.2.77/24")
+    give(node, f"{pod.v4}/32", "192.0.2.77/24")
     await until(node, ip_address("192.0.2.77"))
     give(node, f"{pod.v4}/32", "192.0.2.77/24", verb="del")
     await until(node)

@@ -2,8 +2,9 @@
 left alone.
 """
 
-import subprocess
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterable, Mapping
 from ipaddress import IPv4Network, ip_network
 from pathlib import Path
 from typing import Any, cast
@@ -13,20 +14,14 @@ from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common import policydigest, wire
 from services.common.errors import Exhausted, InvalidArgument
-from services.common.locks import KeyedLocks
 from services.common.model import Network
-from services.loader import libbpf, maps, model
-from services.loader.attach import Attachers
-from services.loader.blocking import Blocking
-from services.loader.datapath import Datapath
+from services.loader import libbpf, maps
 from services.loader.headers import SIZES
-from services.loader.model import Direction, PolicyEntry
-from services.loader.pins import Pins
-from services.loader.policies import Policies
+from services.loader.model import Direction, PolicyEntry, policy_content
 from services.loader.policyupdate import Change, Target, Update
-from services.loader.statedir import StateDir
 from tests.loader_support import ALLOW_ALL, LoaderNode, Pod
 from tests.netns_support import Netns
+from tests.policymap_support import PolicyMaps
 
 pytestmark = pytest.mark.privileged
 
@@ -211,53 +206,18 @@ async def test_prefixes_become_exactly_those_that_are_wanted(node: LoaderNode) -
 # ── the same code on maps of its own: what is seen only from inside ──
 
 
-class Bench:
-    """Policy maps of endpoints that have nothing else."""
-
-    def __init__(self, directory: Path) -> None:
-        self.state = StateDir(directory / "state")
-        self.state.open()
-        self.pins = Pins(directory / "bpf")
-        nobody: Any = None
-        self.datapath = Datapath(self.pins, self.state, Attachers({}, "tc"), nobody, KeyedLocks())
-        self.blocking = Blocking()
-        self.policies = Policies(self.datapath, self.state, self.blocking)
-
-    async def fill(self, id_: int, *entries: PolicyEntry) -> Target:
-        """Give an endpoint a map; return it as the target of a change."""
-        spec: Any = type("Spec", (), {"id": id_, "generation": 1})
-        with self.datapath.policy(id_) as policy:
-            await self.policies.fill(spec, policy, entries)
-        return Target(id_, 1, model.policy_content(entries).digest, b"after this change"[:16])
-
-    def held(self, id_: int) -> list[PolicyEntry]:
-        return sorted(self.datapath.policy_entries(id_))
-
-
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    """A directory with a bpffs in it, in a namespace of the test's own."""
-    (tmp_path / "bpf").mkdir()
-    subprocess.run(["mount", "-t", "bpf", "bpf", str(tmp_path / "bpf")], check=True)
-    with Netns() as namespace, namespace.enter():
-        yield tmp_path
-    subprocess.run(["umount", str(tmp_path / "bpf")], check=True)
-
-
-@pytest.fixture
-async def bench(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[PolicyMaps]:
     """Maps that are full soon."""
     for name in ("POLICY_MAP_SIZE", "PREFIXES_MAP_SIZE"):
         monkeypatch.setitem(cast("dict[str, int]", SIZES), name, SIZE)
-    bench = Bench(directory)
-    await bench.datapath.start()
-    yield bench
-    await bench.datapath.stop()
-    await bench.blocking.stop()
+    with Netns() as namespace, namespace.enter():
+        async with PolicyMaps(tmp_path) as bench:
+            yield bench
 
 
 async def test_entries_and_prefixes_come_before_others_go_and_then_flows_are_decided_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: PolicyMaps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over all endpoints, so that no packet between two of them falls into the gap."""
     out = PolicyEntry(Direction.EGRESS)
@@ -291,7 +251,7 @@ async def test_entries_and_prefixes_come_before_others_go_and_then_flows_are_dec
 
 @pytest.mark.parametrize("change", ["fill", "prefixes"])
 async def test_flows_are_decided_again_after_what_changed_something(
-    bench: Bench, change: str, monkeypatch: pytest.MonkeyPatch
+    bench: PolicyMaps, change: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     revised: list[str] = []
     monkeypatch.setattr(bench.datapath, "revise", lambda: revised.append(change))
@@ -308,7 +268,7 @@ def many(count: int) -> list[PolicyEntry]:
     return [PolicyEntry(Direction.INGRESS, identity=256 + number) for number in range(count)]
 
 
-async def test_a_change_that_does_not_fit_is_refused_with_numbers_before_anything_is_written(bench: Bench) -> None:
+async def test_a_change_that_does_not_fit_is_refused_with_numbers_before_anything_is_written(bench: PolicyMaps) -> None:
     """What is there already takes no room twice."""
     full = many(SIZE)
     one, two = await bench.fill(1, *full), await bench.fill(2)
@@ -324,7 +284,7 @@ async def test_a_change_that_does_not_fit_is_refused_with_numbers_before_anythin
 
 
 async def test_what_fails_in_the_kernel_is_that_endpoints_and_its_digest_is_read_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: PolicyMaps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = PolicyEntry(Direction.INGRESS, 0, 6, 80, 16)
     one, two = await bench.fill(1, INGRESS), await bench.fill(2, INGRESS)
@@ -345,7 +305,7 @@ async def test_what_fails_in_the_kernel_is_that_endpoints_and_its_digest_is_read
 
 
 async def test_prefixes_that_do_not_fit_are_refused_before_anything_is_written(
-    bench: Bench,
+    bench: PolicyMaps,
 ) -> None:
     first = int(ip_network("10.0.0.0/8").network_address)
     wanted: dict[Network, int] = {IPv4Network((first + number, 32)): 1 for number in range(SIZE)}
@@ -362,3 +322,66 @@ async def test_prefixes_that_do_not_fit_are_refused_before_anything_is_written(
     del wanted[next(iter(wanted))]
     assert await bench.policies.update(Update((), wanted, (BLOCK,))) == []
     assert len(bench.datapath.prefixes.dump()) == SIZE - 1
+
+
+async def test_a_map_is_changed_by_one_at_a_time_and_others_do_not_wait(
+    bench: PolicyMaps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A regeneration that comes in the middle of a change fills what the change has left; nobody reads what is half."""
+    web, dns = PolicyEntry(Direction.INGRESS, 0, 6, 80, 16), PolicyEntry(Direction.INGRESS, 0, 17, 53, 16)
+    one = await bench.fill(1, INGRESS)
+    begun, go_on, real = threading.Event(), threading.Event(), maps.Policy.write
+
+    def write(policy: maps.Policy, entries: Mapping[bytes, bytes]) -> None:
+        begun.set()
+        assert go_on.wait(20)
+        real(policy, entries)
+
+    monkeypatch.setattr(maps.Policy, "write", write)
+    change = asyncio.create_task(bench.policies.update(Update((Change((web,), (INGRESS,), (one,)),), {}, ())))
+    await asyncio.to_thread(begun.wait, 20)
+    look = asyncio.create_task(bench.datapath.policy_content(1))
+    fill = asyncio.create_task(bench.fill(1, dns))
+    await bench.fill(2, INGRESS)
+    for _ in range(10):  # as far as they get
+        await asyncio.sleep(0)
+    assert (look.done(), fill.done()) == (False, False)
+    go_on.set()
+
+    assert await change == []
+    assert await look == policy_content([web])
+    await fill
+    assert bench.held(1) == [dns]
+    assert bench.policies.digest(1) == policy_content([dns]).digest
+
+
+async def test_what_changes_have_added_takes_room(bench: PolicyMaps) -> None:
+    """Maps are not read for each change, but what came since they were is counted."""
+    first, more = tuple(many(SIZE - 1)), tuple(many(SIZE + 1)[SIZE - 1 :])
+    one = await bench.fill(1)
+    then = Target(1, 1, one.after, policydigest.EMPTY)
+    assert await bench.policies.update(Update((Change(first, (), (one,)),), {}, ())) == []
+
+    (refusal,) = await bench.policies.update(Update((Change(more, (), (then,)),), {}, ()))
+    assert f"{SIZE + 1} are needed" in refusal.error
+    assert bench.held(1) == sorted(first)
+
+
+async def test_prefixes_that_changes_have_added_take_room(bench: PolicyMaps) -> None:
+    networks: list[Network] = [IPv4Network((10 << 24 | number, 32)) for number in range(SIZE + 1)]
+    await bench.policies.sync({BLOCK6: 1})
+    await bench.policies.update(Update((), dict.fromkeys(networks[: SIZE - 1], 1), ()))
+
+    with pytest.raises(Exhausted, match=f"{SIZE + 1} are needed"):
+        await bench.policies.update(Update((), {networks[SIZE - 1]: 1}, ()))
+    assert len(bench.datapath.prefixes.dump()) == SIZE
+
+
+async def test_of_a_map_that_was_taken_away_nothing_is_known(bench: PolicyMaps) -> None:
+    one = await bench.fill(1, INGRESS)
+
+    await bench.policies.forget(1)
+
+    assert bench.policies.digest(1) == b""
+    (refusal,) = await bench.policies.update(Update((Change((), (), (one,)),), {}, ()))
+    assert "has no policy map" in refusal.error

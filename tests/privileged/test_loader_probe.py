@@ -1,7 +1,10 @@
 """Probes on a real node: what the programs in force say of a packet that nobody sends."""
 
+import asyncio
 import contextlib
+import os
 import socket
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,7 +22,7 @@ pytestmark = pytest.mark.privileged
 
 INGRESS, EGRESS = pb.TRAFFIC_DIRECTION_INGRESS, pb.TRAFFIC_DIRECTION_EGRESS
 HOST, WORLD = 1, 2
-TCP, UDP, SCTP = 6, 17, 132
+TCP, UDP, SCTP, ESP = 6, 17, 132, 50
 WORLD_ADDRESSES = ("192.0.2.1", "2001:db8::1")
 
 
@@ -145,6 +148,37 @@ async def test_a_real_flow_between_the_same_ends_stays(node: LoaderNode) -> None
     assert (await probe(node, one, EGRESS, one.v4, two.v4, protocol=1, port=0)).passed
 
     assert {one.conntrack.local_port for one in await flows(node)} == before.keys()
+
+
+async def test_a_flow_without_ports_that_was_there_stays(node: LoaderNode) -> None:
+    """Its ends are the probe's."""
+    one, two = await node.add(), await node.add()
+    with in_netns(one.netns.path, lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, ESP)) as sender:
+        sender.sendto(bytes(16), (two.v4, 0))
+    before = {one.conntrack.endpoint_id for one in await flows(node)}
+    assert before == {one.endpoint.id, two.endpoint.id}
+
+    assert (await probe(node, one, EGRESS, one.v4, two.v4, protocol=ESP, port=0)).passed
+
+    assert {one.conntrack.endpoint_id for one in await flows(node)} == before
+
+
+async def test_while_real_packets_come_in_the_answers_are_the_probes(node: LoaderNode) -> None:
+    """And the loader's threads may run where they could before."""
+    one, two = await node.add(), await node.add()
+    other = await node.add()
+    assert node.process is not None
+    flood = await asyncio.create_subprocess_exec(*other.netns.argv("ping", "-q", "-f", two.v4), stdout=DEVNULL)
+    try:
+        for _ in range(50):
+            reply = await probe(node, one, EGRESS, one.v4, two.v4)
+            assert (reply.passed, reply.source_identity) == (True, one.endpoint.identity)
+    finally:
+        flood.terminate()
+        await flood.wait()
+
+    with os.scandir(f"/proc/{node.process.pid}/task") as threads:
+        assert all(os.sched_getaffinity(int(thread.name)) == os.sched_getaffinity(0) for thread in threads)
 
 
 @contextlib.contextmanager

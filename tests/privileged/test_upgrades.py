@@ -335,10 +335,11 @@ def test_a_file_of_a_newer_podlane_is_refused_and_kept(unstarted: Node, where: s
 
     refused = start(unstarted, "loader")
 
+    known = linkrecord.FORMAT if where == "links" else record.FORMAT
     assert refused.returncode == 1
     assert refused.stderr.splitlines()[-1] == (
-        f"podlane-loader: {path} has format 99 and this loader knows formats up to 1: a newer podlane wrote it; run "
-        "that one"
+        f"podlane-loader: {path} has format 99 and this loader knows formats up to {known}: a newer podlane wrote it; "
+        "run that one"
     )
     assert "Traceback" not in refused.stderr
     assert {one: one.read_bytes() for one in state.rglob("*.json")} == before
