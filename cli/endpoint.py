@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli import connect, options
+from cli.identity import labels as spelled
 from cli.present import age, enum_name, level_name, output_option, plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import InvalidArgument
@@ -22,13 +23,22 @@ def group() -> None:
 
 
 @group.command("list")
-@output_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print; wide: with the policies that isolate, and what identities are made of.",
+)
 @click.pass_obj
 def list_endpoints(settings: Settings, output: str) -> None:
     """List the endpoints of this node.
 
     \b
-    Example: podlane endpoint list -o json | jq -r '.[] | select(.state != "ready") | .id'
+    Examples:
+      podlane endpoint list -o wide
+      podlane endpoint list -o json | jq -r '.[] | select(.state != "ready") | .id'
     """
     from podlane.endpoint.v1 import endpoint_pb2
 
@@ -37,8 +47,12 @@ def list_endpoints(settings: Settings, output: str) -> None:
     if output == "json":
         show_json([plain(endpoint) for endpoint in found])
         return
-    columns = ("ENDPOINT", "STATE", "IDENTITY", "POD", "IPV4", "IPV6", "INTERFACE", "CONTAINER", "AGE")
-    show_table(columns, [_row(endpoint) for endpoint in found], "no endpoints")
+    columns: tuple[str, ...] = ("ENDPOINT", "STATE", "IDENTITY", "POD", "IPV4", "IPV6", "INTERFACE", "CONTAINER", "AGE")
+    rows = [_row(endpoint) for endpoint in found]
+    if output == "wide":
+        columns += ("INGRESS POLICIES", "EGRESS POLICIES", "LABELS")
+        rows = [row + _wide(endpoint) for row, endpoint in zip(rows, found, strict=True)]
+    show_table(columns, rows, "no endpoints")
 
 
 def _row(endpoint: Any) -> tuple[str, ...]:
@@ -56,6 +70,14 @@ def _row(endpoint: Any) -> tuple[str, ...]:
         endpoint.link.host_ifname,
         endpoint.attachment.container_id[:12],
         age(time.time() - endpoint.created.seconds),
+    )
+
+
+def _wide(endpoint: Any) -> tuple[str, ...]:
+    return (
+        ",".join(endpoint.ingress_policies) or "-",
+        ",".join(endpoint.egress_policies) or "-",
+        ",".join(spelled(endpoint.identity_labels)) or "-",
     )
 
 
@@ -88,7 +110,7 @@ def get_endpoint(settings: Settings, endpoint: str, output: str) -> None:
       podlane endpoint get 10.244.0.5
       podlane endpoint get default/web-0 -o json
     """
-    found = _get(settings, endpoint)
+    found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found))
         return
@@ -96,11 +118,39 @@ def get_endpoint(settings: Settings, endpoint: str, output: str) -> None:
         click.echo(line)
 
 
-def _get(settings: Settings, endpoint: str) -> Any:
+def get(settings: Settings, endpoint: str) -> Any:
+    """Return the endpoint that a person names."""
     from podlane.endpoint.v1 import endpoint_pb2
 
     request = endpoint_pb2.GetEndpointRequest(selector=selector(endpoint))
     return connect.ask(connect.endpoint(settings), "GetEndpoint", request).endpoint
+
+
+@group.command("labels")
+@click.argument("endpoint")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE | KEY-]...")
+@click.option("--reset", "taken_back", multiple=True, metavar="KEY", help="What the pod says counts again.")
+@output_option
+@click.pass_obj
+def labels(
+    settings: Settings, endpoint: str, *, changes: tuple[str, ...], taken_back: tuple[str, ...], output: str
+) -> None:
+    """Show or change an endpoint's labels: ENDPOINT is an id, an address or namespace/pod.
+
+    KEY=VALUE sets a label over what its pod says, KEY- removes it. Returns when everybody enforces what follows.
+
+    \b
+    Examples:
+      podlane endpoint labels 7
+      podlane endpoint labels shop/web-0 quarantine=yes app-
+      podlane endpoint labels 7 --reset app
+    """
+    from cli import endpoint_labels
+
+    if changes or taken_back:
+        endpoint_labels.change(settings, selector(endpoint), (changes, taken_back), output)
+    else:
+        endpoint_labels.show(get(settings, endpoint), output)
 
 
 @group.command("log")
@@ -109,7 +159,7 @@ def _get(settings: Settings, endpoint: str) -> Any:
 @click.pass_obj
 def log(settings: Settings, endpoint: str, output: str) -> None:
     """Show an endpoint's log, its newest 256 entries: ENDPOINT is an id, an address or namespace/pod."""
-    found = _get(settings, endpoint)
+    found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found)["log"])
         return
@@ -126,7 +176,7 @@ def health(settings: Settings, endpoint: str, output: str) -> None:
 
     Exit code 1 when its health is a warning or a failure.
     """
-    found = _get(settings, endpoint)
+    found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found.health))
     else:
@@ -197,6 +247,7 @@ def _describe(endpoint: Any) -> list[str]:
         f"state       {state}",
         f"health      {describe_health(endpoint.health)}",
         f"identity    {endpoint.identity}",
+        *_describe_policy(endpoint),
         f"pod         {pod}",
         f"attachment  network {attachment.network}, container {attachment.container_id}, {attachment.ifname}",
         f"addresses   {', '.join(one['address'] for one in told['addresses'])}",
@@ -218,6 +269,16 @@ def _describe(endpoint: Any) -> list[str]:
         published = endpoint.published
         lines.append(f"published   {published.key}, revision {published.revision}, {told['published']['written']}")
     return lines + [f"log         {line}" for line in log_lines(endpoint)[-_LINES:]]
+
+
+def _describe_policy(endpoint: Any) -> list[str]:
+    lines = [f"label       {label}" for label in spelled(endpoint.identity_labels)]
+    for way, policies in (("ingress", endpoint.ingress_policies), ("egress", endpoint.egress_policies)):
+        if policies:
+            lines.append(f"{way:<11} isolated by {', '.join(policies)}")
+    if endpoint.policy_error:
+        lines.append(f"policy      not what it should be: {endpoint.policy_error}")
+    return lines
 
 
 def _switches(options: Mapping[str, bool]) -> list[str]:
