@@ -63,11 +63,11 @@ class Joined:
     def place(self, line: int) -> str:
         """Return `file:line` for a line of the text; 0 is of no line."""
         first = 1
-        for part in self.parts:
-            lines = part.text.count("\n") + 1
-            if first <= line < first + lines:
-                return f"{part.source}:{line - first + 1}"
-            first += lines + 1
+        for part in self.parts if line else ():
+            end = first + part.text.count("\n") + 1
+            if line < end or part is self.parts[-1]:
+                return f"{part.source}:{max(line - first + 1, 1)}"
+            first = end + 1
         return self.source
 
 

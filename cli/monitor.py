@@ -15,6 +15,8 @@ from services.common.config import Settings
 from services.common.errors import FailedPrecondition, InvalidArgument, Unavailable
 
 _TYPES = {"drop": "EVENT_TYPE_DROP", "trace": "EVENT_TYPE_TRACE", "verdict": "EVENT_TYPE_POLICY_VERDICT"}
+# Known everywhere.
+_HOST = 1
 _SWITCHES = {"drop": "drop-notify", "trace": "trace", "verdict": "policy-verdict"}
 
 
@@ -43,19 +45,16 @@ def group(settings: Settings, types: str, endpoint: str, output: str) -> None:
     names = _names(types)
     wanted = [loader_pb2.EventType.Value(_TYPES[name]) for name in names]
     show = _show_json if output == "json" else _show
-    began = False
 
     def begun(note: str = "") -> None:
-        nonlocal began
-        began = True
         click.echo(_greeting(names, endpoint) + note, err=True)
 
-    request = policy_pb2.WatchFlowsRequest(types=wanted, selector=selector(endpoint) if endpoint else None)
     try:
-        connect.follow(connect.policy(settings), "WatchFlows", request, begun, lambda flow: show(_named(flow)))
+        # Of a stream that is refused the header can't be told from one that begins, so something else is asked first.
+        connect.ask(connect.policy(settings), "ListIdentities", policy_pb2.ListIdentitiesRequest(identity=_HOST))
     except (Unavailable, FailedPrecondition) as error:
-        # Whoever is asked by a number that needs no look-up can still be told of, and is: that is the moment for it.
-        if began or (endpoint and not endpoint.isdigit()):
+        # Only the endpoint service knows which number a name has.
+        if endpoint and not endpoint.isdigit():
             raise
         events = loader_pb2.WatchEventsRequest(types=wanted, endpoint_id=int(endpoint or 0))
         note = f"; without names: {error.message}"
@@ -64,13 +63,18 @@ def group(settings: Settings, types: str, endpoint: str, output: str) -> None:
             "WatchEvents",
             events,
             begun=lambda: begun(note),
-            each=lambda event: show(plain(event)),
+            each=lambda event: show(event, plain(event)),
         )
+        return
+    flows = policy_pb2.WatchFlowsRequest(types=wanted, selector=selector(endpoint) if endpoint else None)
+    connect.follow(
+        connect.policy(settings), "WatchFlows", flows, begun, each=lambda flow: show(flow.event, _named(flow))
+    )
 
 
 def _named(flow: Any) -> dict[str, Any]:
     """Return an event with names: the loader's fields where they always are, and what the endpoint service knows."""
-    told = plain(flow)
+    told: dict[str, Any] = plain(flow)
     event: dict[str, Any] = told.pop("event")
     return event | told
 
@@ -90,10 +94,10 @@ def _greeting(names: list[str], endpoint: str) -> str:
     return f"listening for {', '.join(wanted)} events of {of} (options: {switches}); Ctrl-C ends"
 
 
-def _show(event: dict[str, Any]) -> None:
-    moment = datetime.fromisoformat(event["time"]).astimezone()
-    click.echo(f"{moment:%H:%M:%S.%f} {event['summary']}")
+def _show(event: Any, told: dict[str, Any]) -> None:
+    moment = datetime.fromtimestamp(event.time.seconds + event.time.nanos / 1e9).astimezone()
+    click.echo(f"{moment:%H:%M:%S.%f} {told['summary']}")
 
 
-def _show_json(event: dict[str, Any]) -> None:
-    click.echo(json.dumps(event, ensure_ascii=False))
+def _show_json(_event: Any, told: dict[str, Any]) -> None:
+    click.echo(json.dumps(told, ensure_ascii=False))
