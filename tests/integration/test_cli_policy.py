@@ -261,6 +261,16 @@ def test_validate_finds_what_is_there_twice_in_two_files(services: Services, tmp
     assert (outcome.code, outcome.stdout) == (1, f"{tmp_path}/b.yaml:2: twice\n")
 
 
+def test_warnings_of_several_files_are_told_once_each(services: Services, tmp_path: Path):
+    for name in "ab":
+        (tmp_path / f"{name}.yaml").write_text("1\n2\n3\n4\n5\n")
+    services.replies["ValidatePolicies"] = pb.ValidatePoliciesResponse(warnings=[WARNING])
+
+    told = services.podlane("policy", "validate", "-f", str(tmp_path)).stdout.splitlines()
+
+    assert [line.partition(": ")[0] for line in told] == [f"{tmp_path}/a.yaml:5", f"{tmp_path}/b.yaml:5"]
+
+
 def test_diff_shows_entries_isolation_and_flows(services: Services):
     services.replies["DiffPolicies"] = pb.DiffPoliciesResponse(
         documents=[pb.AppliedDocument(name=WEB, change=Change.CHANGE_CREATED)],
@@ -300,6 +310,8 @@ def test_a_diff_of_nothing_is_0_a_changed_document_is_1_and_an_error_is_2(servic
         one = pb.AppliedDocument(name=WEB, change=change)
         services.replies["DiffPolicies"] = pb.DiffPoliciesResponse(documents=[one])
         assert services.podlane("policy", "diff", "-f", "-", "-o", "json", stdin="x").code == code
+    services.replies["DiffPolicies"] = pb.DiffPoliciesResponse(endpoints=[pb.EndpointDiff(id=7)])
+    assert services.podlane("policy", "diff", "-f", "-", stdin="x").code == 1
     services.replies["DiffPolicies"] = InvalidArgument("stdin: 1 problem")
     outcome = services.podlane("policy", "diff", "-f", "-", stdin="x")
     assert (outcome.code, outcome.stderr) == (2, "podlane: stdin: 1 problem\n")
