@@ -44,6 +44,13 @@ def endpoint(settings: Settings) -> Service:
     return Service("endpoint", settings.endpoint.socket, EndpointServiceStub)
 
 
+def policy(settings: Settings) -> Service:
+    """Return the service for identities and policies, which the endpoint service answers, too."""
+    from podlane.endpoint.v1.policy_pb2_grpc import PolicyServiceStub
+
+    return replace(endpoint(settings), stub=PolicyServiceStub)
+
+
 def controllers(settings: Settings) -> list[Service]:
     """Return the service that every process answers beside its own, once for each process."""
     from podlane.common.v1.controllers_pb2_grpc import ControllerServiceStub

@@ -1,19 +1,17 @@
 """`podlane endpoint`: the pods' endpoints as the endpoint service knows them."""
 
 import time
-from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
 import click
 
 from cli import connect, options
-from cli.present import age, enum_name, level_name, output_option, plain, show_json, show_table
+from cli.endpoint_text import describe, describe_health, log_lines
+from cli.identity import labels as spelled
+from cli.present import age, enum_name, output_option, plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import InvalidArgument
-
-# The newest lines of the log that `get` shows; `log` shows all.
-_LINES = 10
 
 
 @click.group("endpoint", help="The pods' endpoints.")
@@ -22,13 +20,22 @@ def group() -> None:
 
 
 @group.command("list")
-@output_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json"]),
+    default="table",
+    show_default=True,
+    help="How to print; wide: with the policies that isolate, and what identities are made of.",
+)
 @click.pass_obj
 def list_endpoints(settings: Settings, output: str) -> None:
     """List the endpoints of this node.
 
     \b
-    Example: podlane endpoint list -o json | jq -r '.[] | select(.state != "ready") | .id'
+    Examples:
+      podlane endpoint list -o wide
+      podlane endpoint list -o json | jq -r '.[] | select(.state != "ready") | .id'
     """
     from podlane.endpoint.v1 import endpoint_pb2
 
@@ -37,8 +44,12 @@ def list_endpoints(settings: Settings, output: str) -> None:
     if output == "json":
         show_json([plain(endpoint) for endpoint in found])
         return
-    columns = ("ENDPOINT", "STATE", "IDENTITY", "POD", "IPV4", "IPV6", "INTERFACE", "CONTAINER", "AGE")
-    show_table(columns, [_row(endpoint) for endpoint in found], "no endpoints")
+    columns: tuple[str, ...] = ("ENDPOINT", "STATE", "IDENTITY", "POD", "IPV4", "IPV6", "INTERFACE", "CONTAINER", "AGE")
+    rows = [_row(endpoint) for endpoint in found]
+    if output == "wide":
+        columns += ("INGRESS POLICIES", "EGRESS POLICIES", "LABELS")
+        rows = [row + _wide(endpoint) for row, endpoint in zip(rows, found, strict=True)]
+    show_table(columns, rows, "no endpoints")
 
 
 def _row(endpoint: Any) -> tuple[str, ...]:
@@ -56,6 +67,14 @@ def _row(endpoint: Any) -> tuple[str, ...]:
         endpoint.link.host_ifname,
         endpoint.attachment.container_id[:12],
         age(time.time() - endpoint.created.seconds),
+    )
+
+
+def _wide(endpoint: Any) -> tuple[str, ...]:
+    return (
+        ",".join(endpoint.ingress_policies) or "-",
+        ",".join(endpoint.egress_policies) or "-",
+        ",".join(spelled(endpoint.identity_labels)) or "-",
     )
 
 
@@ -88,19 +107,47 @@ def get_endpoint(settings: Settings, endpoint: str, output: str) -> None:
       podlane endpoint get 10.244.0.5
       podlane endpoint get default/web-0 -o json
     """
-    found = _get(settings, endpoint)
+    found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found))
         return
-    for line in _describe(found):
+    for line in describe(found):
         click.echo(line)
 
 
-def _get(settings: Settings, endpoint: str) -> Any:
+def get(settings: Settings, endpoint: str) -> Any:
+    """Return the endpoint that a person names."""
     from podlane.endpoint.v1 import endpoint_pb2
 
     request = endpoint_pb2.GetEndpointRequest(selector=selector(endpoint))
     return connect.ask(connect.endpoint(settings), "GetEndpoint", request).endpoint
+
+
+@group.command("labels")
+@click.argument("endpoint")
+@click.argument("changes", nargs=-1, metavar="[KEY=VALUE | KEY-]...")
+@click.option("--reset", "taken_back", multiple=True, metavar="KEY", help="What the pod says counts again.")
+@output_option
+@click.pass_obj
+def labels(
+    settings: Settings, endpoint: str, *, changes: tuple[str, ...], taken_back: tuple[str, ...], output: str
+) -> None:
+    """Show or change an endpoint's labels: ENDPOINT is an id, an address or namespace/pod.
+
+    KEY=VALUE sets a label over what its pod says, KEY- removes it. Returns when everybody enforces what follows.
+
+    \b
+    Examples:
+      podlane endpoint labels 7
+      podlane endpoint labels shop/web-0 quarantine=yes app-
+      podlane endpoint labels 7 --reset app
+    """
+    from cli import endpoint_labels
+
+    if changes or taken_back:
+        endpoint_labels.change(settings, selector(endpoint), (changes, taken_back), output)
+    else:
+        endpoint_labels.show(get(settings, endpoint), output)
 
 
 @group.command("log")
@@ -109,7 +156,7 @@ def _get(settings: Settings, endpoint: str) -> Any:
 @click.pass_obj
 def log(settings: Settings, endpoint: str, output: str) -> None:
     """Show an endpoint's log, its newest 256 entries: ENDPOINT is an id, an address or namespace/pod."""
-    found = _get(settings, endpoint)
+    found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found)["log"])
         return
@@ -126,7 +173,7 @@ def health(settings: Settings, endpoint: str, output: str) -> None:
 
     Exit code 1 when its health is a warning or a failure.
     """
-    found = _get(settings, endpoint)
+    found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found.health))
     else:
@@ -185,79 +232,3 @@ def config(settings: Settings, endpoint: str, changes: tuple[str, ...], output: 
       podlane endpoint config default/web-0 debug=on trace=on
     """
     options.show_or_set(settings, selector(endpoint), changes, output)
-
-
-def _describe(endpoint: Any) -> list[str]:
-    told = plain(endpoint)
-    pod = f"{endpoint.pod.namespace}/{endpoint.pod.name}" if endpoint.pod.name else "-"
-    state = told["state"] + (f" (waiting for {endpoint.waiting_for})" if endpoint.waiting_for else "")
-    link, attachment = endpoint.link, endpoint.attachment
-    lines = [
-        f"endpoint    {endpoint.id} (generation {endpoint.generation})",
-        f"state       {state}",
-        f"health      {describe_health(endpoint.health)}",
-        f"identity    {endpoint.identity}",
-        f"pod         {pod}",
-        f"attachment  network {attachment.network}, container {attachment.container_id}, {attachment.ifname}",
-        f"addresses   {', '.join(one['address'] for one in told['addresses'])}",
-        f"link        {link.host_ifname} (ifindex {link.host_ifindex}, {plain(link.host_mac)}), MTU {link.mtu}",
-        f"pod mac     {plain(link.pod_mac)}",
-        f"created     {told['created']}",
-    ]
-    if endpoint.options:
-        lines.append(f"options     {', '.join(_switches(endpoint.options))}")
-    if endpoint.HasField("last_regeneration"):
-        lines += _describe_regeneration(endpoint.last_regeneration)
-    counters = endpoint.counters
-    lines.append(
-        f"counters    {counters.regenerations} regenerations, {counters.failures} failed, {counters.folded} triggers "
-        f"folded into others, {counters.refused} transitions refused"
-    )
-    lines += _describe_queue(endpoint.queue)
-    if endpoint.HasField("published"):
-        published = endpoint.published
-        lines.append(f"published   {published.key}, revision {published.revision}, {told['published']['written']}")
-    return lines + [f"log         {line}" for line in log_lines(endpoint)[-_LINES:]]
-
-
-def _switches(options: Mapping[str, bool]) -> list[str]:
-    return [f"{name} {'on' if enabled else 'off'}" for name, enabled in sorted(options.items())]
-
-
-def _describe_queue(queue: Any) -> list[str]:
-    lines = []
-    if queue.running:
-        lines.append(f"running     {queue.running}, for {age(time.time() - queue.running_since.seconds)}")
-    if queue.waiting:
-        lines.append(f"waiting     {', '.join(queue.waiting)} ({len(queue.waiting)} of {queue.size})")
-    return lines
-
-
-def log_lines(endpoint: Any) -> list[str]:
-    """Return an endpoint's log, a line per entry, the newest last."""
-    return [
-        f"{entry['time']} {entry['type']:<6} {entry['code']:<7} {entry['state']}: {entry['message']}"
-        for entry in plain(endpoint)["log"]
-    ]
-
-
-def describe_health(health: Any) -> str:
-    """Return an endpoint's health in one line."""
-    kind = health.DESCRIPTOR.enum_types_by_name["Status"]
-    parts = ", ".join(f"{part} {enum_name(kind, getattr(health, part))}" for part in ("bpf", "policy", "connected"))
-    return f"{enum_name(kind, health.overall)} ({parts})"
-
-
-def _describe_regeneration(regeneration: Any) -> list[str]:
-    level = level_name(regeneration.level)
-    outcome = f"failed: {regeneration.error}" if regeneration.error else "ok"
-    changes = "; ".join(filter(None, (regeneration.reload_reason, *regeneration.changes)))
-    phases = ", ".join(f"{phase.name} {phase.duration_us / 1000:.2f} ms" for phase in regeneration.phases)
-    lines = [f"regenerated {level}, {outcome} ({'; '.join(regeneration.reasons)})", f"phases      {phases}"]
-    if changes:
-        lines.append(f"changes     {changes}")
-    return lines + [
-        f"program     {program.name} id {program.id} tag {program.tag.hex()} at {program.hook}: "
-        f"{program.instructions} instructions, {program.verified_instructions} verified"
-        for program in regeneration.programs
-    ]

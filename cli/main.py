@@ -15,9 +15,11 @@ _NOUNS = {
     "controllers": "what the services do by themselves, and what of it fails",
     "endpoint": "the pods' endpoints",
     "gc": "find and remove what pods that are gone have left",
+    "identity": "who endpoints are, as policy sees it",
     "ipam": "addresses and pools",
     "monitor": "watch what happens to packets: drops, traces, verdicts of policy",
     "node": "start, stop and show the node's services",
+    "policy": "who may talk to whom: NetworkPolicies, and what follows from them",
 }
 
 

@@ -114,6 +114,12 @@ class Peer:
             return errors.DeadlineExceeded(
                 f"podlane-{self._name} did not finish in time", service=self._name, socket=self._socket
             )
+        if reason is None and code is grpc.StatusCode.UNIMPLEMENTED:
+            return errors.FailedPrecondition(
+                f"podlane-{self._name} does not know this call, so it is older than who asks: restart it",
+                service=self._name,
+                socket=self._socket,
+            )
         kind = _KINDS.get(code, errors.Internal)
         fields = dict(reason.metadata) if reason is not None else {}
         return kind(message, **fields)

@@ -1,6 +1,7 @@
 """The watched directory with real files: what is told, when, and what a bad file does."""
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,8 @@ from services.endpoint.watchdir import Directory, scan
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch):
     """Let files settle: a function that says that a day has passed."""
-    now = watchdir.time.time_ns()
-    monkeypatch.setattr(watchdir.time, "time_ns", lambda: now)
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now)
 
     def pass_a_day() -> None:
         nonlocal now
@@ -31,7 +32,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The files that were read."""
     found: list[str] = []
     real = watchdir._read
-    monkeypatch.setattr(watchdir, "_read", lambda file: (found.append(file.name), real(file))[1])
+
+    def read(file: Path) -> watchdir.FileState:
+        found.append(file.name)
+        return real(file)
+
+    monkeypatch.setattr(watchdir, "_read", read)
     return found
 
 
