@@ -113,6 +113,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 		return refused(DROP_INVALID_PACKET);
 	endpoint_key_ipv6(&packet->source, &ip6->saddr);
 	endpoint_key_ipv6(&packet->destination, &ip6->daddr);
+	packet->hop_limit = ip6->hop_limit;
 	walk.protocol = ip6->nexthdr;
 	walk.kind = protocol_kinds[walk.protocol];
 	if (unlikely(walk.kind & KIND_EXTENSION)) {
