@@ -40,8 +40,8 @@ class Read:
 
     @property
     def opens_tcp(self) -> bool:
-        """Whether it is a SYN without an ACK."""
-        return self.protocol == TCP and len(self.rest) >= 14 and self.rest[13] & (SYN | ACK) == SYN
+        """Whether it is a SYN without an ACK, or has no flags and may be one."""
+        return self.protocol == TCP and (len(self.rest) < 14 or self.rest[13] & (SYN | ACK) == SYN)
 
     @property
     def flow(self) -> tuple[object, ...] | None:

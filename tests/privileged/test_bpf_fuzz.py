@@ -107,18 +107,14 @@ class Judge:
         return not max(found, key=lambda entry: (entry.protocol != 0, entry.port_prefix_length)).deny
 
     def passes(self, direction: Direction, peer_identity: int, one: Read) -> bool:
-        """Return whether a packet may pass one policy program, and remember the flow that it opens."""
+        """Return whether a packet may pass one policy program, and remember the flow that it may have begun."""
         address = one.destination if direction is OUT else one.source
         flow, theirs = one.flow, self.flows[IN if direction is OUT else OUT]
-        if flow is not None and opposite(flow) in theirs and not one.opens_tcp:
-            return True
-        if one.quoted is not None and self._is_about_a_flow(direction, one):
-            return True
-        if not self.allows(direction, peer_identity, address, one):
-            return False
-        if flow is not None:
+        is_reply = flow is not None and opposite(flow) in theirs and not one.opens_tcp
+        allowed = self.allows(direction, peer_identity, address, one)
+        if allowed and flow is not None:
             self.flows[direction].add(flow)
-        return True
+        return allowed or is_reply or self._is_about_a_flow(direction, one)
 
     def _is_about_a_flow(self, direction: Direction, one: Read) -> bool:
         quoted = one.quoted
