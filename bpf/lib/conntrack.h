@@ -69,11 +69,6 @@ const volatile __u64 podlane_revision SEC(".data.podlane_revision");
 #define LIFETIME_OTHER	     (60 * SECOND)   /* TCP before that, and everything else */
 #define LIFETIME_CLOSING     (10 * SECOND)   /* TCP after a RST, or a FIN of both sides */
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-
 /* What was seen of one side of a flow: TCP_FIN, TCP_RST, and these. */
 #define SEEN		 0x80
 #define SEEN_WITHOUT_SYN TCP_SYN

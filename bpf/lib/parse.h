@@ -5,8 +5,8 @@
  *
  * The common packet has them at a fixed place in the linear part. IPv4 options, IPv6 extension
  * headers, fragments and what is short take the slow way by bpf_skb_load_bytes(), 17 ns more. A
- * fragment after the first has no ports, nor has a packet that ends before them or, TCP, before its
- * flags, and none are made up: only policy entries without a port apply.
+ * fragment after the first has no ports, nor has a packet that ends before them, and none are made
+ * up: only policy entries without a port apply.
  *
  * Both from_container and to_container are verified with this inside, for every endpoint, and there
  * a branch costs as much as eight instructions. So what is rare is computed rather than decided: a
@@ -27,6 +27,11 @@
 #define L4_OFFSET_MAX 0x3fff
 /* No transport header that has ports, or a type, is shorter. */
 #define L4_SHORTEST 8
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
 /* Beyond the end of any packet: what is loaded from there is zeros and an error. */
 #define L4_NOWHERE 0xffffffff
 
@@ -146,9 +151,11 @@ static __always_inline long parse_l4_header(struct __sk_buff *skb, struct packet
 		return 0;
 	}
 	error = bpf_skb_load_bytes(skb, offset, &packet->l4, sizeof(packet->l4));
-	/* TCP without its flags is a fragment that hides a SYN (RFC 1858). */
-	if (error && packet->protocol != IPPROTO_TCP)
+	if (error) {
 		error = bpf_skb_load_bytes(skb, offset, &packet->l4, L4_SHORTEST);
+		/* A fragment that ends before TCP's flags may hide a SYN (RFC 1858): it is one. */
+		packet->l4.tcp_flags = TCP_SYN & ~(error >> 63);
+	}
 	return error;
 }
 
