@@ -12,6 +12,7 @@ from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.endpoint.v1.endpoint_pb2_grpc import EndpointServiceStub
 from podlane.loader.v1 import loader_pb2
 
+from benchmarks import enforcing
 from benchmarks.harness import Report, Row, quantile, spawn, summary
 from services.common.client import Peer
 from tests.node_support import Node
@@ -138,6 +139,7 @@ def report(into: Report) -> None:
         single, together = one_by_one(node), {level: all_at_once(node, level) for level in LEVELS}
         again = restart(node)
         settled = memory(node)
+        enforced = enforcing.measure(node)
         times += fill(node, MOST)
         full = memory(node)
     late, early = times[-AROUND:], times[10 - AROUND // 4 : 10 + AROUND]
@@ -148,6 +150,7 @@ def report(into: Report) -> None:
         "one_by_one_ms": single,
         "all_250_s": together,
         "restart_250_s": again,
+        "policy_for_250_ms": enforced,
         "memory_kib": {"10": fresh, "250, after a restart": settled, "500": full},
     }
     for level, bound in ((1, 2.0), (2, 6.0)):
@@ -155,6 +158,9 @@ def report(into: Report) -> None:
         into.add(Row(f"regeneration at level {level}, p50", single[level]["median"], "ms", bound, note=note))
     into.add(Row(f"{MANY} endpoints regenerated at level 1", together[1], "s"))
     into.add(Row(f"{MANY} endpoints regenerated at level 2", together[2], "s", 3.0))
+    for kind, took in enforced.items():
+        note = f"applied until enforced, peers by {kind}; p95 {took['p95']:.0f}"
+        into.add(Row(f"one policy for {MANY} endpoints", took["median"], "ms", 100.0, note=note))
     into.add(Row(f"restart with {MANY} endpoints to all ready", again, "s", 5.0, note="three services, none loaded"))
     told = f"ms: {quantile(early, 0.5):.1f} and {quantile(late, 0.5):.1f}, medians of {AROUND} around"
     into.add(Row(f"ADD number {MOST} ÷ number 10", growth, "×", 1.2, note=told))
