@@ -100,33 +100,32 @@ def _read(file: str) -> Text:
 
 
 def checked(settings: Settings, files: Sequence[str]) -> Joined:
-    """Read what `-f` names, for a change. Several files are checked one by one, so that problems have their lines."""
+    """Read what `-f` names, for a change. The service calls one text by its name; of several it is asked beforehand,
+    so that problems have their file and line.
+    """
     text = read(files)
-    if len(text.parts) > 1:
-        problems, _ = check(settings, text)
-        if problems:
-            shown = "; ".join(problems[:_SHOWN]) + (
-                "" if len(problems) <= _SHOWN else f"; and {len(problems) - _SHOWN} more"
-            )
-            raise InvalidArgument(f"nothing is used: {shown}")
+    problems = check(settings, text)[0] if len(text.parts) > 1 else []
+    if problems:
+        more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+        raise InvalidArgument(f"nothing is used: {'; '.join(problems[:_SHOWN])}{more}")
     return text
 
 
 def check(settings: Settings, text: Joined) -> tuple[list[str], list[str]]:
     """Let the service check texts; return problems and warnings, a line for each."""
-    problems: list[str] = []
-    warnings: list[str] = []
-    # Each alone, because an open bracket in one makes nonsense of the next; then together for what is there twice.
-    for one in [Joined([part]) for part in text.parts] + ([text] if len(text.parts) > 1 else []):
-        if one is text and problems:
-            break
-        reply = connect.ask(
-            connect.policy(settings), "ValidatePolicies", policy_pb2.ValidatePoliciesRequest(text=one.text)
-        )
-        problems += [problem_line(problem, one) for problem in reply.problems]
-        if one is not text:
-            warnings += [warning_line(warning, one) for warning in reply.warnings]
+    problems, warnings = _check(settings, text)
+    if problems and len(text.parts) > 1:
+        # Each alone, because an open bracket in one makes nonsense of the next.
+        alone = [_check(settings, Joined([part])) for part in text.parts]
+        if any(found for found, _ in alone):
+            return [line for found, _ in alone for line in found], [line for _, found in alone for line in found]
     return problems, warnings
+
+
+def _check(settings: Settings, text: Joined) -> tuple[list[str], list[str]]:
+    request = policy_pb2.ValidatePoliciesRequest(text=text.text)
+    reply = connect.ask(connect.policy(settings), "ValidatePolicies", request)
+    return [problem_line(one, text) for one in reply.problems], [warning_line(one, text) for one in reply.warnings]
 
 
 def problem_line(problem: Any, text: Joined) -> str:

@@ -99,7 +99,7 @@ def test_a_mistake_in_one_of_several_files_is_told_with_its_line_and_nothing_is_
     (tmp_path / "a.yaml").write_text("good")
     (tmp_path / "b.yaml").write_text("bad")
     services.replies["ValidatePolicies"] = lambda request: pb.ValidatePoliciesResponse(
-        problems=[PROBLEM] if request.text == "bad" else []
+        problems=[PROBLEM] if request.text.endswith("bad") else []
     )
 
     outcome = services.podlane("policy", "apply", "-f", str(tmp_path))
@@ -261,14 +261,26 @@ def test_validate_finds_what_is_there_twice_in_two_files(services: Services, tmp
     assert (outcome.code, outcome.stdout) == (1, f"{tmp_path}/b.yaml:2: twice\n")
 
 
-def test_warnings_of_several_files_are_told_once_each(services: Services, tmp_path: Path):
+@pytest.mark.parametrize("bad", [False, True])
+def test_warnings_of_several_files_are_told_once_each(services: Services, tmp_path: Path, bad: bool):
     for name in "ab":
-        (tmp_path / f"{name}.yaml").write_text("1\n2\n3\n4\n5\n")
-    services.replies["ValidatePolicies"] = pb.ValidatePoliciesResponse(warnings=[WARNING])
+        (tmp_path / f"{name}.yaml").write_text("1\nodd\n" + ("bad\n" if bad and name == "a" else ""))
 
-    told = services.podlane("policy", "validate", "-f", str(tmp_path)).stdout.splitlines()
+    def check(request: Any) -> Any:
+        lines = list(enumerate(request.text.split("\n"), 1))
+        return pb.ValidatePoliciesResponse(
+            problems=[pb.Problem(line=number, message="bad") for number, line in lines if line == "bad"],
+            warnings=[pb.Problem(line=number, message="odd") for number, line in lines if line == "odd"],
+        )
 
-    assert [line.partition(": ")[0] for line in told] == [f"{tmp_path}/a.yaml:5", f"{tmp_path}/b.yaml:5"]
+    services.replies["ValidatePolicies"] = check
+
+    outcome = services.podlane("policy", "validate", "-f", str(tmp_path))
+
+    problems = [f"{tmp_path}/a.yaml:3: bad"] if bad else []
+    warnings = [f"{tmp_path}/{name}.yaml:2: warning: odd" for name in "ab"]
+    assert (outcome.code, outcome.stdout.splitlines()) == (int(bad), problems + warnings)
+    assert len(services.requests) == (3 if bad else 1)
 
 
 def test_diff_shows_entries_isolation_and_flows(services: Services):
