@@ -7,20 +7,22 @@ async with Surroundings() as around, around.service() as client:
 
 import asyncio
 import contextlib
+import json
 import os
 import secrets
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from podlane.common.v1 import controllers_pb2, controllers_pb2_grpc
 from podlane.endpoint.v1 import endpoint_pb2 as pb
-from podlane.endpoint.v1 import endpoint_pb2_grpc
+from podlane.endpoint.v1 import endpoint_pb2_grpc, policy_pb2, policy_pb2_grpc
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
@@ -30,6 +32,8 @@ from services.common.errors import PodlaneError
 from services.common.model import Attachment
 from services.endpoint.main import build
 from tests.fakes import FakeIpam, FakeKernel, FakeLoader
+
+T = TypeVar("T")
 
 PATIENCE = 20.0
 READY = pb.ENDPOINT_STATE_READY
@@ -131,6 +135,50 @@ class Client:
         found = (await self.peer.call(self.stub.CollectGarbage, request, timeout=timeout)).findings
         return [one for one in found if one.object != "link lxc0123456789ab"]
 
+    @property
+    def policy(self) -> Any:
+        """The generated stub of PolicyService."""
+        return policy_pb2_grpc.PolicyServiceStub(self.peer.channel)
+
+    async def apply(self, *documents: Mapping[str, Any] | str) -> policy_pb2.ApplyPoliciesResponse:
+        """ApplyPolicies of documents, or of texts as they are."""
+        texts = [one if isinstance(one, str) else json.dumps(one) for one in documents]
+        request = policy_pb2.ApplyPoliciesRequest(text="\n---\n".join(texts), source="test.yaml")
+        response: policy_pb2.ApplyPoliciesResponse = await self.peer.call(
+            self.policy.ApplyPolicies, request, timeout=PATIENCE
+        )
+        return response
+
+    async def forget(self, *names: policy_pb2.DocumentName) -> policy_pb2.DeletePoliciesResponse:
+        """DeletePolicies."""
+        request = policy_pb2.DeletePoliciesRequest(names=names)
+        response: policy_pb2.DeletePoliciesResponse = await self.peer.call(
+            self.policy.DeletePolicies, request, timeout=PATIENCE
+        )
+        return response
+
+    async def documents(self) -> dict[str, policy_pb2.Document]:
+        """ListPolicies, by `kind namespace/name`."""
+        reply = await self.peer.call(self.policy.ListPolicies, policy_pb2.ListPoliciesRequest(), timeout=PATIENCE)
+        return {f"{one.name.kind} {one.name.namespace}/{one.name.name}": one for one in reply.documents}
+
+    async def label(self, pod: FakePod, **labels: str | None) -> policy_pb2.UpdateLabelsResponse:
+        """UpdateLabels; None removes."""
+        changes = [policy_pb2.LabelChange(key=key, value=value, remove=value is None) for key, value in labels.items()]
+        request = policy_pb2.UpdateLabelsRequest(selector=pod.selector, changes=changes)
+        response: policy_pb2.UpdateLabelsResponse = await self.peer.call(
+            self.policy.UpdateLabels, request, timeout=PATIENCE
+        )
+        return response
+
+    async def controller(self, name: str) -> controllers_pb2.Controller:
+        """ListControllers, the one of a name."""
+        stub: Any = controllers_pb2_grpc.ControllerServiceStub(self.peer.channel)
+        request = controllers_pb2.ListControllersRequest(name=name)
+        reply = await self.peer.call(stub.ListControllers, request, timeout=PATIENCE)
+        found: controllers_pb2.Controller = reply.controllers[0]
+        return found
+
     async def serving(self) -> bool:
         """Whether health says SERVING."""
         stub: Any = health_pb2_grpc.HealthStub(self.peer.channel)
@@ -187,6 +235,7 @@ class Surroundings:
         self.file.write_text(
             f'[node]\nname = "n1"\nrun_dir = "{self.dir}/run"\nlib_dir = "{self.dir}/lib"\nlog_format = "json"\n'
             f"[endpoint]\npeer_wait_seconds = {peer_wait}\ngc_interval_seconds = {gc_interval}\n"
+            f'policy_dir = "{self.dir}/policy.d"\n'
         )
         self.settings = config.load(self.file, {})
         self.kernel = FakeKernel()
@@ -249,6 +298,10 @@ class Surroundings:
             if process.returncode is None:
                 process.terminate()
             await process.wait()
+
+    def component(self, kind: type[T]) -> T:
+        """Return a part of the service that runs in this process."""
+        return next(part for part in self.components if isinstance(part, kind))
 
     def confirmed(self, pod: FakePod) -> bool:
         """Whether ipam holds the pod's addresses for an endpoint."""
