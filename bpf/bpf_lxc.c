@@ -203,7 +203,7 @@ static __always_inline int to_container_verdict(struct __sk_buff *skb, struct pa
 	verdict = parse(skb, packet);
 	if (verdict)
 		return verdict;
-	if (nd_is(packet))
+	if (nd_is(packet) && nd_is_from_link(packet))
 		return TC_ACT_OK;
 	to_container_find(skb, packet);
 	trace(skb, packet, TRACE_FROM_STACK);

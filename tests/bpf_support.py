@@ -167,6 +167,12 @@ class Datapath:
         """Let the node's stack send a packet to the pod."""
         return self.run("to_container", packet, **how)
 
+    def verdict(self, frame: bytes, *, out: bool, came_in_at: int = 0) -> int:
+        """Return what becomes of a frame that the pod sends, or receives, and nothing more: for many of them."""
+        context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK)
+        program = self.programs["from_container" if out else "to_container"]
+        return libbpf.prog_test_run(program, frame, context=context, room=64).retval
+
     def drops(self) -> Mapping[str, int]:
         """Return how many packets were dropped, by reason."""
         counts: dict[str, int] = {}

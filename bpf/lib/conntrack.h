@@ -69,11 +69,6 @@ const volatile __u64 podlane_revision SEC(".data.podlane_revision");
 #define LIFETIME_OTHER	     (60 * SECOND)   /* TCP before that, and everything else */
 #define LIFETIME_CLOSING     (10 * SECOND)   /* TCP after a RST, or a FIN of both sides */
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-
 /* What was seen of one side of a flow: TCP_FIN, TCP_RST, and these. */
 #define SEEN		 0x80
 #define SEEN_WITHOUT_SYN TCP_SYN
@@ -109,12 +104,19 @@ const __u8 icmp_flows[2 * ICMP_OF_IPV6] = {
 	[ICMP_OF_IPV6 + 129] = ICMP_REPLY,
 };
 
-static __always_inline __u64 flow_of(__u8 protocol, const struct l4_header *l4)
+/* 1 for ICMP in IPv4 and ICMPv6 in IPv6, else 0: bit 5 of the protocol says which of the two. */
+static __always_inline __u64 icmp_is_of_family(__u8 protocol, __u32 family)
+{
+	return ((protocol / 32 ^ family / FAMILY_IPV6) & 1) ^ 1;
+}
+
+static __always_inline __u64 flow_of(__u8 protocol, const struct l4_header *l4, __u32 family)
 {
 	const __u64 kind = protocol_kinds[protocol];
 
 	if (kind & KIND_ICMP)
-		return icmp_flows[l4->icmp_type | (protocol & 32) * (ICMP_OF_IPV6 / 32)];
+		return icmp_flows[l4->icmp_type | (protocol & 32) * (ICMP_OF_IPV6 / 32)] *
+		       icmp_is_of_family(protocol, family);
 	return FLOW_TRACKED | FLOW_OPENS | kind / KIND_PORTS;
 }
 
@@ -148,10 +150,12 @@ static __always_inline __u32 quoted_read(struct __sk_buff *skb, struct packet *p
 	struct ipv6hdr *ip6 = &packet->quoted.ip6;
 	struct iphdr *ip4 = &packet->quoted.ip4;
 
-	if (packet->source.family == FAMILY_IPV6)
-		return bpf_skb_load_bytes(skb, offset, ip6, sizeof(*ip6)) ? 0
-									  : offset + sizeof(*ip6);
-	if (bpf_skb_load_bytes(skb, offset, ip4, sizeof(*ip4)) ||
+	if (packet->source.family == FAMILY_IPV6) {
+		if (bpf_skb_load_bytes(skb, offset, ip6, sizeof(*ip6)) || ip6->version != 6)
+			return 0;
+		return offset + sizeof(*ip6);
+	}
+	if (bpf_skb_load_bytes(skb, offset, ip4, sizeof(*ip4)) || !ipv4_is_sound(ip4) ||
 	    ip4->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET))
 		return 0;
 	address_write_ipv4(&ip6->saddr, ip4->saddr);
@@ -176,7 +180,7 @@ static __always_inline bool flow_quoted(struct __sk_buff *skb, struct packet *pa
 	    !ipv6_equal(&quoted->ip6.saddr, &packet->destination.address))
 		return false;
 	barrier();
-	flow = flow_of(quoted->ip6.nexthdr, &quoted->l4);
+	flow = flow_of(quoted->ip6.nexthdr, &quoted->l4, packet->source.family);
 	packet->flow.protocol = quoted->ip6.nexthdr;
 	flow_write(packet, flow, direction == DIRECTION_INGRESS, &quoted->ip6.saddr,
 		   &quoted->ip6.daddr, &quoted->l4);
@@ -240,7 +244,8 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet *packet,
 					   __u32 peer, enum traffic_direction direction)
 {
-	const __u64 flow = flow_of(packet->protocol, &packet->l4) * packet->has_ports;
+	const __u64 flow = flow_of(packet->protocol, &packet->l4, packet->source.family) *
+			   packet->has_ports;
 	struct conntrack_value *entry;
 	__u64 now;
 

@@ -47,6 +47,20 @@ static __always_inline bool nd_is(const struct packet *packet)
 				   (unsigned int)(ND_REDIRECT - ND_ROUTER_SOLICITATION);
 }
 
+/* Whether a neighbour has sent it: a router that passes it on leaves less of its hop limit. */
+static __always_inline bool nd_is_from_link(const struct packet *packet)
+{
+	return packet->hop_limit == ND_HOP_LIMIT;
+}
+
+/* Whether it ends on the link, at the node. */
+static __always_inline bool nd_is_for_link(const struct packet *packet)
+{
+	const void *to = &packet->destination;
+
+	return ipv6_is_link_local(to) || ipv6_is_group(to) || ipv6_equal(to, &gateway_ipv6);
+}
+
 /* Writes the advertisement over the solicitation, whose target is the gateway and stays. */
 static __always_inline void nd_write_answer(struct ethhdr *eth, struct ipv6hdr *ip6,
 					    struct nd_message *message)
@@ -95,25 +109,29 @@ static __always_inline int nd_answer(struct __sk_buff *skb)
 static __always_inline int nd_from_container(struct __sk_buff *skb, const struct packet *packet)
 {
 #ifdef ENABLE_ARP_RESPONDER
-	const struct ipv6hdr *ip6 = packet_data(skb) + ETH_HLEN;
-	const struct nd_message *message = (void *)(ip6 + 1);
+	const struct nd_message *message = packet_data(skb) + ETH_HLEN + sizeof(struct ipv6hdr);
 
 	/* No routers live here, and asking under no address is duplicate address detection. */
 	if (packet->l4.icmp_type - ND_NEIGHBOUR_SOLICITATION > 1U ||
 	    ipv6_is_unspecified(&packet->source))
 		return refused(DROP_LINK_LOCAL_NOISE);
 	if ((void *)&message->option_type > packet_end(skb) ||
-	    (ip6->hop_limit ^ ND_HOP_LIMIT) | message->code)
+	    !nd_is_from_link(packet) || message->code)
 		return refused(DROP_INVALID_PACKET);
 	if (!ipv6_is_link_local(&packet->source) && !ipv6_equal(&packet->source, &endpoint_ipv6))
 		return refused(DROP_ND_SENDER);
-	if (packet->l4.icmp_type == ND_NEIGHBOUR_ADVERTISEMENT)
-		return ipv6_equal(&message->target, &endpoint_ipv6) ? TC_ACT_OK
-								    : refused(DROP_ND_SENDER);
+	if (packet->l4.icmp_type == ND_NEIGHBOUR_ADVERTISEMENT) {
+		if (!ipv6_equal(&message->target, &endpoint_ipv6))
+			return refused(DROP_ND_SENDER);
+		/* The stack would route it: past policy. */
+		return nd_is_for_link(packet) ? TC_ACT_OK : refused(DROP_ND_TARGET);
+	}
 	if (!ipv6_equal(&message->target, &gateway_ipv6))
 		return refused(DROP_ND_TARGET);
 	return nd_answer(skb);
 #else
-	return TC_ACT_OK;
+	if (!nd_is_from_link(packet))
+		return refused(DROP_INVALID_PACKET);
+	return nd_is_for_link(packet) ? TC_ACT_OK : refused(DROP_ND_TARGET);
 #endif
 }

@@ -192,7 +192,9 @@ struct packet {
 	__u8 opens;
 	/* Whether it passes because of its flow, without a question. */
 	__u8 passes;
-	__u8 padding[5];
+	/* Of IPv6. */
+	__u8 hop_limit;
+	__u8 padding[4];
 	/* What its flow's entry says if policy allows it now. */
 	__u64 allowed;
 	/* Its flow's key, and what the entry begins with. */

@@ -27,6 +27,11 @@
 #define L4_OFFSET_MAX 0x3fff
 /* No transport header that has ports, or a type, is shorter. */
 #define L4_SHORTEST 8
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
 /* Beyond the end of any packet: what is loaded from there is zeros and an error. */
 #define L4_NOWHERE 0xffffffff
 
@@ -65,12 +70,17 @@ static __always_inline __u64 not_zero(__u64 number)
 	return number;
 }
 
+/* Version 4, and a length of five words or more. */
+static __always_inline bool ipv4_is_sound(const struct iphdr *ip4)
+{
+	return *(__u8 *)ip4 - 0x45U <= 10;
+}
+
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *packet)
 {
 	const struct iphdr *ip4 = packet_data(skb) + ETH_HLEN;
 
-	/* Version 4, and a length of five words or more. */
-	if ((void *)(ip4 + 1) > packet_end(skb) || *(__u8 *)ip4 - 0x45U > 10)
+	if ((void *)(ip4 + 1) > packet_end(skb) || !ipv4_is_sound(ip4))
 		return refused(DROP_INVALID_PACKET);
 	endpoint_key_ipv4(&packet->source, ip4->saddr);
 	endpoint_key_ipv4(&packet->destination, ip4->daddr);
@@ -113,6 +123,7 @@ static __always_inline int parse_ipv6(struct __sk_buff *skb, struct packet *pack
 		return refused(DROP_INVALID_PACKET);
 	endpoint_key_ipv6(&packet->source, &ip6->saddr);
 	endpoint_key_ipv6(&packet->destination, &ip6->daddr);
+	packet->hop_limit = ip6->hop_limit;
 	walk.protocol = ip6->nexthdr;
 	walk.kind = protocol_kinds[walk.protocol];
 	if (unlikely(walk.kind & KIND_EXTENSION)) {
@@ -145,8 +156,11 @@ static __always_inline long parse_l4_header(struct __sk_buff *skb, struct packet
 		return 0;
 	}
 	error = bpf_skb_load_bytes(skb, offset, &packet->l4, sizeof(packet->l4));
-	if (error)
+	if (error) {
 		error = bpf_skb_load_bytes(skb, offset, &packet->l4, L4_SHORTEST);
+		/* A fragment that ends before TCP's flags may hide a SYN (RFC 1858): it is one. */
+		packet->l4.tcp_flags = TCP_SYN & ~(error >> 63);
+	}
 	return error;
 }
 

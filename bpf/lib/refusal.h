@@ -24,7 +24,7 @@ enum drop_reason {
 	DROP_ARP_TARGET = 2,
 	/* ARP in the name of somebody else. */
 	DROP_ARP_SENDER = 3,
-	/* A neighbour solicitation for something else than the gateway. */
+	/* A neighbour solicitation for something else than the gateway, or an advertisement to it. */
 	DROP_ND_TARGET = 4,
 	/* Neighbour discovery in the name of somebody else. */
 	DROP_ND_SENDER = 5,

@@ -63,6 +63,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
             "to_group",
             "opens",
             "passes",
+            "hop_limit",
             "padding",
             "allowed",
             "flow",

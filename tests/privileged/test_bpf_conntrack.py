@@ -465,6 +465,8 @@ def test_an_error_that_quotes_nothing_of_ours_is_asked_about(datapath: Datapath,
         "half an IP header": whole[:12],
         "nothing": b"",
         "an error": bytes(TO_WORLD[family] / error),
+        "another version": bytes([whole[0] ^ 0x10]) + whole[1:],
+        "a header of one word": bytes([whole[0] & 0xF0 | 1 if family == 4 else 0x50]) + whole[1:],
         "a reply that was not asked for": bytes(
             TO_WORLD[family] / {4: ICMP(type=0, id=77), 6: ICMPv6EchoReply(id=77)}[family]
         ),
@@ -533,6 +535,17 @@ def test_the_first_fragment_opens_the_flow_and_later_ones_go_by_entries_without_
     datapath.enforce([PolicyEntry(OUT, 0, 17)])
     assert sent(datapath, later)
     assert len(datapath.flows.dump()) == 1
+
+
+@FAMILIES
+@pytest.mark.parametrize("length", range(8, 20))
+def test_a_segment_without_its_flags_is_no_reply(datapath: Datapath, family: int, length: int) -> None:
+    """The rest would come in the next fragment, and with it perhaps a SYN; 16 bytes are looked at in one go."""
+    question, answer = TCP(sport=80, dport=4242, flags="S"), TCP(sport=4242, dport=80, flags="S")
+    assert sent(datapath, TO_WORLD[family] / question)
+    whole = IP(src=WORLD_V4, dst=POD_V4, flags="MF") if family == 4 else TO_POD[6] / IPv6ExtHdrFragment(m=1)
+
+    assert not received(datapath, (whole / answer).__class__(bytes(whole / answer)[: len(whole) + length]))
 
 
 def test_extension_headers_hide_no_flow(datapath: Datapath) -> None:
