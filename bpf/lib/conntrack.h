@@ -150,10 +150,12 @@ static __always_inline __u32 quoted_read(struct __sk_buff *skb, struct packet *p
 	struct ipv6hdr *ip6 = &packet->quoted.ip6;
 	struct iphdr *ip4 = &packet->quoted.ip4;
 
-	if (packet->source.family == FAMILY_IPV6)
-		return bpf_skb_load_bytes(skb, offset, ip6, sizeof(*ip6)) ? 0
-									  : offset + sizeof(*ip6);
-	if (bpf_skb_load_bytes(skb, offset, ip4, sizeof(*ip4)) ||
+	if (packet->source.family == FAMILY_IPV6) {
+		if (bpf_skb_load_bytes(skb, offset, ip6, sizeof(*ip6)) || ip6->version != 6)
+			return 0;
+		return offset + sizeof(*ip6);
+	}
+	if (bpf_skb_load_bytes(skb, offset, ip4, sizeof(*ip4)) || !ipv4_is_sound(ip4) ||
 	    ip4->frag_off & bpf_htons(IPV4_FRAGMENT_OFFSET))
 		return 0;
 	address_write_ipv4(&ip6->saddr, ip4->saddr);

@@ -70,12 +70,17 @@ static __always_inline __u64 not_zero(__u64 number)
 	return number;
 }
 
+/* Version 4, and a length of five words or more. */
+static __always_inline bool ipv4_is_sound(const struct iphdr *ip4)
+{
+	return *(__u8 *)ip4 - 0x45U <= 10;
+}
+
 static __always_inline int parse_ipv4(struct __sk_buff *skb, struct packet *packet)
 {
 	const struct iphdr *ip4 = packet_data(skb) + ETH_HLEN;
 
-	/* Version 4, and a length of five words or more. */
-	if ((void *)(ip4 + 1) > packet_end(skb) || *(__u8 *)ip4 - 0x45U > 10)
+	if ((void *)(ip4 + 1) > packet_end(skb) || !ipv4_is_sound(ip4))
 		return refused(DROP_INVALID_PACKET);
 	endpoint_key_ipv4(&packet->source, ip4->saddr);
 	endpoint_key_ipv4(&packet->destination, ip4->daddr);

@@ -46,11 +46,9 @@ class HostAddresses:
         # From here on nothing waits, so no endpoint comes in between.
         endpoints = self._datapath.endpoints
         wanted = of_node(found, config)
-        there = {entry.address: entry for entry in endpoints.dump()}
-        missing = sorted(wanted - there.keys(), key=str)
-        gone = sorted(
-            (entry.address for entry in there.values() if entry.host and entry.address not in wanted), key=str
-        )
+        hosts = {entry.address: entry.host for entry in endpoints.dump()}
+        missing = sorted(wanted - hosts.keys(), key=str)
+        gone = sorted((address for address, host in hosts.items() if host and address not in wanted), key=str)
         for address in missing:
             endpoints.put_host(address)
         for address in gone:

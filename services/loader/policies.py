@@ -95,8 +95,8 @@ class Policies:
         """Change many maps; return the endpoints that were left alone or that the kernel refused, in their order.
 
         An endpoint whose map holds what it is to hold already is done. Raises Exhausted before anything is written
-        when the prefixes have no room, Unavailable when the kernel refuses them: then maps may hold more than before,
-        and the same request goes on from there.
+        when the prefixes have no room, Unavailable when the kernel refuses them: then maps hold what came beside what
+        was to go, which no request is a change of, and a regeneration mends it.
         """
         ids = sorted(target.id for target in update.targets())
         async with contextlib.AsyncExitStack() as locks:

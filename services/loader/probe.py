@@ -26,7 +26,7 @@ from services.loader.datapath import Datapath, explained
 from services.loader.event import Event, EventType
 from services.loader.libbpf import Fd
 from services.loader.model import Direction, EndpointRecord, EndpointSpec
-from services.loader.probepacket import Probe, frame
+from services.loader.probepacket import Probe, frame, is_probe
 from services.loader.refusal import place_text, reason_text
 from services.loader.statedir import StateDir
 
@@ -86,7 +86,7 @@ class Prober:
             for _ in range(_ATTEMPTS):
                 verdict = libbpf.prog_test_run(program, packet, context=context).retval
                 seen = self._seen(cpu)
-                if _is(seen, probe):
+                if is_probe(seen, probe):
                     return _outcome(seen, verdict)
         raise Unavailable(
             f"endpoint {id_}: other packets came in on CPU {cpu} during each of {_ATTEMPTS} attempts to read what its "
@@ -155,13 +155,6 @@ def _one_cpu() -> Iterator[int]:
         yield cpu
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _is(seen: Event, probe: Probe) -> bool:
-    """Tell whether a packet is the probe; else the programs have seen another one since."""
-    ends = (seen.source, seen.source_port, seen.destination, seen.protocol)
-    port = seen.destination_port if probe.protocol in event.WITH_PORTS else probe.port
-    return ends == (probe.source, 0, probe.destination, probe.protocol) and port == probe.port
 
 
 def _outcome(seen: Event, verdict: int) -> Outcome:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.common.model import Address
-from services.loader.event import ICMP, ICMPV6, SCTP, TCP, UDP
+from services.loader.event import ICMP, ICMPV6, SCTP, TCP, UDP, WITH_PORTS, Event
 
 _ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _TTL = 64
@@ -38,6 +38,13 @@ def frame(probe: Probe, source_mac: bytes, destination_mac: bytes) -> bytes:
     payload = _PAYLOADS.get((probe.source.version, probe.protocol), _empty)(probe)
     header = _ipv4 if probe.source.version == 4 else _ipv6
     return destination_mac + source_mac + _ETHER_TYPES[probe.source.version] + header(probe, len(payload)) + payload
+
+
+def is_probe(seen: Event, probe: Probe) -> bool:
+    """Tell whether a packet that the programs have seen is the probe."""
+    ends = (seen.source, seen.source_port, seen.destination, seen.protocol)
+    port = seen.destination_port if probe.protocol in WITH_PORTS else probe.port
+    return ends == (probe.source, 0, probe.destination, probe.protocol) and port == probe.port
 
 
 def _ipv4(probe: Probe, length: int) -> bytes:

@@ -465,6 +465,8 @@ def test_an_error_that_quotes_nothing_of_ours_is_asked_about(datapath: Datapath,
         "half an IP header": whole[:12],
         "nothing": b"",
         "an error": bytes(TO_WORLD[family] / error),
+        "another version": bytes([whole[0] ^ 0x10]) + whole[1:],
+        "a header of one word": bytes([whole[0] & 0xF0 | 1 if family == 4 else 0x50]) + whole[1:],
         "a reply that was not asked for": bytes(
             TO_WORLD[family] / {4: ICMP(type=0, id=77), 6: ICMPv6EchoReply(id=77)}[family]
         ),

@@ -10,11 +10,13 @@ from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common import wire
 from services.common.model import Address
+from services.loader.addresswatch import AddressMonitor
 from services.loader.headers import SIZES
 from services.loader.hostaddresses import of_node
 from services.loader.maps import Endpoints
 from services.loader.model import NodeConfig
 from tests.loader_support import ALLOW_ALL, GATEWAYS, RANGES, LoaderNode, Pod
+from tests.netns_support import Netns
 
 pytestmark = pytest.mark.privileged
 
@@ -123,6 +125,22 @@ async def test_entries_of_endpoints_are_left_alone(node: LoaderNode) -> None:
 
     (datapath,) = await node.datapaths()
     assert (datapath.reachable, list(datapath.problems)) == (True, [])
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1/24", "2001:db8::1/128"])
+async def test_the_kernel_tells_when_an_address_comes_and_when_it_goes(address: str) -> None:
+    """Of either family; nothing else happens in this namespace."""
+    with Netns() as namespace, namespace.enter():
+        told: asyncio.Queue[None] = asyncio.Queue()
+        monitor = AddressMonitor(lambda: told.put_nowait(None))
+        await monitor.start()
+        try:
+            for verb in ("add", "del"):
+                namespace.command("ip", "address", verb, address, "dev", "lo")
+                async with asyncio.timeout(20):
+                    await told.get()
+        finally:
+            await monitor.stop()
 
 
 def test_loopback_link_local_and_pod_ranges_are_not_the_nodes() -> None:

@@ -11,7 +11,9 @@ from scapy.layers.sctp import SCTP, SCTPChunkInit
 from scapy.packet import Packet
 
 from services.common.model import Address
-from services.loader.probepacket import Probe, frame
+from services.loader.event import Event, EventType
+from services.loader.model import Direction
+from services.loader.probepacket import Probe, frame, is_probe
 
 POD, HOST = b"\2\0\0\0\0\1", b"\2\0\0\0\0\2"
 V4 = (ip_address("10.0.0.7"), ip_address("192.0.2.1"))
@@ -63,3 +65,36 @@ def test_a_sum_of_0_is_written_as_all_ones() -> None:
     probes = (frame(Probe(*V4, 17, port), POD, HOST) for port in range(65536))
 
     assert {probe[-2:] for probe in probes if probe[-2:] in {b"\0\0", b"\xff\xff"}} == {b"\xff\xff"}
+
+
+def seen(**changes: Any) -> Event:
+    """Return what the programs knew of a probe of TCP port 443."""
+    fields: dict[str, Any] = dict.fromkeys(
+        ("time", "reason", "point", "peer_id", "length", "source_identity", "destination_identity"), 0
+    )
+    fields |= {"type": EventType.DROP, "direction": Direction.EGRESS, "endpoint_id": 7, "file": 0, "line": 0}
+    fields |= {"source": V4[0], "destination": V4[1], "protocol": 6, "source_port": 0, "destination_port": 443}
+    return Event(**fields | {"has_ports": True, "flags": 2, "conntrack": 0} | changes)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"source": V4[1]},
+        {"destination": V4[0]},
+        {"source": None, "destination": None},
+        {"protocol": 17},
+        {"source_port": 40000},
+        {"destination_port": 80},
+    ],
+)
+def test_a_real_packet_is_not_taken_for_a_probe(other: dict[str, Any]) -> None:
+    """Which may come in between, at the same programs."""
+    probe = Probe(*V4, 6, 443)
+
+    assert is_probe(seen(), probe)
+    assert not is_probe(seen(**other), probe)
+
+
+def test_of_an_echo_the_type_is_no_port() -> None:
+    assert is_probe(seen(protocol=1, destination_port=8), Probe(*V4, 1))
