@@ -16,7 +16,20 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import cni, controllers, endpoints, ipam, node, path, peers, policy, policymaps, programs, shim
+from benchmarks import (
+    cni,
+    controllers,
+    endpoints,
+    ipam,
+    node,
+    path,
+    peers,
+    policy,
+    policymaps,
+    policypath,
+    programs,
+    shim,
+)
 from benchmarks.harness import Report
 from tests.node_support import Node, run
 
@@ -50,6 +63,16 @@ def with_path(report: Report, quick: bool) -> None:
         path.report(pairs, report, Path("build"), rounds=3 if quick else 7, seconds=1.0 if quick else 2.0)
 
 
+def with_policypath(report: Report, quick: bool) -> None:
+    """The same between two pods of one node, with few and many policy entries."""
+    with Node() as here:
+        pods = [here.pod(), here.pod()]
+        address = [here.add(pod).addresses[0] for pod in pods][1]
+        pins = here.dir / "bpf" / "podlane" / "maps"
+        pair = (pods[0].netns, pods[1].netns, address)
+        policypath.report(pair, pins, report, Path("build"), rounds=3 if quick else 9)
+
+
 def with_node(report: Report, _quick: bool) -> None:
     """Regeneration, programs, memory."""
     with Node() as here:
@@ -60,6 +83,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "cni": with_cni,
     "shim": lambda report, quick: shim.report(report, 20 if quick else 60),
     "path": with_path,
+    "policypath": with_policypath,
     "programs": lambda report, _quick: programs.report(report),
     "node": with_node,
     "endpoints": lambda report, _quick: endpoints.report(report),

@@ -17,6 +17,8 @@ from tests.node_support import run
 
 # Client namespace, server namespace, server address.
 Pair = tuple[str, str, str]
+# Where the throughput's and the ping-pong's servers listen.
+PORTS = (5301, 5303)
 
 
 def build(directory: Path) -> Path:
@@ -49,16 +51,18 @@ def serving(argv: list[str], ready: str) -> Iterator[None]:
 def throughput(pair: Pair, seconds: float) -> float:
     """Return Gbit/s of one TCP stream, server on CPU 0, client on CPU 1."""
     client, server, address = pair
-    with serving(inside(server, 0, "iperf3", "-s", "-1", "--forceflush", "-p", "5301"), "Server listening"):
-        told = run(*inside(client, 1, "iperf3", "-c", address, "-p", "5301", "-t", f"{seconds:g}", "-J")).stdout
+    with serving(inside(server, 0, "iperf3", "-s", "-1", "--forceflush", "-p", str(PORTS[0])), "Server listening"):
+        told = run(*inside(client, 1, "iperf3", "-c", address, "-p", str(PORTS[0]), "-t", f"{seconds:g}", "-J")).stdout
     return float(json.loads(told)["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 
 def ping_pong(binary: Path, pair: Pair, seconds: float) -> float:
     """Return microseconds per transaction, both ends on CPU 1."""
     client, server, address = pair
-    with serving(inside(server, 1, str(binary), "serve", "5303"), "listening"):
-        return float(run(*inside(client, 1, str(binary), "ask", address, "5303", f"{seconds:g}")).stdout.split()[0])
+    with serving(inside(server, 1, str(binary), "serve", str(PORTS[1])), "listening"):
+        return float(
+            run(*inside(client, 1, str(binary), "ask", address, str(PORTS[1]), f"{seconds:g}")).stdout.split()[0]
+        )
 
 
 def report(pairs: Mapping[str, Pair], into: Report, work: Path, rounds: int = 7, seconds: float = 2.0) -> None:
@@ -79,13 +83,14 @@ def report(pairs: Mapping[str, Pair], into: Report, work: Path, rounds: int = 7,
 def _add_rows(into: Report, gbps: Mapping[str, list[float]], micros: Mapping[str, list[float]]) -> None:
     fast = {name: statistics.median(values) for name, values in gbps.items()}
     slow = {name: statistics.median(values) for name, values in micros.items()}
-    told = _told(fast, "Gbit/s")
-    into.add(Row("TCP pod→pod ÷ bridge", fast["podlane"] / fast["bridge"], "×", 1.0, at_most=False, note=told))
+    note = told(fast, "Gbit/s")
+    into.add(Row("TCP pod→pod ÷ bridge", fast["podlane"] / fast["bridge"], "×", 1.0, at_most=False, note=note))
     into.add(Row("TCP pod→pod ÷ bare veth", fast["podlane"] / fast["bare"], "×", aim=0.97, at_most=False))
-    told = _told(slow, "µs")
-    into.add(Row("ping-pong pod↔pod ÷ bridge", slow["podlane"] / slow["bridge"], "×", 1.0, note=told))
+    note = told(slow, "µs")
+    into.add(Row("ping-pong pod↔pod ÷ bridge", slow["podlane"] / slow["bridge"], "×", 1.0, note=note))
     into.add(Row("ping-pong pod↔pod ÷ bare veth", slow["podlane"] / slow["bare"], "×", aim=1.15))
 
 
-def _told(figures: Mapping[str, Any], unit: str) -> str:
+def told(figures: Mapping[str, Any], unit: str) -> str:
+    """Return all figures in a row."""
     return f"{unit}: " + ", ".join(f"{name} {value:.2f}" for name, value in figures.items())

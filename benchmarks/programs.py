@@ -50,7 +50,7 @@ PATHS: dict[str, tuple[str, Packet]] = {
     "spoofed source, dropped": ("from_container", SPOOFED),
 }
 # Of each shape: the switches that are turned, and the milliseconds in which an endpoint must be verified.
-SHAPES: dict[str, tuple[tuple[str, ...], float]] = {"": ((), 1.2), "conntrack": (("conntrack",), 3.0)}
+SHAPES: dict[str, tuple[tuple[str, ...], float]] = {"": ((), 3.0), "no conntrack": (("conntrack",), 1.4)}
 
 
 @contextmanager

@@ -63,6 +63,9 @@ def health(endpoint: Endpoint) -> Health:
     if bpf is _H.PENDING:
         reasons.append(f"it is {endpoint.state} and waits for {endpoint.waiting_for}")
     policy = _policy(endpoint, bpf)
+    if endpoint.policy_error:
+        policy = _H.FAILURE
+        reasons.append(endpoint.policy_error)
     connected = _H.DISABLED if endpoint.state is _S.DISCONNECTED else _H.OK
     if endpoint.lost:
         connected = _H.FAILURE

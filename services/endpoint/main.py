@@ -1,6 +1,6 @@
 """Assembly of the endpoint service, in the order in which its parts start. The last ones stop first."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 
 import grpc
 from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc, policy_pb2, policy_pb2_grpc
@@ -65,8 +65,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     own_controllers = controllers.Manager("endpoint-manager", registry)
     endpoints = Registry()
 
-    async def regenerate(managed: ManagedEndpoint, why: str) -> None:
-        await manager.regenerator.trigger(managed, Request(Level.NO_REBUILD, (why,))).result()
+    def regenerate(managed: ManagedEndpoint, why: str) -> Awaitable[None]:
+        return manager.again(managed, Request(Level.NO_REBUILD, (why,)))
 
     policies = Policies(
         policies_parts.Parts(

@@ -12,7 +12,7 @@ Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.endpoint import flow, plan
+from services.endpoint.events import Request
 from services.endpoint.flow import Addresses, Creation
 from services.endpoint.ids import Ids
 from services.endpoint.managed import Home, ManagedEndpoint
@@ -32,6 +33,7 @@ from services.endpoint.node import Readiness
 from services.endpoint.observed import LinkRemoval
 from services.endpoint.peers import Ipam, Loader
 from services.endpoint.policies import Policies
+from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.publisher import Publisher
 from services.endpoint.regeneration import INITIAL, RECOVERY, REPEATED, Regenerator
 from services.endpoint.registry import Registry, Selector
@@ -131,6 +133,13 @@ class Manager:
         datapath, allocation = next(iter(datapaths), None), next(iter(allocations), None)
         return endpoint, plan.problems(endpoint, datapath, allocation, self.asked_for(endpoint))
 
+    def policy_of(self, endpoint: Endpoint) -> EndpointPolicy | None:
+        """Return what an endpoint is granted; None: that isn't resolved yet, or doesn't fit its map."""
+        try:
+            return self._policies.wanted(endpoint.id)
+        except PodlaneError:
+            return None
+
     def asked_for(self, endpoint: Endpoint) -> plan.Wanted:
         """Return what an endpoint's datapath is to be like."""
         return plan.Wanted(self.regenerator.switches(endpoint), self._policies.wanted_digest(endpoint.id))
@@ -144,6 +153,22 @@ class Manager:
         managed = self.registry.linked(removal.host_ifname, removal.host_ifindex)
         if managed is not None:
             self._lost_link(managed)
+
+    def again(self, managed: ManagedEndpoint, request: Request) -> Awaitable[None]:
+        """Begin to regenerate an endpoint; what is returned may be awaited for the end, or left."""
+
+        async def run() -> None:
+            await self.regenerator.trigger(managed, request).result()
+
+        task = asyncio.create_task(run())
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # it is in the endpoint's log, and the controller `regeneration-recovery` sees to it
 
     def dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
         """Take an endpoint down in the background, again and again until it succeeds: the controller `removal`.

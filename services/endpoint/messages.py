@@ -26,6 +26,8 @@ from services.endpoint.operate import Result
 from services.endpoint.options import OptionStatus
 from services.endpoint.peer_messages import read_link, write_link, write_option
 from services.endpoint.policy import syntax
+from services.endpoint.policy.desired import EndpointPolicy
+from services.endpoint.policy.entry import Direction
 from services.endpoint.registry import Selector
 from services.endpoint.watch import Change, Told
 
@@ -104,12 +106,19 @@ def write_endpoint(endpoint: Endpoint) -> pb.Endpoint:
         options=endpoint.options,
         health=_write_health(health(endpoint)),
         counters=pb.Counters(**dataclasses.asdict(endpoint.counters)),
+        identity_labels=endpoint.identity_labels,
+        operator_labels={key: value for key, value in endpoint.label_changes.items() if value is not None},
+        removed_labels=[key for key, value in endpoint.label_changes.items() if value is None],
+        policy_error=endpoint.policy_error,
     )
 
 
-def write_detail(endpoint: Endpoint, queue: QueueStatus) -> pb.Endpoint:
-    """Return the message of an endpoint with its log, its queue and what was published of it."""
+def write_detail(endpoint: Endpoint, queue: QueueStatus, policy: EndpointPolicy | None) -> pb.Endpoint:
+    """Return the message of an endpoint with its log, its queue, its policies and what was published of it."""
     message = write_endpoint(endpoint)
+    if policy is not None:
+        message.ingress_policies.extend(map(str, policy.side(Direction.INGRESS).isolated_by))
+        message.egress_policies.extend(map(str, policy.side(Direction.EGRESS).isolated_by))
     message.log.extend(map(_write_entry, endpoint.log))
     message.queue.CopyFrom(_write_queue(queue))
     if endpoint.published is not None:

@@ -173,6 +173,11 @@ class Policies:
         except (Exhausted, NotFound):
             return None
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a session with the loader, before which nothing can be resolved."""
+        return self._resolver is not None
+
     def selected(self, policy: PolicyName) -> frozenset[int]:
         """Return the endpoints that a policy selects; none before the first session."""
         return self._resolver.selected(policy) if self._resolver is not None else frozenset()

@@ -4,6 +4,7 @@ A file's documents are taken in together, in place of those that the same file h
 changes nothing, and the controller fails with what is wrong until it is right.
 """
 
+import asyncio
 import contextlib
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class PolicyDirectory:
         self._policies = policies
         self._controllers = own
         self._directory = Directory(path)
+        self._seen = policies.repository
 
     async def start(self) -> None:
         """Begin."""
@@ -49,7 +51,12 @@ class PolicyDirectory:
 
     async def look(self) -> None:
         """Take in what has changed. Raises FailedPrecondition when a file is not in force as it is, Unavailable."""
-        for file, text in self._directory.changed().items():
+        if not self._policies.begun:
+            return
+        if self._policies.repository is not self._seen:
+            # What a file was refused for may be gone.
+            self._directory.retry()
+        for file, text in (await asyncio.to_thread(self._directory.changed)).items():
             try:
                 await self._take(file, text)
             except PodlaneError as error:
@@ -57,6 +64,7 @@ class PolicyDirectory:
                 _log.warning("refused", file=file, error=error.message)
             else:
                 self._directory.taken(file)
+        self._seen = self._policies.repository
         if self._directory.errors:
             wrong = "; ".join(f"{file}: {error}" for file, error in self._directory.errors.items())
             raise FailedPrecondition(f"{self._path}: what was last taken of these files stays in force: {wrong}")

@@ -54,7 +54,8 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     ) -> pb.GetEndpointResponse:
         """Show one endpoint with its log and its queue."""
         managed = self._manager.get(messages.read_selector(request.selector))
-        return pb.GetEndpointResponse(endpoint=messages.write_detail(managed.endpoint, managed.queue.status()))
+        policy = self._manager.policy_of(managed.endpoint)
+        return pb.GetEndpointResponse(endpoint=messages.write_detail(managed.endpoint, managed.queue.status(), policy))
 
     async def ListEndpoints(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListEndpointsRequest, _context: Any
