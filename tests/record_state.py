@@ -18,14 +18,31 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+from podlane.endpoint.v1 import endpoint_pb2 as pb
+from podlane.endpoint.v1 import policy_pb2
 
 from services.common.model import Attachment
 from tests.agreement import until
-from tests.by_hand import NETWORK, ByHand
+from tests.by_hand import NETWORK, ByHand, attachment
 from tests.crash_support import CrashNode
 from tests.node_support import SERVICES
 
 NODE = "recorded"
+# About others than the pods that are recorded: those are open.
+DOCUMENTS = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: others, namespace: shop}
+spec: {podSelector: {matchLabels: {app: other}}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {team: a}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, namespace: shop, labels: {app: other}}
+"""
 
 
 def _begin(call: Callable[[], object]) -> threading.Thread:
@@ -61,6 +78,10 @@ def record(node: CrashNode, target: Path) -> None:
         by_hand.create(pod, given, by_hand.link(pod, given))
     by_hand.configure(ready, debug=True)
     by_hand.configure_node(policy_accounting=True)
+    node.agreement.call("policy", "ApplyPolicies", policy_pb2.ApplyPoliciesRequest(text=DOCUMENTS))
+    selector = pb.EndpointSelector(attachment=attachment(ready))
+    change = policy_pb2.LabelChange(key="release", value="stable")
+    node.agreement.call("policy", "UpdateLabels", policy_pb2.UpdateLabelsRequest(selector=selector, changes=[change]))
     node.delete(released)
     by_hand.reserve(reserved)
     given, linking = by_hand.reserve(half_made), by_hand.reserve(half_linked)

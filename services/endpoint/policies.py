@@ -193,9 +193,21 @@ class Policies:
         await self._parts.loader.sync_prefixes(self.resolver.prefixes().numbers())
         if first:
             async with self._changing:
-                await self._carry_out(Change(why="its labels are other ones than recorded"))
+                await self._identify_anew()
             if self.before_first is not None:
                 await self.before_first()
+
+    async def _identify_anew(self) -> None:
+        """Give those their identity who are somebody else than was recorded: a killed change, another filter, an older
+        version. Their programs and maps are compared with that next.
+        """
+        for one in await self._allocate(self._moved(Change(), self.repository)):
+            before = one.managed.endpoint.identity
+            self._take_in(one, self.resolver)
+            self._note_move(one, "its labels are other ones than were recorded")
+            await one.managed.save(self._parts.store.update)
+            await self._release(before)
+        self.resolver.settle()
 
     def _resolved(self, prefixes: PrefixTable) -> Resolver:
         resolver = Resolver(self._settings, prefixes)

@@ -22,6 +22,7 @@ from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
 from services.common.db import Database
+from services.endpoint.policy import allow_all
 from services.endpoint.schema import MIGRATIONS as ENDPOINT_MIGRATIONS
 from services.ipam.store import MIGRATIONS as IPAM_MIGRATIONS
 from services.loader import linkrecord, record
@@ -195,7 +196,9 @@ def confirm(around: Surroundings, row: Mapping[str, Any], switches: Mapping[str,
         reachable=True,
         programs=[loader_pb2.Program(name=name, id=id_) for name, id_, *_ in last["programs"]],
         options=[loader_pb2.EndpointOption(name=name, enabled=on) for name, on in switches.items()],
+        identity=row["identity"],
     )
+    around.kernel.policies[row["id"]] = {entry[:-1]: entry for entry in map(tuple, allow_all())}
     addresses = [
         types.AssignedAddress(address=types.IpPrefix(address=types.IpAddress(packed=packed), length=8 * len(packed)))
         for packed in (
@@ -228,13 +231,25 @@ async def test_recorded_endpoints_come_back_as_they_were_and_untouched(around: S
             if len(await client.endpoints()) == 1:
                 break
         made = (await client.create(around.pod())).endpoint
+        documents = list(await client.documents())
 
     assert list(problems) == []
-    assert (endpoint.id, endpoint.generation, endpoint.identity) == (row["id"], row["generation"], row["identity"])
+    assert (endpoint.id, endpoint.generation) == (row["id"], row["generation"])
     assert (endpoint.attachment.container_id, endpoint.pod.name) == (row["container_id"], row["pod_name"])
     assert dict(endpoint.labels) == json.loads(row["labels"])
     assert endpoint.created.ToMilliseconds() == int(row["created"] * 1e3)
+    assert dict(endpoint.options) == own_switches(row)
+    assert (made.id, made.generation) == (5, 5)
     said = [entry.message.partition(" ")[0] for entry in endpoint.log]
+    if "label_changes" not in row:
+        # From before there were identities: its labels are known, so it gets one, and its programs with it.
+        assert endpoint.identity == 256
+        assert dict(endpoint.identity_labels)["k8s:app"] == "web"
+        assert around.loader.script.count("RegenerateEndpoint") == 2  # its own, and the new pod's
+        return
+    assert endpoint.identity == row["identity"]
+    assert dict(endpoint.operator_labels) == json.loads(row["label_changes"])
+    assert documents == ["1 shop/others", "2 /shop", "3 shop/other"]
     assert (said[:2], said[-1]) == (["identity", "regenerated"], "restored:")
     last = json.loads(row["regeneration"])
     assert endpoint.last_regeneration.config_hash == last["config_hash"]
@@ -242,13 +257,11 @@ async def test_recorded_endpoints_come_back_as_they_were_and_untouched(around: S
         (name, id_, tag) for name, id_, tag, *_ in last["programs"]
     ]
     assert {one.name: one.duration_us for one in endpoint.last_regeneration.phases} == dict(last["phases"])
-    assert dict(endpoint.options) == own_switches(row)
     counters = endpoint.counters
     assert [counters.regenerations, counters.failures, counters.folded, counters.refused] == json.loads(
         row.get("counters", "[0, 0, 0, 0]")
     )
     assert around.loader.script.count("RegenerateEndpoint") == 1  # the new pod's
-    assert (made.id, made.generation) == (5, 5)
 
 
 @versions
