@@ -26,14 +26,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from services.common import policydigest, telemetry, wire
+from services.common import telemetry, wire
 from services.common.errors import Exhausted, PodlaneError
 from services.common.model import Network, Phase
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import EndpointState, Level, LogCode, LogType, Regeneration
-from services.endpoint.observed import PolicyChange, PolicyTarget
-from services.endpoint.policy.desired import Delta, EndpointPolicy
+from services.endpoint.observed import PolicyChange
+from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.prefixes import PrefixChanges
+from services.endpoint.policybatch import Batch, Change, InForce
 from services.endpoint.registry import Registry, Selector
 
 _log = telemetry.logger("enforce")
@@ -62,20 +63,6 @@ class Effect:
     """Ends of the regenerations of those that were refused."""
 
 
-@dataclass
-class _InForce:
-    """A policy that an endpoint's map holds."""
-
-    policy: EndpointPolicy
-    _digest: bytes | None = None
-
-    @property
-    def digest(self) -> bytes:
-        if self._digest is None:
-            self._digest = policydigest.digest(self.policy.entries())
-        return self._digest
-
-
 class Enforcer:
     """Knows what is in force. `wanted` returns an endpoint's policy, or raises Exhausted; `again` begins to
     regenerate an endpoint and returns what waits for the end.
@@ -92,7 +79,7 @@ class Enforcer:
         self._loader = loader
         self._registry = registry
         self._wanted, self._again = wanted, again
-        self._in_force: dict[int, _InForce] = {}
+        self._in_force: dict[int, InForce] = {}
         self._carried: dict[int, asyncio.Event] = {}
         self._noted: dict[int, set[str]] = {}
         self._added: dict[Network, int] = {}
@@ -120,7 +107,7 @@ class Enforcer:
     def found(self, id_: int, policy: EndpointPolicy) -> None:
         """Take it that an endpoint's map holds a policy: it was compared."""
         if id_ not in self._carried:
-            self._in_force[id_] = _InForce(policy)
+            self._in_force[id_] = InForce(policy)
 
     def forget(self, id_: int) -> None:
         """Let an endpoint go."""
@@ -145,7 +132,7 @@ class Enforcer:
         try:
             yield policy
             if policy is not None:
-                self._in_force[id_] = _InForce(policy)
+                self._in_force[id_] = InForce(policy)
             elif before is not None:
                 self._in_force[id_] = before
         finally:
@@ -175,7 +162,7 @@ class Enforcer:
         noted, self._noted = self._noted, {}
         prefixes = PrefixChanges(self._added, self._removed)
         self._added, self._removed = {}, {}
-        work = _Batch()
+        work = Batch()
         for id_, whys in noted.items():
             self._collect(work, id_, "; ".join(sorted(whys)), effect)
         if not work.changes and not any(prefixes):
@@ -199,7 +186,7 @@ class Enforcer:
                 else:
                     self._done(managed, one, why, effect, started=started, phase=phase)
 
-    def _collect(self, work: "_Batch", id_: int, why: str, effect: Effect) -> None:
+    def _collect(self, work: Batch, id_: int, why: str, effect: Effect) -> None:
         """Add what an endpoint needs. Whoever isn't at rest is somebody else's to write."""
         managed, known = self._registry.find(Selector(id=id_)), self._in_force.get(id_)
         if managed is None or known is None:
@@ -214,7 +201,7 @@ class Enforcer:
         elif policy is not known.policy:
             work.add(managed, known, policy, why)
 
-    async def _call(self, work: "_Batch", prefixes: PrefixChanges) -> dict[int, str]:
+    async def _call(self, work: Batch, prefixes: PrefixChanges) -> dict[int, str]:
         """Send a batch, in several calls when it is large."""
         none = PrefixChanges({}, {})
         changes = [one for one in work.changes.values() if one.delta.added or one.delta.removed]
@@ -257,7 +244,7 @@ class Enforcer:
             return False
 
     def _done(
-        self, managed: ManagedEndpoint, change: "_Change", why: str, effect: Effect, *, started: float, phase: Phase
+        self, managed: ManagedEndpoint, change: Change, why: str, effect: Effect, *, started: float, phase: Phase
     ) -> None:
         """Note that a change is in force."""
         id_, delta = managed.endpoint.id, change.delta
@@ -290,48 +277,3 @@ class Enforcer:
         self._in_force.pop(id_, None)
         if managed.endpoint.state not in {EndpointState.DISCONNECTING, EndpointState.DISCONNECTED}:
             effect.again.append(self._again(managed, f"its policy map could not be changed: {why}"))
-
-
-class _Change:
-    """What endpoints have in common that go from one policy to another."""
-
-    def __init__(self, before: _InForce, policy: EndpointPolicy) -> None:
-        self.before = before
-        self.delta: Delta = policy.difference(before.policy)
-        digest = policydigest.changed(before.digest, self.delta.added, self.delta.removed)
-        self.after = _InForce(policy, digest)
-        self.targets: list[tuple[ManagedEndpoint, str]] = []
-
-    def message(self) -> PolicyChange:
-        """Return the whole change."""
-        return self._message(self.delta, self.before.digest, self.after.digest)
-
-    def additions(self) -> PolicyChange:
-        """Return its first half."""
-        return self._message(Delta(self.delta.added, ()), self.before.digest, self._between)
-
-    def removals(self) -> PolicyChange:
-        """Return its second half."""
-        return self._message(Delta((), self.delta.removed), self._between, self.after.digest)
-
-    @property
-    def _between(self) -> bytes:
-        return policydigest.changed(self.before.digest, self.delta.added, ())
-
-    def _message(self, delta: Delta, before: bytes, after: bytes) -> PolicyChange:
-        targets = [PolicyTarget(one.endpoint.id, one.endpoint.generation, before, after) for one, _ in self.targets]
-        return PolicyChange(delta, targets)
-
-
-class _Batch:
-    """Changes, by what they go from and to: endpoints of one subject share their policies as objects."""
-
-    def __init__(self) -> None:
-        self.changes: dict[tuple[int, int], _Change] = {}
-
-    def add(self, managed: ManagedEndpoint, known: _InForce, policy: EndpointPolicy, why: str) -> None:
-        """Add an endpoint."""
-        key = id(known.policy), id(policy)
-        if key not in self.changes:
-            self.changes[key] = _Change(known, policy)
-        self.changes[key].targets.append((managed, why))

@@ -20,10 +20,8 @@ Not here: what policies mean (`policy/`), whose map is written when (`enforce.py
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from services.common import controllers, policydigest, telemetry, wire
 from services.common.controller import Parameters
@@ -37,15 +35,16 @@ from services.endpoint.node import Readiness
 from services.endpoint.peers import Loader
 from services.endpoint.policy import labelchanges, overflow
 from services.endpoint.policy.desired import EndpointPolicy
-from services.endpoint.policy.document import Document, DocumentKind, DocumentName, name_of
+from services.endpoint.policy.document import Document, DocumentKind, DocumentName
 from services.endpoint.policy.identity import LARGEST, SMALLEST
 from services.endpoint.policy.labelchanges import LabelChange
 from services.endpoint.policy.labels import LabelFilter, Labels
 from services.endpoint.policy.networkpolicy import NetworkPolicy, PolicyName
 from services.endpoint.policy.prefixes import PrefixChanges, PrefixTable
-from services.endpoint.policy.repository import Repository, Stored, Who
+from services.endpoint.policy.repository import Repository, Who
 from services.endpoint.policy.resolve import Resolver
 from services.endpoint.policy.settings import Settings
+from services.endpoint.policychange import Change, Moved, Tried, changed
 from services.endpoint.policystore import PolicyStore
 from services.endpoint.registry import Registry
 from services.endpoint.store import Store
@@ -54,49 +53,6 @@ _log = telemetry.logger("policies")
 
 _GC_SECONDS = 30.0
 _NOTHING = PrefixChanges({}, {})
-
-
-class Outcome(IntEnum):
-    """What a change does to a document; the numbers are the API's."""
-
-    CREATED = 1
-    CONFIGURED = 2
-    UNCHANGED = 3
-    DELETED = 4
-
-
-class Moved(NamedTuple):
-    """An endpoint that becomes somebody else: what documents make of it, and the number of that."""
-
-    managed: ManagedEndpoint
-    who: Who
-    identity: int
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change of documents, and of labels that an operator sets. `why` is what endpoints' logs say."""
-
-    put: tuple[Stored, ...] = ()
-    dropped: tuple[DocumentName, ...] = ()
-    labels: Mapping[int, Mapping[str, str | None]] = field(default_factory=dict)
-    """All that an operator has said, by endpoint id."""
-    outcomes: Mapping[DocumentName, Outcome] = field(default_factory=dict)
-    why: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Tried:
-    """What a change would come to. `endpoints` are those whose policy would be another one."""
-
-    resolver: Resolver
-    endpoints: frozenset[int]
-    moved: Mapping[int, int]
-    """Identities that endpoints would get."""
-
-    def identity_of(self, id_: int) -> int | None:
-        """Return the identity that an endpoint would get; None: it keeps its own."""
-        return self.moved.get(id_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,25 +241,7 @@ class Policies:
 
     def change(self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()) -> Change:
         """Return what these documents change. Raises NotFound for one to drop that isn't there."""
-        now = wire.now()
-        put: list[Stored] = []
-        outcomes: dict[DocumentName, Outcome] = {}
-        for document in documents:
-            name = name_of(document)
-            there = self.repository.get(name)
-            if there is not None and there.document == document and there.source == source:
-                outcomes[name] = Outcome.UNCHANGED
-                continue
-            put.append(Stored(document, source, now))
-            outcomes[name] = Outcome.CREATED if there is None else Outcome.CONFIGURED
-        for name in dropped:
-            if self.repository.get(name) is None:
-                raise NotFound(f"there is no {name}: see `podlane policy list`", document=str(name))
-            outcomes.setdefault(name, Outcome.DELETED)
-        gone = tuple(name for name, outcome in outcomes.items() if outcome is Outcome.DELETED)
-        names = [str(name) for name, outcome in outcomes.items() if outcome is not Outcome.UNCHANGED]
-        why = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        return Change(tuple(put), gone, outcomes=outcomes, why=why)
+        return changed(self.repository, documents, source, dropped, wire.now())
 
     def try_out(self, change: Change, source: str) -> Tried:
         """Return what a change would come to. Raises FailedPrecondition (owner), Exhausted (a map)."""

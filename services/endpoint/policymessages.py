@@ -12,7 +12,6 @@ from services.endpoint.enforce import Effect
 from services.endpoint.messages import read_selector
 from services.endpoint.observed import Flow, Probe
 from services.endpoint.peer_messages import write_policy_entry
-from services.endpoint.policies import Outcome
 from services.endpoint.policy import syntax
 from services.endpoint.policy.document import DocumentKind, DocumentName, to_json
 from services.endpoint.policy.entry import PROTOCOLS, Direction
@@ -21,6 +20,7 @@ from services.endpoint.policy.labelchanges import LabelChange
 from services.endpoint.policy.labels import DEFAULT_NAMESPACE
 from services.endpoint.policy.networkpolicy import NetworkPolicy, Problem
 from services.endpoint.policy.repository import Stored
+from services.endpoint.policychange import Outcome
 from services.endpoint.policyview import End, EndpointDiff, Explained, IdentityView
 
 MAX_TEXT = 4 << 20

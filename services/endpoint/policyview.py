@@ -14,7 +14,7 @@ from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint
 from services.endpoint.observed import Flow, Probe, ProbePacket
 from services.endpoint.peers import Loader
-from services.endpoint.policies import Change, Policies, Tried
+from services.endpoint.policies import Policies
 from services.endpoint.policy import diff
 from services.endpoint.policy.diff import Difference, Opened
 from services.endpoint.policy.entry import Direction
@@ -22,6 +22,7 @@ from services.endpoint.policy.explain import Explanation, Party, explain
 from services.endpoint.policy.identity import Reserved
 from services.endpoint.policy.labels import Labels
 from services.endpoint.policy.networkpolicy import PolicyName
+from services.endpoint.policychange import Change, Tried
 from services.endpoint.registry import Registry, Selector
 
 _SHOWN = (Reserved.HOST, Reserved.WORLD, Reserved.INIT)

@@ -198,7 +198,7 @@ def confirm(around: Surroundings, row: Mapping[str, Any], switches: Mapping[str,
         options=[loader_pb2.EndpointOption(name=name, enabled=on) for name, on in switches.items()],
         identity=row["identity"],
     )
-    around.kernel.policies[row["id"]] = {entry[:-1]: entry for entry in map(tuple, allow_all())}
+    around.kernel.policies[row["id"]] = {entry[:-1]: entry for entry in allow_all()}
     addresses = [
         types.AssignedAddress(address=types.IpPrefix(address=types.IpAddress(packed=packed), length=8 * len(packed)))
         for packed in (
