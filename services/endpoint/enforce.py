@@ -135,12 +135,12 @@ class Enforcer:
                 self._in_force[id_] = InForce(policy)
             elif before is not None:
                 self._in_force[id_] = before
+            if self._is_stale(id_):
+                self.note((id_,), PrefixChanges({}, {}), "policy changed while it was regenerated")
+                await self.flush()
         finally:
             del self._carried[id_]
             done.set()
-        if self._is_stale(id_):
-            self.note((id_,), PrefixChanges({}, {}), "policy changed while it was regenerated")
-            await self.flush()
 
     async def settled(self, endpoints: Iterable[int]) -> None:
         """Wait until none of these is being regenerated."""

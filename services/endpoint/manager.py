@@ -242,6 +242,7 @@ class Manager:
         try:
             await self._policies.admit(managed)
         except BaseException:
+            managed.move(EndpointState.DISCONNECTING, "nothing: it got no identity")
             await self._forget(managed)
             raise
         self._identified(managed)

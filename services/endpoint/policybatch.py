@@ -1,4 +1,4 @@
-"""What a flush sends: changes of policy maps, each for all endpoints that go from one policy to the same other. Pure."""
+"""What a flush sends: changes of policy maps, each for all endpoints that it is the same for. Pure."""
 
 from dataclasses import dataclass
 

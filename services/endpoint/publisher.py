@@ -85,7 +85,7 @@ def record(endpoint: Endpoint, node: str) -> str:
                 "container_id": spec.attachment.container_id,
                 "ifname": spec.attachment.ifname,
             },
-            "identity": {"id": endpoint.identity, "labels": dict(spec.labels)},
+            "identity": {"id": endpoint.identity, "labels": dict(endpoint.identity_labels)},
             "addresses": [str(address) for address in spec.ips],
             "state": "disconnecting" if endpoint.state is EndpointState.DISCONNECTING else "ready",
         },

@@ -328,10 +328,29 @@ async def test_an_endpoint_that_is_being_rebuilt_gets_the_policy_of_meanwhile(
         policies = around.component(Policies)
         await until(lambda: list(policies.repository))
         assert not applying.done()
-    await rebuilding
     await applying
 
     assert entries(around, 1) == {HOST, OUT}
+    await rebuilding
+
+
+async def test_an_endpoint_for_which_no_identity_is_left_is_not_made(
+    around: Surroundings, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of it stays, and its addresses are the caller's as before."""
+
+    async def none_left(_labels: Any) -> int:
+        raise Exhausted("all 65280 identities are taken")
+
+    monkeypatch.setattr(around.component(Policies).backend, "allocate", none_left)
+    pod = around.pod("web")
+    pod.request.labels["app"] = "web"
+
+    with pytest.raises(Exhausted, match="identities are taken"):
+        await client.create(pod)
+
+    assert not await client.endpoints()
+    assert around.reserved(pod)
 
 
 async def test_named_ports_are_those_of_the_pods_document(around: Surroundings, client: Client) -> None:
