@@ -8,6 +8,7 @@ agreement.left_beside(one, two)  # what there is of anybody else: after a DEL, n
 import contextlib
 import select
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from ipaddress import ip_address
@@ -56,6 +57,29 @@ class Agreement:
         """Call an RPC; a service that is just starting is waited for."""
         with self._channel(service) as channel:
             return getattr(_STUBS[service](channel), method)(request, timeout=PATIENCE, wait_for_ready=True)
+
+    @contextlib.contextmanager
+    def watch(
+        self, type_: "loader_pb2.EventType.ValueType", each: Callable[[loader_pb2.WatchEventsResponse], None]
+    ) -> Iterator[None]:
+        """Have `each` told of events of a type, on a thread, for the block; it begins when the loader tells of them."""
+        with self._channel("loader") as channel:
+            stub: Any = loader_pb2_grpc.LoaderServiceStub(channel)
+            call = stub.WatchEvents(loader_pb2.WatchEventsRequest(types=[type_]), wait_for_ready=True)
+            call.initial_metadata()
+
+            def read() -> None:
+                with contextlib.suppress(grpc.RpcError):
+                    for event in call:
+                        each(event)
+
+            reader = threading.Thread(target=read)
+            reader.start()
+            try:
+                yield
+            finally:
+                call.cancel()
+                reader.join()
 
     def serving(self, service: str) -> bool:
         """Whether a service says that it can do its work."""

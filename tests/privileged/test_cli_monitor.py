@@ -70,7 +70,7 @@ def test_a_drop_is_one_line(shared_node: Node, liar: Pod):
 
     moment, _, told = line.strip().partition(" ")
     assert len(moment) == len("12:34:56.123456")
-    assert told.startswith("drop (invalid source ip) at bpf/bpf_lxc.c:")
+    assert told.startswith("default/web-0 => 192.0.2.1: drop (invalid source ip) at bpf/bpf_lxc.c:")
     assert f"endpoint {id_} egress" in told
     assert f"{STRANGER} -> 192.0.2.1 ICMP echo request" in told
 
