@@ -172,8 +172,12 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         types = eventmessages.read_types(request.types, "types")
         id_ = policymessages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
         listener = self._parts.events.listen(types, id_)
-        async with contextlib.aclosing(self._parts.events.watch(listener)) as events:
-            await context.send_initial_metadata(())
-            clock = eventmessages.clock_offset()
-            async for one in events:
-                yield eventmessages.write_event(one, clock)
+        try:
+            async with contextlib.aclosing(self._parts.events.watch(listener)) as events:
+                await context.send_initial_metadata(())
+                clock = eventmessages.clock_offset()
+                async for one in events:
+                    yield eventmessages.write_event(one, clock)
+        finally:
+            # A caller that hangs up before the first look: a generator that never ran has nothing to clean up.
+            self._parts.events.forget(listener)
