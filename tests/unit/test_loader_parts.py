@@ -2,12 +2,17 @@
 
 import asyncio
 import errno
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common.errors import Unavailable
 from services.common.locks import KeyedLocks
 from services.loader.phases import Stopwatch
+from services.loader.servicer import LoaderServicer
 from services.loader.teardown import Teardown
 
 
@@ -73,3 +78,30 @@ def test_phases_are_kept_in_order_and_a_failing_one_is_among_them() -> None:
         raise ValueError("no")
 
     assert [phase.name for phase in watch.phases] == ["load", "attach"]
+
+
+async def test_a_listener_that_hangs_up_before_the_first_look_is_forgotten() -> None:
+    """A generator that never ran runs no `finally` when it is closed."""
+    forgotten: list[object] = []
+
+    class Heard:
+        def listen(self, _types: object, _id: int) -> object:
+            return "listener"
+
+        async def watch(self, _listener: object) -> AsyncIterator[object]:
+            for nothing in ():
+                yield nothing
+
+        def forget(self, listener: object) -> None:
+            forgotten.append(listener)
+
+    class Gone:
+        async def send_initial_metadata(self, _metadata: object) -> None:
+            raise asyncio.CancelledError
+
+    servicer = LoaderServicer(cast("Any", SimpleNamespace(events=Heard())))
+
+    with pytest.raises(asyncio.CancelledError):
+        await anext(servicer.WatchEvents(pb.WatchEventsRequest(), Gone()))
+
+    assert forgotten == ["listener"]
