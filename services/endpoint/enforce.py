@@ -62,6 +62,13 @@ class Effect:
     again: list[Awaitable[None]] = field(default_factory=list)
     """Ends of the regenerations of those that were refused."""
 
+    def add(self, other: "Effect") -> None:
+        """Add what more flushes came to."""
+        self.endpoints |= other.endpoints
+        self.added += other.added
+        self.removed += other.removed
+        self.failures += other.failures
+
 
 class Enforcer:
     """Knows what is in force. `wanted` returns an endpoint's policy, or raises Exhausted; `again` begins to

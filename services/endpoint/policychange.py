@@ -7,7 +7,10 @@ from typing import NamedTuple
 
 from services.common.errors import NotFound
 from services.endpoint.managed import ManagedEndpoint
-from services.endpoint.policy.document import Document, DocumentName, name_of
+from services.endpoint.model import LogCode, LogType
+from services.endpoint.policy.document import Document, DocumentKind, DocumentName, name_of
+from services.endpoint.policy.identity import SMALLEST
+from services.endpoint.policy.networkpolicy import NetworkPolicy, PolicyName
 from services.endpoint.policy.repository import Repository, Stored, Who
 from services.endpoint.policy.resolve import Resolver
 
@@ -28,6 +31,20 @@ class Moved(NamedTuple):
     who: Who
     identity: int
 
+    def take_in(self, resolver: Resolver) -> None:
+        """Tell a resolver."""
+        if self.identity >= SMALLEST:
+            resolver.put_identity(self.identity, self.who.labels)
+        resolver.put_endpoint(self.managed.endpoint.id, self.identity, self.who.named_ports)
+
+    def note(self, why: str) -> None:
+        """Write it into the endpoint's value and its log."""
+        managed, before = self.managed, self.managed.endpoint
+        managed.update(identity=self.identity, identity_labels=self.who.labels)
+        if self.identity != before.identity:
+            words = f"identity {self.identity} ({self.who.labels or 'labels not known'}), it was {before.identity}"
+            managed.note(LogType.POLICY, LogCode.OK, f"{words}: {why}")
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -39,6 +56,23 @@ class Change:
     """All that an operator has said, by endpoint id."""
     outcomes: Mapping[DocumentName, Outcome] = field(default_factory=dict)
     why: str = ""
+    everybody: bool = False
+    """Everybody is to be looked at anew, although nothing changes here."""
+
+    @property
+    def concerns_labels(self) -> bool:
+        """Whether it can make an endpoint somebody else."""
+        kinds = {*(one.name.kind for one in self.put), *(name.kind for name in self.dropped)}
+        return self.everybody or bool(self.labels) or not kinds <= {DocumentKind.NETWORK_POLICY}
+
+    def adopt(self, resolver: Resolver) -> None:
+        """Tell a resolver of its policies."""
+        for one in self.put:
+            if isinstance(one.document, NetworkPolicy):
+                resolver.put_policy(one.document)
+        for name in self.dropped:
+            if name.kind is DocumentKind.NETWORK_POLICY:
+                resolver.drop_policy(PolicyName(name.namespace, name.name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,6 @@ class PolicyDirectory:
         found = documents_of(parse(text, file, self._policies.filter)) if text is not None else []
         names = {name_of(one) for one in found}
         gone = [name for name in self._policies.repository.of_source(file) if name not in names]
-        change, effect = await self._policies.apply_now(found, file, gone)
+        change, effect = await self._policies.changes.apply_now(found, file, gone)
         words = [f"{name} {outcome.name.lower()}" for name, outcome in change.outcomes.items()]
         _log.info("taken", file=file, documents=words, endpoints=len(effect.endpoints), failures=effect.failures)

@@ -37,7 +37,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """Take documents in."""
         begin = time.perf_counter()
         found = parse(policymessages.read_text(request.text), request.source or "text", self._policies.filter)
-        change, effect = await self._policies.apply(documents_of(found), "")
+        change, effect = await self._policies.changes.apply(documents_of(found), "")
         structlog.contextvars.bind_contextvars(changed=change.why, endpoints=len(effect.endpoints))
         return pb.ApplyPoliciesResponse(
             documents=policymessages.write_outcomes(change.outcomes),
@@ -50,7 +50,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> pb.DeletePoliciesResponse:
         """Forget documents."""
         begin = time.perf_counter()
-        change, effect = await self._policies.apply((), "", self._names(request))
+        change, effect = await self._policies.changes.apply((), "", self._names(request))
         structlog.contextvars.bind_contextvars(changed=change.why, endpoints=len(effect.endpoints))
         return pb.DeletePoliciesResponse(
             documents=policymessages.write_outcomes(change.outcomes),
@@ -111,7 +111,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         text = policymessages.read_text(request.text)
         found = parse(text, request.source or "text", self._policies.filter) if text else None
         gone = [policymessages.read_name(one, f"deleted[{index}]") for index, one in enumerate(request.deleted)]
-        change = self._policies.change(documents_of(found) if found is not None else (), "", gone)
+        change = self._policies.changes.change(documents_of(found) if found is not None else (), "", gone)
         differences = await self._view.differences(change, "")
         return pb.DiffPoliciesResponse(
             documents=policymessages.write_outcomes(change.outcomes),
@@ -138,7 +138,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         begin = time.perf_counter()
         managed = self._registry.get(messages.read_selector(request.selector))
         structlog.contextvars.bind_contextvars(endpoint=managed.endpoint.id)
-        effect = await self._policies.relabel(managed, policymessages.read_label_changes(request.changes))
+        effect = await self._policies.changes.relabel(managed, policymessages.read_label_changes(request.changes))
         return pb.UpdateLabelsResponse(
             endpoint=messages.write_endpoint(managed.endpoint),
             effect=policymessages.write_effect(effect, time.perf_counter() - begin),

@@ -5,13 +5,16 @@ identity's row comes with the first endpoint that has it (`store.py`) and goes w
 restart gives no number another meaning while a policy map may still hold the old one.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from services.common.db import Connection, Database
 from services.common.errors import CorruptState, InvalidArgument
 from services.endpoint.policy.document import DocumentKind, DocumentName, from_json, to_json
 from services.endpoint.policy.labels import LabelFilter, Labels
 from services.endpoint.policy.repository import Stored
+
+NOTE_IDENTITY = "INSERT OR REPLACE INTO identities VALUES (?, ?)"
+"""In place of an older number of the same labels, too: that one has expired."""
 
 
 class PolicyStore:
@@ -43,14 +46,18 @@ class PolicyStore:
                 f"changed, change it back and delete the policy first, else restore the database from a backup"
             ) from None
 
-    async def change(self, put: Sequence[Stored], dropped: Iterable[DocumentName]) -> None:
-        """Write documents in place of those of the same names, and delete others, in one commit."""
+    async def change(
+        self, put: Sequence[Stored], dropped: Iterable[DocumentName], identities: Mapping[int, Labels]
+    ) -> None:
+        """Write documents in place of those of the same names, delete others, and write new identities, all or none."""
         rows = [(*_key(one.name), one.source, one.applied, to_json(one.document)) for one in put]
         keys = [_key(name) for name in dropped]
+        numbers = [(number, labels.canonical) for number, labels in identities.items()]
 
         def change(connection: Connection) -> None:
             connection.executemany("DELETE FROM documents WHERE kind = ? AND namespace = ? AND name = ?", keys)
             connection.executemany("INSERT OR REPLACE INTO documents VALUES (?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(NOTE_IDENTITY, numbers)
 
         await self._database.write(change)
 

@@ -79,7 +79,7 @@ class PolicyView:
 
     async def differences(self, change: Change, source: str) -> list[EndpointDiff]:
         """Return what a change would do. Raises FailedPrecondition (owner), Exhausted (a map), Unavailable."""
-        tried = self._policies.try_out(change, source)
+        tried = self._policies.changes.try_out(change, source)
         found = []
         for id_ in sorted(tried.endpoints):
             managed = self._registry.find(Selector(id=id_))

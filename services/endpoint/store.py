@@ -35,12 +35,11 @@ from services.endpoint.model import (
     Regeneration,
 )
 from services.endpoint.policy.labels import Labels
+from services.endpoint.policystore import NOTE_IDENTITY
 
 T = TypeVar("T")
 
 _INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 24)})"  # noqa: S608 - only question marks
-# In place of an older number of the same labels, too: that one has expired.
-_IDENTITY = "INSERT OR REPLACE INTO identities VALUES (?, ?)"
 
 
 class Store:
@@ -111,7 +110,7 @@ class Store:
 def _note_identity(connection: Connection, endpoint: Endpoint) -> None:
     """Write what an endpoint's identity stands for, with the endpoint: no number may be found without its labels."""
     if endpoint.identity_labels:
-        connection.execute(_IDENTITY, (endpoint.identity, endpoint.identity_labels.canonical))
+        connection.execute(NOTE_IDENTITY, (endpoint.identity, endpoint.identity_labels.canonical))
 
 
 def _append(connection: Connection, endpoint_id: int, log: Sequence[LogEntry]) -> None:

@@ -89,7 +89,7 @@ async def test_a_listener_that_hangs_up_before_the_first_look_is_forgotten() -> 
             return "listener"
 
         async def watch(self, _listener: object) -> AsyncIterator[object]:
-            for nothing in ():
+            for nothing in tuple[object, ...]():
                 yield nothing
 
         def forget(self, listener: object) -> None:

@@ -99,6 +99,10 @@ class Resolver(Cloneable):
         """Return the identities that are known, reserved ones aside."""
         return self._granting.selection.identities()
 
+    def labels(self, identity: int) -> Labels | None:
+        """Return what an identity stands for; None: it isn't known."""
+        return self._granting.selection.labels(identity)
+
     def policies(self) -> list[NetworkPolicy]:
         """Return the policies, by name."""
         return [self._policies[name].policy for name in sorted(self._policies)]

@@ -1,0 +1,220 @@
+"""Documents and labels change: tried, written down, carried through, one change at a time.
+
+    allowed? ─▶ who becomes somebody else ─▶ tried on a clone ─▶ on disk ─▶ resolver ─▶ maps of all ─▶ programs of those
+
+Up to the disk a refusal has changed nothing; from there on the change is carried through, now or later. Endpoints that
+become somebody else are regenerated when everybody's map knows their new identity; the old one is released then.
+"""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from services.common import wire
+from services.common.errors import PodlaneError
+from services.common.lifecycle import Shielded
+from services.endpoint.enforce import Effect
+from services.endpoint.managed import ManagedEndpoint
+from services.endpoint.model import INIT_IDENTITY, EndpointState
+from services.endpoint.policy import labelchanges, overflow
+from services.endpoint.policy.document import Document, DocumentName
+from services.endpoint.policy.identity import LARGEST
+from services.endpoint.policy.labelchanges import LabelChange
+from services.endpoint.policy.repository import Repository
+from services.endpoint.policychange import Change, Moved, Tried, changed
+
+if TYPE_CHECKING:
+    from services.endpoint.policies import Parts, Policies
+
+_GOING = {EndpointState.DISCONNECTING, EndpointState.DISCONNECTED}
+
+
+class Changer:
+    """Carries changes through. `map_size` is that of a policy map."""
+
+    def __init__(self, policies: "Policies", parts: "Parts", map_size: int) -> None:
+        """Wire."""
+        self._policies = policies
+        self._parts = parts
+        self._map_size = map_size
+        self._changing = asyncio.Lock()
+        self._shielded = Shielded()
+
+    async def stop(self) -> None:
+        """Let what was begun finish."""
+        await self._shielded.stop()
+
+    async def apply(
+        self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()
+    ) -> tuple[Change, Effect]:
+        """Take documents in, and let `dropped` go; return when the kernel enforces what follows.
+
+        Raises FailedPrecondition (another owner), NotFound (dropped), Exhausted (a map), Unavailable.
+        """
+        await self._parts.readiness.wait()
+        return await self.apply_now(documents, source, dropped)
+
+    async def apply_now(
+        self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()
+    ) -> tuple[Change, Effect]:
+        """Do as `apply`, also before the node takes endpoints. Raises FailedPrecondition before the first session."""
+        return await self._shielded.run(self._apply(documents, source, tuple(dropped)))
+
+    async def relabel(self, managed: ManagedEndpoint, changes: Sequence[LabelChange]) -> Effect:
+        """Take an operator's word about an endpoint's labels. Raises as `apply`, and InvalidArgument."""
+        checked = labelchanges.check(changes)
+        await self._parts.readiness.wait()
+        return await self._shielded.run(self._relabel(managed, checked))
+
+    def change(self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()) -> Change:
+        """Return what these documents change. Raises NotFound for one to drop that isn't there."""
+        return changed(self._policies.repository, documents, source, dropped, wire.now())
+
+    def try_out(self, change: Change, source: str) -> Tried:
+        """Return what a change would come to. Raises FailedPrecondition (owner), Exhausted (a map)."""
+        numbers = {labels: number for number, labels in self._policies.backend.known().items()}
+        moved = []
+        for one in self._moved(change, self._after(change)):
+            # One that is new is not given out for a question: numbers beyond those of any allocator stand for it.
+            number = numbers.setdefault(one.who.labels, LARGEST + 1 + len(numbers)) if one.who.labels else INIT_IDENTITY
+            moved.append(one._replace(identity=number))
+        return self._try(change, source, moved)
+
+    async def identify_anew(self) -> None:
+        """Give those their identity who are somebody else than was recorded: a killed change, another filter, an older
+        version. Their programs and maps are compared with that next.
+        """
+        async with self._changing:
+            moved = await self._allocate(self._moved(Change(everybody=True), self._policies.repository))
+            released = self._adopt_moved(moved, "its labels are other ones than were recorded")
+            self._policies.resolver.settle()
+            await asyncio.gather(*(one.managed.save(self._parts.store.update) for one in moved))
+            await self._release(released)
+
+    async def _apply(
+        self, documents: Sequence[Document], source: str, dropped: tuple[DocumentName, ...]
+    ) -> tuple[Change, Effect]:
+        async with self._changing:
+            change = self.change(documents, source, dropped)
+            self._policies.repository.check_owner(change.outcomes, source)
+            return change, await self._carry_out(change, source)
+
+    async def _relabel(self, managed: ManagedEndpoint, changes: Sequence[LabelChange]) -> Effect:
+        async with self._changing:
+            said = labelchanges.merge(managed.endpoint.label_changes, changes)
+            labels = {managed.endpoint.id: said}
+            return await self._carry_out(Change(labels=labels, why="an operator has changed its labels"))
+
+    async def _carry_out(self, change: Change, source: str = "") -> Effect:
+        after = self._after(change)
+        moved = await self._allocate(self._moved(change, after))
+        try:
+            if change.put or change.dropped or moved:
+                self._try(change, source, moved)
+                identities = {one.identity: one.who.labels for one in moved if one.who.labels}
+                await self._parts.policy_store.change(change.put, change.dropped, identities)
+        except BaseException:
+            await self._release(one.identity for one in moved)
+            raise
+        self._policies.repository = after
+        change.adopt(self._policies.resolver)
+        released = self._adopt_moved(moved, change.why)
+        touched = self._policies.settle(change.why)
+        await self._save(change, moved)
+        effect = await self._flush()
+        await self._regenerate(moved, change.why, effect)
+        await self._policies.enforcer.settled(touched)
+        await self._release(released)
+        if change.concerns_labels and self._moved(late := Change(everybody=True, why=change.why), after):
+            # Endpoints that were made meanwhile, of the documents before.
+            effect.add(await self._carry_out(late))
+        return effect
+
+    def _after(self, change: Change) -> Repository:
+        return self._policies.repository.with_changes(change.put, change.dropped)
+
+    def _moved(self, change: Change, after: Repository) -> list[Moved]:
+        """Return the endpoints that the change makes somebody else, with INIT_IDENTITY for a number that is to come."""
+        moved: list[Moved] = []
+        if not change.concerns_labels:
+            return moved
+        for managed in self._parts.registry:
+            endpoint = managed.endpoint
+            if endpoint.state in {EndpointState.WAITING_FOR_IDENTITY, *_GOING}:
+                continue
+            spec, said = endpoint.spec, change.labels.get(endpoint.id, endpoint.label_changes)
+            who = after.who(spec.pod, spec.labels, said, self._policies.filter)
+            if who.labels != endpoint.identity_labels or who.named_ports != self._policies.who(endpoint).named_ports:
+                moved.append(Moved(managed, who, INIT_IDENTITY))
+        return moved
+
+    async def _allocate(self, moved: Iterable[Moved]) -> list[Moved]:
+        allocated: list[Moved] = []
+        try:
+            for one in moved:
+                number = await self._policies.allocate(one.who)
+                allocated.append(one._replace(identity=number))
+        except BaseException:
+            await self._release(one.identity for one in allocated)
+            raise
+        return allocated
+
+    async def _release(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            await self._policies.release(number)
+
+    def _try(self, change: Change, source: str, moved: Sequence[Moved]) -> Tried:
+        self._policies.repository.check_owner((*(one.name for one in change.put), *change.dropped), source)
+        clone = self._policies.resolver.clone()
+        change.adopt(clone)
+        for one in moved:
+            one.take_in(clone)
+        changes = clone.settle()
+        checked: set[tuple[int, int]] = set()
+        for id_ in sorted(changes.endpoints):
+            new, old = clone.desired(id_), self._policies.enforcer.in_force(id_)
+            if old is not None and (id(new), id(old)) not in checked:
+                checked.add((id(new), id(old)))
+                overflow.check_transition(new, old, self._map_size, f"endpoint {id_}")
+        return Tried(clone, changes.endpoints, {one.managed.endpoint.id: one.identity for one in moved})
+
+    def _adopt_moved(self, moved: list[Moved], why: str) -> list[int]:
+        """Make those somebody else who are still there, and leave them in `moved`; return identities to be released."""
+        there = {managed.endpoint.id: managed for managed in self._parts.registry}
+        released = []
+        for one in tuple(moved):
+            if there.get(one.managed.endpoint.id) is one.managed:
+                released.append(one.managed.endpoint.identity)
+                one.take_in(self._policies.resolver)
+                one.note(why)
+            else:
+                released.append(one.identity)
+                moved.remove(one)
+        return released
+
+    async def _save(self, change: Change, moved: Iterable[Moved]) -> None:
+        saved = {one.managed.endpoint.id: one.managed for one in moved}
+        for managed in self._parts.registry:
+            if managed.endpoint.id in change.labels:
+                managed.update(label_changes=change.labels[managed.endpoint.id])
+                saved[managed.endpoint.id] = managed
+        await asyncio.gather(*(managed.save(self._parts.store.update) for managed in saved.values()))
+
+    async def _flush(self) -> Effect:
+        try:
+            return await self._policies.enforcer.flush()
+        except PodlaneError as error:
+            return Effect(failures=[f"not in force yet: {error.message}; it is tried again"])
+
+    async def _regenerate(self, moved: Iterable[Moved], why: str, effect: Effect) -> None:
+        """Bring the programs of those to force who are somebody else, and wait for whoever is under way."""
+        ends = list(effect.again)
+        for one in moved:
+            self._parts.publish(one.managed)
+            if one.managed.endpoint.state not in _GOING:
+                ends.append(self._parts.regenerate(one.managed, f"identity {one.identity}: {why}"))
+        for end in ends:
+            try:
+                await end
+            except PodlaneError as error:
+                effect.failures.append(error.message)
