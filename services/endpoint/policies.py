@@ -15,7 +15,8 @@ The resolver is made at the first session with the loader, because prefixes keep
 Invariants: the resolver is changed and settled without awaiting in between; what an identity stands for is on disk
 before a map has its number.
 
-Not here: how documents change (`policychanger.py`), what policies mean (`policy/`), whose map is written when (`enforce.py`), messages (`policyservicer.py`).
+Not here: how documents change (`policychanger.py`), what policies mean (`policy/`), whose map is written when
+(`enforce.py`), messages (`policyservicer.py`).
 """
 
 import asyncio
