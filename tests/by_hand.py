@@ -7,7 +7,7 @@ by_hand.create(pod, reserved, link)
 """
 
 from podlane.common.v1 import types_pb2 as types
-from podlane.endpoint.v1 import endpoint_pb2
+from podlane.endpoint.v1 import endpoint_pb2, policy_pb2
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
@@ -62,6 +62,33 @@ class ByHand:
         )
         created: endpoint_pb2.Endpoint = self._call("endpoint", "CreateEndpoint", request).endpoint
         return created
+
+    def apply(self, text: str) -> policy_pb2.ApplyPoliciesResponse:
+        """ApplyPolicies."""
+        request = policy_pb2.ApplyPoliciesRequest(text=text)
+        reply: policy_pb2.ApplyPoliciesResponse = self._call("policy", "ApplyPolicies", request)
+        return reply
+
+    def forget(self, name: str) -> policy_pb2.DeletePoliciesResponse:
+        """DeletePolicies, of a NetworkPolicy in `default`."""
+        named = policy_pb2.DocumentName(kind=policy_pb2.DOCUMENT_KIND_NETWORK_POLICY, name=name)
+        request = policy_pb2.DeletePoliciesRequest(names=[named])
+        reply: policy_pb2.DeletePoliciesResponse = self._call("policy", "DeletePolicies", request)
+        return reply
+
+    def label(self, pod: Pod, **labels: str | None) -> endpoint_pb2.Endpoint:
+        """UpdateLabels; None: the pod's own word counts again."""
+        changes = [policy_pb2.LabelChange(key=key, value=value) for key, value in labels.items()]
+        request = policy_pb2.UpdateLabelsRequest(
+            selector=endpoint_pb2.EndpointSelector(attachment=attachment(pod)), changes=changes
+        )
+        reply: endpoint_pb2.Endpoint = self._call("policy", "UpdateLabels", request).endpoint
+        return reply
+
+    def check(self, pod: Pod) -> list[str]:
+        """CheckEndpoint's problems."""
+        request = endpoint_pb2.CheckEndpointRequest(selector=endpoint_pb2.EndpointSelector(attachment=attachment(pod)))
+        return list(self._call("endpoint", "CheckEndpoint", request).problems)
 
     def get(self, pod: Pod) -> endpoint_pb2.Endpoint:
         """Return a pod's endpoint with its log."""

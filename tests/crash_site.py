@@ -18,6 +18,7 @@ from typing import Any
 
 import grpc
 import pytest
+from podlane.endpoint.v1 import policy_pb2
 from podlane.loader.v1 import loader_pb2
 
 from tests.bpf_sources import VERIFIER_REFUSES, refusing
@@ -27,6 +28,20 @@ from tests.node_support import Pod
 from tests.traffic_support import Pings
 
 ALLOW_HOST = loader_pb2.PolicyEntry(direction=loader_pb2.TRAFFIC_DIRECTION_INGRESS, identity=1)
+
+
+# The second pod's labels, and a policy for it that forbids neither its traffic nor its node's.
+LABELLED = """
+{apiVersion: v1, kind: Pod, metadata: {name: web-1, labels: {app: two}}}
+"""
+POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: two}
+spec:
+  podSelector: {matchLabels: {app: two}}
+  ingress: [{from: [{ipBlock: {cidr: 10.44.0.0/24, except: [10.44.0.128/25]}}, {ipBlock: {cidr: "::/0"}}]}]
+"""
 
 
 class Site:
@@ -47,6 +62,7 @@ class Site:
         """Whether the last test came to its end."""
         for operation in ("config change", "refused build"):
             self.do(operation)
+        self.by_hand.apply(LABELLED)
         self.back()
 
     def do(self, operation: str) -> Any:
@@ -56,6 +72,9 @@ class Site:
             "new shape": lambda: self.by_hand.configure(self.two, arp_responder=False),
             "regeneration": lambda: self.by_hand.renew(self.two, 2),
             "policy change": lambda: self.by_hand.regenerate(self.two, [*ALLOW_ALL, ALLOW_HOST]).datapath,
+            "policy apply": lambda: self.by_hand.apply(POLICY),
+            "policy delete": lambda: self.by_hand.forget("two"),
+            "labels": lambda: self.by_hand.label(self.two, release="next"),
             "refused build": lambda: self.by_hand.regenerate(self.two, None, **{VERIFIER_REFUSES: True}).datapath,
         }
         try:
@@ -68,6 +87,8 @@ class Site:
         if any((self.node.dir / "run" / "state").glob("*_next_fail")):
             self.by_hand.renew(self.two, 2)
         self.by_hand.configure(self.two, source_ip_verification=None, arp_responder=None)
+        self.by_hand.label(self.two, release=None)
+        self.do("policy delete")
         self.agreement.reached()
 
     def as_configured(self) -> None:
@@ -79,6 +100,15 @@ class Site:
             ("arp-responder", "ENABLE_ARP_RESPONDER"),
         ):
             assert (f"#define {define}" in header) == switches.get(name, True), (name, header)
+
+    def as_asked(self) -> list[str]:
+        """Say what is in the kernel that documents and labels don't ask for, or the other way round."""
+        found = [f"{pod.name}: {one}" for pod in (self.one, self.two) for one in self.by_hand.check(pod)]
+        kernel = self.agreement.call("loader", "DumpMap", loader_pb2.DumpMapRequest(map="prefixes")).entries
+        known = self.agreement.call("policy", "ListIdentities", policy_pb2.ListIdentitiesRequest()).identities
+        there = sorted(one.prefix.identity for one in kernel)
+        wanted = sorted(one.id for one in known if one.HasField("prefix"))
+        return found + ([f"prefixes {there}, wanted {wanted}"] if there != wanted else [])
 
     def forget_shape(self) -> None:
         """Let the new shape be new again, to the directory and to the loader."""

@@ -8,10 +8,13 @@
  *
  *     NEW          no live entry; policy decides, and what it allows opens the flow
  *     ESTABLISHED  goes the way of the opener; passes while policy and peer are those that allowed
- *                  the flow, else policy decides again: a tightened policy cuts the flow with its
- *                  next packet, the entry goes, and its replies are replies no more
- *     REPLY        goes the other way; passes
- *     RELATED      an ICMP error that quotes a packet of a live flow; passes
+ *                  the flow, else policy decides again: a tightened policy denies the flow with its
+ *                  next packet, and decides over each until one is allowed
+ *     REPLY        goes the other way; passes, unless the flow was denied: then policy decides
+ *     RELATED      an ICMP error that quotes a packet of a live flow; passes likewise
+ *
+ * The entry of a denied flow stays: it still says who opened the flow. Without it the other end's
+ * next packet would open the flow anew, the other way round, and the denied ones would be replies.
  *
  * Policy has a revision, a number for the whole node that the loader raises when it has changed
  * maps of rules or of prefixes. An entry holds the one under which policy last allowed the flow, and
@@ -57,6 +60,9 @@ struct {
 /* Policy's revision. A section of its own is a map of one value, which programs read in two
  * instructions, without a look-up. */
 const volatile __u64 podlane_revision SEC(".data.podlane_revision");
+
+/* In the place of what policy allowed. */
+#define FLOW_DENIED 0
 
 /* Entries hold its lower half beside the identity. What is lost: a flow that replies alone keep
  * alive over exactly 4,294,967,296 changes isn't asked about after them. */
@@ -207,6 +213,15 @@ static __always_inline __u64 conntrack_is_allowed(const struct packet *packet,
 #endif
 }
 
+/* Whether policy has allowed the flow the last time that it was asked: 1 or 0. */
+static __always_inline __u64 conntrack_is_open(const struct conntrack_value *entry)
+{
+	__u64 allowed = entry->allowed;
+
+	barrier_var(allowed);
+	return (allowed | -allowed) >> 63;
+}
+
 /* Notes a packet of a live flow. Returns false when it begins a new one instead. */
 static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct packet *packet,
 					     struct conntrack_value *entry, __u64 now,
@@ -236,7 +251,8 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 	__sync_fetch_and_add(&entry->bytes, skb->len);
 #endif
 	packet->conntrack = CONNTRACK_ESTABLISHED + reply;
-	packet->passes = reply | conntrack_is_allowed(packet, entry);
+	packet->opens &= reply ^ 1;
+	packet->passes = (reply & conntrack_is_open(entry)) | conntrack_is_allowed(packet, entry);
 	return true;
 }
 
@@ -270,7 +286,7 @@ static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet 
 		return;
 	if (flow & FLOW_ERROR) {
 		packet->conntrack = CONNTRACK_RELATED;
-		packet->passes = 1;
+		packet->passes = conntrack_is_open(entry);
 	} else {
 		conntrack_follow(skb, packet, entry, now, direction);
 	}
@@ -304,30 +320,25 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 	return 0;
 }
 
-/* Notes that policy has allowed the flow again; not in an entry that has turned around since. */
-static __always_inline void conntrack_renew(const struct packet *packet,
-					    enum traffic_direction direction)
+/* Notes what policy said of the flow; not in an entry that has turned around since. */
+static __always_inline void conntrack_note(const struct packet *packet,
+					   enum traffic_direction direction, __u64 allowed)
 {
 	struct conntrack_value *entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
 
 	if (entry && entry->direction == direction)
-		entry->allowed = packet->allowed;
+		entry->allowed = allowed;
 }
 
 /* Draws the conclusion from what policy said about a packet. */
 static __always_inline int conntrack_conclude(const struct __sk_buff *skb, struct packet *packet,
 					      int verdict, enum traffic_direction direction)
 {
-	if (verdict) {
-		if (packet->conntrack == CONNTRACK_ESTABLISHED)
-			bpf_map_delete_elem(&podlane_conntrack, &packet->flow);
-		return verdict;
-	}
 	if (packet->conntrack == CONNTRACK_ESTABLISHED)
-		conntrack_renew(packet, direction);
-	else if (packet->opens)
+		conntrack_note(packet, direction, verdict ? FLOW_DENIED : packet->allowed);
+	else if (!verdict && packet->opens)
 		return conntrack_open(skb, packet, direction);
-	return 0;
+	return verdict;
 }
 
 #endif

@@ -120,7 +120,8 @@ struct conntrack_value {
 	/* Nanoseconds since boot; dead from then on. */
 	__u64 expires;
 	/* By what policy last allowed the flow: its revision, and in the lower half the identity of
-	 * the other end. One word, so that no CPU sees half of another's. */
+	 * the other end; FLOW_DENIED: it has denied the flow since. One word, so that no CPU sees
+	 * half of another's. */
 	__u64 allowed;
 	/* Of the packet that opened it. */
 	enum traffic_direction direction;

@@ -66,9 +66,9 @@ class Flow:
 
 
 def read(key: bytes, value: bytes, now_ns: int) -> Flow | None:
-    """Return what key and value stand for, None for a dead one. `now_ns` is the monotonic clock's."""
+    """Return what key and value stand for, None for a dead one and for one that policy has denied. `now_ns` is the monotonic clock's."""
     expires, allowed, direction, seen, _, packets, octets = VALUE.unpack(value)
-    if expires <= now_ns:
+    if expires <= now_ns or not allowed:
         return None
     local, remote, local_port, remote_port, endpoint_id, protocol, family = KEY.unpack(key)
     return Flow(

@@ -235,3 +235,28 @@ def test_a_protocol_without_ports_is_not_asked_about_as_if_it_had_some(datapath:
     datapath.enforce([PolicyEntry(OUT, 0, 50)])
 
     assert datapath.send(packet).verdict == OK
+
+
+@BOTH_WAYS
+@FAMILIES
+def test_a_denied_flow_is_not_opened_anew_by_its_other_end(datapath: Datapath, opener: Direction, family: int) -> None:
+    """Its entry still says who opened it: what was denied doesn't become a reply."""
+    datapath.allow_all()
+    assert goes(datapath, opener, family, QUESTION)
+    assert goes(datapath, other(opener), family, ANSWER)
+
+    datapath.enforce([PolicyEntry(other(opener))])
+
+    assert not goes(datapath, opener, family, QUESTION)
+    assert goes(datapath, other(opener), family, ANSWER)
+    assert not goes(datapath, opener, family, QUESTION)
+    assert not datapath.flows.dump()
+
+    datapath.enforce([])
+
+    assert not goes(datapath, other(opener), family, ANSWER)
+
+    datapath.enforce([PolicyEntry(opener)])
+
+    assert goes(datapath, opener, family, QUESTION)
+    assert goes(datapath, other(opener), family, ANSWER)

@@ -141,6 +141,37 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         ]
     },
     "policy change": {"loader": [*FILL, "netlink setlink newneigh newroute", "answer RegenerateEndpoint"]},
+    "policy apply": {
+        "endpoint": ["commit PolicyStore.change", "call loader UpdatePolicies", "answer ApplyPolicies"],
+        "loader": [
+            "map_update_batch podlane_policy",
+            "map_update_batch podlane_prefixes",
+            "map_delete_batch podlane_policy",
+            "map_update podlane_revision",
+            "answer UpdatePolicies",
+        ],
+    },
+    "policy delete": {
+        "endpoint": ["commit PolicyStore.change", "call loader UpdatePolicies", "answer DeletePolicies"],
+        "loader": [
+            "map_update_batch podlane_policy",
+            "map_delete_batch podlane_prefixes",
+            "map_delete_batch podlane_policy",
+            "map_update podlane_revision",
+            "answer UpdatePolicies",
+        ],
+    },
+    "labels": {
+        "endpoint": [
+            "commit PolicyStore.change",
+            "commit Store.update",
+            "call loader RegenerateEndpoint",
+            "commit Store.update",
+            "commit EmbeddedKvstore.put",
+            "answer UpdateLabels",
+        ],
+        "loader": [*BEGIN, *INTENT, *ATTACH, "map_update podlane_endpoints", "map_update podlane_endpoints", *SWAP],
+    },
     "refused build": {
         "loader": [
             *BEGIN,
@@ -209,6 +240,8 @@ def test_the_crash_points_of_an_operation_are_all_its_effects(site: Site, operat
         site.do(operation)  # an earlier failure is replaced
     if operation == "new shape":
         site.forget_shape()
+    if operation == "policy delete":
+        site.do("policy apply")
     expected = {service: Counter(effects) for service, effects in EFFECTS[operation].items()}
 
     with contextlib.ExitStack() as stack:
@@ -303,6 +336,32 @@ def test_a_change_that_is_interrupted_leaves_the_endpoint_whole_and_can_be_repea
     else:
         assert [(one.id, one.error) for one in site.do(operation)] == [(2, "")]
     site.back()
+    site.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("operation", "service", "effect", "number"),
+    [
+        pytest.param(operation, *point.values, id=f"{operation}, {point.id}")
+        for operation in ("policy apply", "policy delete", "labels")
+        for point in points(operation)
+        if operation != "labels" or point.values[0] == "endpoint"
+    ],
+)
+def test_a_change_of_policy_that_is_interrupted_is_whole_or_undone_and_can_be_repeated(
+    site: Site, operation: str, service: str, effect: str, number: int
+):
+    """What the documents and labels ask for is what the maps, the prefixes and the programs have."""
+    if operation == "policy delete":
+        site.do("policy apply")
+    site.interrupt(service, effect, number, lambda: site.do(operation))
+
+    site.agreement.reached()
+    assert site.as_asked() == []
+    site.do(operation)
+    assert site.as_asked() == []
+    site.back()
+    assert site.as_asked() == []
     site.nothing_left()
 
 
