@@ -6,13 +6,14 @@ that a pod can be taken down although somebody broke what only an ADD needs.
 
     every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, logFile, logLevel
     ADD          mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize, groIpv4MaxSize, labels, dns,
-                 runtimeConfig.mac, runtimeConfig.ips, args.cni.labels; CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
+                 runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
+                 CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
     CHECK        prevResult
     GC           cni.dev/valid-attachments
 
-What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, which anyone may set. `labels` are for every
-pod of the network; what the runtime says of this one pod in args.cni.labels (CNI conventions: a list of objects with
-key and value) goes before them.
+What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, which anyone may set. `labels` are for
+every pod of the network; what the runtime says of this one pod in args.cni.labels (CNI conventions: a list of objects
+with key and value) goes before them.
 """
 
 import _socket
