@@ -174,10 +174,19 @@ def changes(documents: Iterable[Any]) -> Iterator[str]:
 
 def show_effect(effect: Any) -> None:
     """Show what a change came to in the kernel. Exit code 1 when it isn't there yet."""
-    endpoints = f"{effect.endpoints} endpoint{'' if effect.endpoints == 1 else 's'}"
-    entries = f"{effect.entries_added} entries added, {effect.entries_removed} removed"
-    click.echo(f"{endpoints}: {entries}, enforced in {effect.duration_us / 1000:.1f} ms")
+    changed = "no policy map changes"
+    if effect.endpoints:
+        added = _counted(effect.entries_added, "entry", "entries")
+        changed = (
+            f"{_counted(effect.endpoints, 'endpoint', 'endpoints')}: {added} added, {effect.entries_removed} removed"
+        )
+    outcome = "not enforced everywhere after" if effect.failures else "enforced in"
+    click.echo(f"{changed}, {outcome} {effect.duration_us / 1000:.1f} ms")
     for failure in effect.failures:
         click.echo(f"podlane: {failure}; it is tried again in the background", err=True)
     if effect.failures:
         raise SystemExit(1)
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"

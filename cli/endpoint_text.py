@@ -36,8 +36,8 @@ def describe(endpoint: Any) -> list[str]:
         lines += _describe_regeneration(endpoint.last_regeneration)
     counters = endpoint.counters
     lines.append(
-        f"counters    {counters.regenerations} regenerations, {counters.failures} failed, {counters.folded} triggers "
-        f"folded into others, {counters.refused} transitions refused"
+        f"counters    regenerations {counters.regenerations}, failed {counters.failures}, triggers folded into others "
+        f"{counters.folded}, transitions refused {counters.refused}"
     )
     lines += _describe_queue(endpoint.queue)
     if endpoint.HasField("published"):

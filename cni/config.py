@@ -6,11 +6,14 @@ that a pod can be taken down although somebody broke what only an ADD needs.
 
     every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, logFile, logLevel
     ADD          mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize, groIpv4MaxSize, labels, dns,
-                 runtimeConfig.mac, runtimeConfig.ips; CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
+                 runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
+                 CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
     CHECK        prevResult
     GC           cni.dev/valid-attachments
 
-What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, which anyone may set.
+What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, which anyone may set. `labels` are for
+every pod of the network; what the runtime says of this one pod in args.cni.labels (CNI conventions: a list of objects
+with key and value) goes before them.
 """
 
 import _socket
@@ -100,7 +103,7 @@ class LinkConfig:
         self.route_mtu = number(document, "routeMtu")
         self.pool = text(document, "pool")
         self.offload = {field: number(document, key) for key, field in OFFLOAD_KEYS.items() if key in document}
-        self.labels = _labels(document)
+        self.labels = {**_labels(document), **_pod_labels(document)}
         self.dns = typed(document, "dns", dict, "an object", {})
         runtime = typed(document, "runtimeConfig", dict, "an object", {})
         arguments = parse_args(environment)
@@ -186,6 +189,25 @@ def _labels(document: "dict[str, Any]") -> dict[str, str]:
             raise CniError(BAD_CONFIG, f"labels.{name} must be a string, not {quoted(value)}")
         _whole(f"labels.{name}", value)
         _whole("labels", name)
+    return labels
+
+
+def _pod_labels(document: "dict[str, Any]") -> dict[str, str]:
+    """Return args.cni.labels; anything else in args is somebody else's."""
+    arguments = typed(document, "args", dict, "an object", {})
+    ours = typed(arguments, "cni", dict, "an object", {}, prefix="args.")
+    listed = typed(ours, "labels", list, "a list of objects with key and value", [], prefix="args.cni.")
+    labels: dict[str, str] = {}
+    for place, one in enumerate(listed):
+        name = f"args.cni.labels[{place}]"
+        if not isinstance(one, dict):
+            raise CniError(BAD_CONFIG, f"{name} must be an object with key and value, not {quoted(one)}")
+        key, value = text(one, "key", prefix=f"{name}."), text(one, "value", prefix=f"{name}.")
+        if not key:
+            raise CniError(BAD_CONFIG, f"{name}.key is missing")
+        if key in labels:
+            raise CniError(BAD_CONFIG, f"{name}.key {quoted(key)} is there twice")
+        labels[key] = value
     return labels
 
 

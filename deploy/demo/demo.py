@@ -1,5 +1,7 @@
 """The demo: one node, two pods, from CNI ADD to the first ping, told step by step with the time of each.
 
+Then a policy comes between the two.
+
 The node is a network namespace with its own bpffs and directories, so that nothing of the machine's own network is
 touched; everything else is what a real node has: three service processes, the installed plugin called exactly as a
 runtime calls it, programs in the kernel. At the end it shows that nothing is left.
@@ -20,24 +22,38 @@ from pathlib import Path
 from typing import Any
 
 GIBIBYTE = 1 << 30
+POLICY = """\
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: demo}
+spec:
+  podSelector:
+    matchLabels: {app: web}
+  ingress:
+  - from:
+    - podSelector:
+        matchLabels: {app: client}
+    ports:
+    - {port: 80}
+"""
 
 
 class Failure(Exception):
     """A step that didn't do what the story says; the text tells what it saw."""
 
 
-def run(*argv: str, **options: Any) -> str:
-    """Run a command and return its stdout; a failure ends the story with what the command said."""
+def run(*argv: str, answers: Sequence[int] = (0,), **options: Any) -> str:
+    """Run a command and return its stdout; an exit code that is none of `answers` ends the story with what it said."""
     done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False, **options)
-    if done.returncode:
+    if done.returncode not in answers:
         raise Failure(f"{' '.join(argv)}\n  exit {done.returncode}\n{done.stdout}{done.stderr}".rstrip())
     return done.stdout
 
 
 def say(text: str) -> None:
     """Print a paragraph, indented."""
-    for line in text.rstrip("\n").splitlines():
-        print(f"     {line}", flush=True)
+    for line in text.rstrip("\n").splitlines() or [""]:
+        print(f"     {line}".rstrip(), flush=True)
 
 
 class Story:
@@ -86,9 +102,10 @@ class Demo:
         """Run a command in the node's network namespace."""
         return run("nsenter", f"--net=/run/netns/{self.node}", *argv, **options)
 
-    def podlane(self, *argv: str) -> str:
-        """Run the operator's command on the node."""
-        return self.inside(str(Path(sys.executable).with_name("podlane")), "--config", str(self.config), *argv)
+    def podlane(self, *argv: str, answers: Sequence[int] = (0,)) -> str:
+        """Run the operator's command on the node; `answers` are the exit codes that are no failure."""
+        command = str(Path(sys.executable).with_name("podlane"))
+        return self.inside(command, "--config", str(self.config), *argv, answers=answers)
 
     def make_node(self) -> None:
         """Make the namespace, the bpffs and the settings."""
@@ -102,6 +119,8 @@ class Demo:
             f'run_dir = "{self.dir}/run"\n'
             f'lib_dir = "{self.dir}/lib"\n'
             f'bpffs = "{self.dir}/bpf"\n'
+            "[endpoint]\n"
+            f'policy_dir = "{self.dir}/policy.d"\n'
             "[[ipam.pools]]\n"
             'name = "default"\n'
             'ranges = ["10.244.0.0/24", "fd00:10:244::/112"]\n'
@@ -111,6 +130,7 @@ class Demo:
         """Call the installed plugin as a runtime does: environment, JSON on stdin, JSON on stdout."""
         conflist = json.loads(next(self.conf.glob("*.conflist")).read_text())
         conf = {**conflist["plugins"][0], "name": conflist["name"], "cniVersion": conflist["cniVersion"]}
+        conf["args"] = {"cni": {"labels": [{"key": "app", "value": pod.name}]}}
         environment = {
             "PATH": os.environ["PATH"],
             "CNI_COMMAND": verb,
@@ -186,6 +206,45 @@ def show_transfer(demo: Demo) -> None:
     )
 
 
+def reaches(client: Pod, address: str, port: int) -> str:
+    """Knock at a TCP port where nobody listens: what answers with a refusal was reached, what is silent was not."""
+    script = (
+        "import socket, sys\n"
+        "try: socket.create_connection((sys.argv[1], int(sys.argv[2])), 0.2)\n"
+        "except ConnectionRefusedError: print('reached')\n"
+        "except TimeoutError: print('no answer')\n"
+    )
+    return client.exec(sys.executable, "-ISc", script, address, str(port)).strip()
+
+
+def show_reach(demo: Demo, expected: Sequence[str]) -> None:
+    """Show what the client reaches of the web pod at two ports; anything else than expected is a failure."""
+    web, client = demo.pods
+    for version, address in zip((4, 6), web.addresses, strict=True):
+        found = [reaches(client, address, port) for port in (80, 22)]
+        say(f"IPv{version} demo/client \N{RIGHTWARDS ARROW} demo/web   80/TCP {found[0]}, 22/TCP {found[1]}")
+        if found != list(expected):
+            raise Failure(f"{expected} was expected")
+
+
+def show_policy(demo: Demo, story: Story) -> None:
+    """Let the client reach one port of the web pod and nothing else."""
+    file = demo.dir / "policy.yaml"
+    file.write_text(POLICY)
+    with story.step("No policy: everybody reaches everybody"):
+        show_reach(demo, ("reached", "reached"))
+    with story.step("podlane policy apply: the client may reach the web pod's port 80 and no other"):
+        say(POLICY)
+        say("")
+        say(demo.podlane("policy", "apply", "-f", str(file)))
+        show_reach(demo, ("reached", "no answer"))
+    with story.step("podlane policy explain: which rule decides, and whether the programs agree"):
+        ends = ("--from", "demo/client", "--to", "demo/web")
+        say(demo.podlane("policy", "explain", *ends, "--port", "80/TCP"))
+        say("")
+        say(demo.podlane("policy", "explain", *ends, "--port", "22/TCP", answers=(1,)))
+
+
 def tell(demo: Demo, story: Story) -> None:
     """Tell the whole story."""
     web, _ = demo.pods
@@ -217,6 +276,7 @@ def tell(demo: Demo, story: Story) -> None:
         say(demo.podlane("ipam", "list"))
     with story.step(f"podlane endpoint get {web.addresses[0]}: phases and loaded programs"):
         say(demo.podlane("endpoint", "get", web.addresses[0]))
+    show_policy(demo, story)
     for pod in demo.pods:
         with story.step(f"CNI DEL for pod demo/{pod.name}"):
             demo.cni("DEL", pod)

@@ -113,12 +113,18 @@ def write_endpoint(endpoint: Endpoint) -> pb.Endpoint:
     )
 
 
-def write_detail(endpoint: Endpoint, queue: QueueStatus, policy: EndpointPolicy | None) -> pb.Endpoint:
-    """Return the message of an endpoint with its log, its queue, its policies and what was published of it."""
+def write_listed(endpoint: Endpoint, policy: EndpointPolicy | None) -> pb.Endpoint:
+    """Return the message of an endpoint with the policies that isolate it; None: they aren't known yet."""
     message = write_endpoint(endpoint)
     if policy is not None:
         message.ingress_policies.extend(map(str, policy.side(Direction.INGRESS).isolated_by))
         message.egress_policies.extend(map(str, policy.side(Direction.EGRESS).isolated_by))
+    return message
+
+
+def write_detail(endpoint: Endpoint, queue: QueueStatus, policy: EndpointPolicy | None) -> pb.Endpoint:
+    """Return the message of an endpoint with its log, its queue, its policies and what was published of it."""
+    message = write_listed(endpoint, policy)
     message.log.extend(map(_write_entry, endpoint.log))
     message.queue.CopyFrom(_write_queue(queue))
     if endpoint.published is not None:

@@ -76,7 +76,7 @@ class Loader(Protocol):
         """Make the kernel have exactly these. Raises Exhausted."""
 
     async def flows(self, endpoint_id: int) -> tuple[Flow, ...]:
-        """Return an endpoint's live flows."""
+        """Return an endpoint's live flows; of TCP those that aren't closed."""
 
     async def node_addresses(self) -> frozenset[Address]:
         """Return the addresses that are the node's own to the datapath."""
@@ -209,7 +209,8 @@ class LoaderPeer:
         request = loader_pb2.DumpMapRequest(map="conntrack", endpoint_id=endpoint_id)
         reply = await self._peer.call(self._stub.DumpMap, request, timeout=_CALL_SECONDS)
         with _trusting("loader"):
-            return tuple(peer_messages.read_flow(one.conntrack) for one in reply.entries)
+            found = (one.conntrack for one in reply.entries)
+            return tuple(peer_messages.read_flow(flow) for flow in found if flow.state != loader_pb2.FLOW_STATE_CLOSING)
 
     async def node_addresses(self) -> frozenset[Address]:
         """See Loader."""

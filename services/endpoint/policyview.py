@@ -105,11 +105,14 @@ class PolicyView:
         return Opened(flow.direction, known, flow.remote, flow.protocol, flow.port)
 
     def _flow_words(self, flow: Flow) -> str:
-        here, there = _end(flow.local, flow.local_port), _end(flow.remote, flow.remote_port)
+        here, there = self._named(flow.local, flow.local_port), self._named(flow.remote, flow.remote_port)
         source, destination = (there, here) if flow.direction is Direction.INGRESS else (here, there)
-        peer = self._registry.find(Selector(address=flow.remote))
-        name = f" ({name_of(peer.endpoint)})" if peer is not None else ""
-        return f"{source} -> {destination} {flow.protocol_name}, peer identity {flow.peer_identity}{name}"
+        return f"{flow.protocol_name} {source} -> {destination}"
+
+    def _named(self, address: Address, port: int) -> str:
+        managed = self._registry.find(Selector(address=address))
+        place = _end(address, port)
+        return f"{name_of(managed.endpoint)} ({place})" if managed is not None else place
 
     async def explain(self, ends: tuple[End, End], protocol: int, port: int | None, version: int) -> Explained:
         """Explain what becomes of a packet. `version` 0: IPv4 where both ends have it.

@@ -68,7 +68,7 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         response = pb.ListEndpointsResponse(next_page_token=str(found[size - 1].id) if len(found) > size else "")
         for start in range(0, min(size, len(found)), _CHUNK):
             chunk = found[start : min(start + _CHUNK, size)]
-            response.endpoints.extend(map(messages.write_endpoint, chunk))
+            response.endpoints.extend(messages.write_listed(one, self._manager.policy_of(one)) for one in chunk)
             await asyncio.sleep(0)
         return response
 

@@ -69,7 +69,10 @@ def test_what_is_not_yet_in_force_is_named_and_fails(services: Services):
 
     outcome = services.podlane("policy", "apply", "-f", "-", stdin="kind: Pod")
 
-    assert (outcome.code, outcome.stdout) == (1, "1 endpoint: 0 entries added, 0 removed, enforced in 0.0 ms\n")
+    assert (outcome.code, outcome.stdout) == (
+        1,
+        "1 endpoint: 0 entries added, 0 removed, not enforced everywhere after 0.0 ms\n",
+    )
     assert outcome.stderr == "podlane: endpoint 7: the loader is away; it is tried again in the background\n"
     assert services.asked("ApplyPolicies") == pb.ApplyPoliciesRequest(text="kind: Pod", source="stdin")
 

@@ -139,3 +139,27 @@ def test_a_pod_that_lies_about_its_address_is_not_heard(shared_node: Node):
     assert liar.ping(address)
     for pod in (liar, listener):
         shared_node.delete(pod)
+
+
+def test_labels_of_the_configuration_are_the_identity_from_the_first_moment(shared_node: Node):
+    pod = shared_node.pod()
+    labels = [{"key": "app", "value": "web"}]
+
+    shared_node.add(pod, labels={"app": "any", "site": "a"}, args={"cni": {"labels": labels}})
+
+    found = shared_node.show("endpoint", "get", f"{pod.namespace}/{pod.name}")
+    assert found["labels"] == {"app": "web", "site": "a"}
+    assert {"k8s:app": "web", "k8s:site": "a"}.items() <= found["identity_labels"].items()
+    assert found["identity"] >= 256
+    assert found["counters"]["regenerations"] == 1
+    shared_node.delete(pod)
+
+
+def test_ill_typed_labels_are_refused_before_anything_is_made(shared_node: Node):
+    pod = shared_node.pod()
+
+    outcome = shared_node.cni("ADD", pod, shared_node.conf(args={"cni": {"labels": {"app": "web"}}}))
+
+    assert (outcome.code, outcome.json["code"]) == (1, 7)
+    assert outcome.json["msg"].startswith("args.cni.labels must be a list")
+    assert shared_node.leftovers() == []

@@ -6,11 +6,16 @@ by the way that people use: documents through PolicyService, labels, namespaces 
 
 import dataclasses
 import json
+import random
 from collections.abc import Iterator
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from podlane.common.v1 import types_pb2 as types
+from podlane.endpoint.v1 import endpoint_pb2
 from podlane.endpoint.v1 import policy_pb2 as pb
 
 from tests.agreement import Agreement
@@ -18,7 +23,7 @@ from tests.netns_support import Netns
 from tests.node_support import Node as RealNode
 from tests.node_support import Pod as RealPod
 from tests.node_support import run
-from tests.policy_oracle import Node, World, probes, truth_table
+from tests.policy_oracle import End, Node, Pod, Probe, World, address_of, probes, truth_table
 from tests.policy_prober import Prober
 from tests.policy_strategies import NAMESPACES, OUTSIDE, worlds
 
@@ -154,3 +159,60 @@ def test_every_packet_gets_the_answer_that_the_documentation_gives(site: tuple[S
     expected = truth_table(real, questions)
     wrong = [(probe, expected[probe], answers[probe]) for probe in questions if expected[probe] != answers[probe]]
     assert not wrong, wrong[:10]
+
+
+_NUMBERS = {"TCP": 6, "UDP": 17, "SCTP": 132, "ICMP": 1}
+_ICMPV6 = 58
+
+
+def end(one: End, version: int) -> pb.PolicyEnd:
+    """Return an end as people name it: a pod by its name, everybody else by an address."""
+    if isinstance(one, Pod):
+        pod = types.Pod(namespace=one.namespace, name=one.name)
+        return pb.PolicyEnd(endpoint=endpoint_pb2.EndpointSelector(pod=pod))
+    address = address_of(one, version)
+    assert address is not None
+    return pb.PolicyEnd(address=types.IpAddress(packed=ip_address(address).packed))
+
+
+def explained(agreement: Agreement, probe: Probe) -> pb.ExplainPolicyResponse:
+    """Ask about one packet."""
+    family = types.IP_FAMILY_IPV4 if probe.version == 4 else types.IP_FAMILY_IPV6
+    icmp6 = probe.protocol == "ICMP" and probe.version == 6
+    request = pb.ExplainPolicyRequest(
+        to=end(probe.destination, probe.version),
+        protocol=_ICMPV6 if icmp6 else _NUMBERS[probe.protocol],
+        port=probe.port or 0,
+        family=family,
+        **{"from": end(probe.source, probe.version)},
+    )
+    reply: pb.ExplainPolicyResponse = agreement.call("policy", "ExplainPolicy", request)
+    return reply
+
+
+@settings(
+    max_examples=5,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(world=worlds(), chosen=st.randoms(use_true_random=False))
+def test_every_explanation_is_the_answer_and_the_programs_agree(
+    site: tuple[Site, bool, bool], world: World, chosen: random.Random
+) -> None:
+    here, from_host, to_host = site
+    real = dataclasses.replace(here.real(world), allow_from_host=from_host, allow_to_host=to_host)
+    here.apply(real)
+    questions = list(probes(real, OUTSIDE, (*PORTS, ("SCTP", 80))))
+    asked = chosen.sample(questions, min(len(questions), 60))
+    # What the sample may miss, and no socket of the other test sends.
+    asked += chosen.sample([one for one in questions if one.protocol == "SCTP"], 10)
+    expected = truth_table(real, asked)
+
+    wrong = []
+    for probe in asked:
+        told = explained(here.agreement, probe)
+        if told.allowed != expected[probe] or not told.HasField("probe") or not told.agrees:
+            wrong.append((probe, expected[probe], told))
+
+    assert not wrong, wrong[:3]

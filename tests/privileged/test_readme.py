@@ -30,6 +30,7 @@ def test_the_node_commands_work_as_written():
             ("/run/podlane", f"{node.dir}/run"),
             ("/opt/cni/bin", f"{node.dir}/opt-bin"),
             ("/etc/cni/net.d", f"{node.dir}/net.d"),
+            ("/tmp/db.yaml", f"{node.dir}/db.yaml"),
         ):
             script = script.replace(real, ours)
         environment = {**os.environ, "PODLANE_CONFIG": str(node.config_file)}
@@ -41,6 +42,8 @@ def test_the_node_commands_work_as_written():
         assert "no endpoints" in told
         assert "podlane.ipam.v1.IpamService" in told
         assert "10.44.0.0/24" in told
+        assert told.count("networkpolicy shop/db created") == 2
+        assert "networkpolicy shop/db deleted" in told
         assert told.count("stopped") == 3
         assert (node.dir / "opt-bin" / "podlane").exists()
 
@@ -54,6 +57,7 @@ def test_make_demo_tells_its_story_to_the_end():
     assert told.returncode == 0, told.stdout + told.stderr
     assert "Nothing is left" in told.stdout
     assert "1.00 GiB" in told.stdout
+    assert told.stdout.count("the programs in force agree") == 2
     assert told.stdout.rstrip().endswith("the node is gone.")
 
 

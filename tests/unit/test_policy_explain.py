@@ -85,14 +85,14 @@ def test_what_is_denied_says_who_isolates_and_what_the_peer_may() -> None:
     )
     assert shop.lines(shop.far, shop.web)[2] == (
         "  ingress of shop/web: denied, no entry matches: isolated by policy shop/web, "
-        "and no rule names this peer by its labels"
+        "and no rule names this peer by its labels, k8s:app=other,k8s:io.kubernetes.pod.namespace=shop"
     )
 
 
 def test_a_peer_on_another_node_is_not_decided_here() -> None:
     shop = Shop()
     found = shop.lines(shop.client, shop.far)
-    assert found[0].startswith("shop/client 10.0.0.2 (identity 301) → shop/far 10.9.0.3 (identity 302 k8s:app=other,")
+    assert found[0].startswith("shop/client 10.0.0.2 (identity 301) → shop/far 10.9.0.3 (identity 302)")
     assert found[0].endswith("allowed")
     assert found[2] == "  ingress of shop/far: not decided here: it is no endpoint of this node"
 
@@ -104,6 +104,8 @@ def test_an_address_outside_is_explained_by_its_block() -> None:
     assert found[0].startswith("client.example 198.51.100.6 (reserved:world) → shop/web")
     assert found[2].endswith("policy shop/web, ingress[1].from[0] (ipBlock 198.51.100.0/24 except 198.51.100.7/32)")
     assert shop.lines(excepted, shop.web)[0].endswith("denied")
+    assert shop.lines(excepted, shop.web)[2].endswith("and no rule has an ipBlock with 198.51.100.7")
+    assert shop.lines(inside, shop.web, protocol=1, port=None)[0].endswith("ICMP: allowed")
 
 
 def test_what_no_policy_isolates_and_what_a_setting_allows_says_so() -> None:

@@ -84,6 +84,8 @@ def test_defaults_are_those_of_the_services():
         ("labels", []),
         ("labels", {"app": 1}),
         ("labels", {"app": "\ud800"}),
+        ("args", None),
+        ("args", []),
         ("pool", "\udfff"),
         ("dns", []),
         ("runtimeConfig", []),
@@ -162,8 +164,42 @@ def test_runtime_config_goes_before_cni_args():
     assert asked.mac[-1] == 0x0B
 
 
+def test_labels_of_the_pod_go_before_those_of_the_network():
+    said = {"cni": {"labels": [{"key": "app", "value": "web"}, {"key": "example.com/empty", "value": ""}]}}
+
+    asked = link_config(labels={"app": "any", "site": "a"}, args=said)
+
+    assert asked.labels == {"app": "web", "site": "a", "example.com/empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        ({"cni": 1}, "args.cni must be"),
+        ({"cni": {"labels": {"app": "web"}}}, "args.cni.labels must be"),
+        ({"cni": {"labels": ["app=web"]}}, "args.cni.labels[0] must be"),
+        ({"cni": {"labels": [{"key": "a"}, {"key": 5, "value": "web"}]}}, "args.cni.labels[1].key must be"),
+        ({"cni": {"labels": [{"key": "app", "value": None}]}}, "args.cni.labels[0].value must be"),
+        ({"cni": {"labels": [{"key": "app", "value": "\ud800"}]}}, "args.cni.labels[0].value "),
+        ({"cni": {"labels": [{"value": "web"}]}}, "args.cni.labels[0].key is missing"),
+        ({"cni": {"labels": [{"key": "a"}, {"key": "a"}]}}, "args.cni.labels[1].key 'a' is there twice"),
+    ],
+)
+def test_ill_typed_labels_of_the_pod_are_code_7_and_named(arguments: Any, named: str):
+    error = refusal(args=arguments)
+
+    assert error.code == 7
+    assert error.message.startswith(named)
+
+
 def test_unknown_keys_are_ignored():
-    document = {**BASE, "ipam": {"type": 5}, "capabilities": 1, "unheardOf": [1, 2], "args": None}
+    document = {
+        **BASE,
+        "ipam": {"type": 5},
+        "capabilities": 1,
+        "unheardOf": [1, 2],
+        "args": {"cni": {"ips": 5}, "x": 1},
+    }
 
     assert Config(document, "ADD").network == "podlane"
     LinkConfig(document, environment())

@@ -28,11 +28,11 @@ class Party:
     policy: EndpointPolicy | None = None
 
     def __str__(self) -> str:
-        """Return name, address and identity."""
-        labels = f" {self.labels}" if self.labels else ""
+        """Return name, address and identity; whoever has no other name is told by the address alone."""
         reserved = self.identity < SMALLEST and self.identity in set(Reserved)
-        identity = str(Reserved(self.identity)) if reserved else f"identity {self.identity}{labels}"
-        return " ".join(filter(None, (self.name, str(self.address or ""), f"({identity})")))
+        identity = str(Reserved(self.identity)) if reserved else f"identity {self.identity}"
+        address = str(self.address or "")
+        return " ".join(filter(None, (self.name, address if address != self.name else "", f"({identity})")))
 
 
 class Packet(NamedTuple):
@@ -104,25 +104,34 @@ def explain(source: Party, destination: Party, protocol: int, port: int | None, 
     allowed = all(side is None or side.allowed for side in sides)
     lines = (
         f"{source} → {destination}, {what}: {'allowed' if allowed else 'denied'}",
-        f"  egress of {source.name}: {_words(Direction.EGRESS, source, destination, egress)}",
-        f"  ingress of {destination.name}: {_words(Direction.INGRESS, destination, source, ingress)}",
+        f"  egress of {source.name}: {_words(Direction.EGRESS, (source, destination), packets[0], egress)}",
+        f"  ingress of {destination.name}: {_words(Direction.INGRESS, (destination, source), packets[1], ingress)}",
     )
     return Explanation(allowed, egress, ingress, lines, tuple(packets))
 
 
-def _words(way: Direction, here: Party, there: Party, decision: Decision | None) -> str:
+def _words(way: Direction, ends: tuple[Party, Party], packet: Packet, decision: Decision | None) -> str:
+    here, there = ends
     if decision is None or here.policy is None:
         return "not decided here: it is no endpoint of this node"
     if decision.allowed:
         return f"allowed by the entry '{decision.entry}': {_join(decision.origins)}"
     side = here.policy.side(way)
     isolated = f"isolated by {_policies(side.isolated_by)}" if side.isolated_by else "its labels are not known yet"
-    granted = [grant for grant in side.grants if there.identity in grant.peers or ANY_IDENTITY in grant.peers]
+    asked = {packet.identity, ANY_IDENTITY, packet.cidr_identity}
+    granted = [grant for grant in side.grants if not asked.isdisjoint(grant.peers)]
     if not granted:
-        return f"denied, no entry matches: {isolated}, and no rule names this peer by its labels"
+        return f"denied, no entry matches: {isolated}, and {_unnamed(there)}"
     return f"denied, no entry matches: {isolated}, and this peer may use only " + "; ".join(
         f"{grant.ports} ({grant.origin})" for grant in granted
     )
+
+
+def _unnamed(peer: Party) -> str:
+    """Say that no rule is about a peer, with what of it rules would have to match."""
+    if peer.identity < SMALLEST and peer.identity != Reserved.INIT:
+        return f"no rule has an ipBlock with {peer.address or peer.name}"
+    return "no rule names this peer by its labels" + (f", {peer.labels}" if peer.labels else "")
 
 
 def _matches(entry: PolicyEntry, packet: Packet) -> bool:

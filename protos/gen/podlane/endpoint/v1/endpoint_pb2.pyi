@@ -337,7 +337,7 @@ class Endpoint(_message.Message):
     def removed_labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def ingress_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Policies that isolate it, by direction. Absent in lists and streams."""
+        """Policies that isolate it, by direction. Absent in streams."""
 
     @_builtins.property
     def egress_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
