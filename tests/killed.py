@@ -49,6 +49,11 @@ _WRITE = os.O_WRONLY | os.O_RDWR
 # linux/rtnetlink.h: what a message is about, in fours: new, delete, get, set.
 _RTM_BASE, _RTM_GET, _VERBS = 16, 2, ("new", "del", "get", "set")
 _OBJECTS = ("link", "addr", "route", "neigh", "rule", "qdisc", "class", "filter")
+_SERVED = {
+    "ipam": [("servicer", "IpamServicer")],
+    "loader": [("servicer", "LoaderServicer")],
+    "endpoint": [("servicer", "EndpointServicer"), ("policyservicer", "PolicyServicer")],
+}
 
 
 class Effects:
@@ -153,11 +158,11 @@ def watch(service: str, effects: Effects) -> None:
     effects.before(importlib.import_module("services.common.db"), "_commit", functools.partial(_committed, effects))
     if service == "loader":
         _watch_kernel(effects)
-    servicer = importlib.import_module(f"services.{service}.servicer")
-    (served,) = (kind for name, kind in vars(servicer).items() if name == f"{service.capitalize()}Servicer")
-    for name, method in vars(served).items():
-        if inspect.iscoroutinefunction(method) and not name.startswith(_READING):
-            effects.after(served, name, f"answer {name}")
+    for module, kind in _SERVED[service]:
+        served = getattr(importlib.import_module(f"services.{service}.{module}"), kind)
+        for name, method in vars(served).items():
+            if inspect.iscoroutinefunction(method) and not name.startswith(_READING):
+                effects.after(served, name, f"answer {name}")
 
 
 def _watch_writes(effects: Effects) -> None:

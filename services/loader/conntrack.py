@@ -66,7 +66,10 @@ class Flow:
 
 
 def read(key: bytes, value: bytes, now_ns: int) -> Flow | None:
-    """Return what key and value stand for, None for a dead one and for one that policy has denied. `now_ns` is the monotonic clock's."""
+    """Return what key and value stand for, None for a dead one and for one that policy has denied.
+
+    `now_ns` is the monotonic clock's.
+    """
     expires, allowed, direction, seen, _, packets, octets = VALUE.unpack(value)
     if expires <= now_ns or not allowed:
         return None
