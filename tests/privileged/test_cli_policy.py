@@ -213,6 +213,13 @@ def test_diff_shows_entries_and_the_live_flow_that_would_be_cut(shop: Shop, vers
     assert shop.lines("policy", "list") == ["no policies"]
 
 
+def test_diff_leaves_out_a_connection_that_is_closed(shop: Shop):
+    with shop.stream("cron-0", "db-0"):
+        pass
+
+    assert "cuts" not in shop.type("policy", "diff", "-f", shop.file(DB)).stdout
+
+
 def test_diff_of_deleting_and_of_what_is_there(closed: Shop):
     unchanged = closed.type("policy", "diff", "-f", closed.file(DB))
     deleted = closed.type("policy", "diff", "--delete", "netpol/shop/db")

@@ -108,6 +108,23 @@ def test_an_address_outside_is_explained_by_its_block() -> None:
     assert shop.lines(inside, shop.web, protocol=1, port=None)[0].endswith("ICMP: allowed")
 
 
+def test_a_block_that_a_peer_lies_in_is_named_with_the_ports_that_it_may_use() -> None:
+    shop = Shop()
+    text = DOCUMENTS.split("---")[0].replace("198.51.100.7/32]}}]", "198.51.100.7/32]}}]\n    ports: [{port: 443}]")
+    (policy,) = parse(text).policies
+    shop.resolver.put_policy(policy)
+    shop.resolver.settle()
+    web = Party("shop/web", 300, ip_address("10.0.0.1"), None, shop.resolver.desired(1))
+
+    found = shop.lines(Party("198.51.100.6", Reserved.WORLD, ip_address("198.51.100.6")), web)
+
+    assert found[0].startswith("198.51.100.6 (reserved:world) → ")
+    assert found[2].endswith(
+        "and this peer may use only 443/TCP "
+        "(policy shop/web, ingress[1].from[0] (ipBlock 198.51.100.0/24 except 198.51.100.7/32))"
+    )
+
+
 def test_what_no_policy_isolates_and_what_a_setting_allows_says_so() -> None:
     shop = Shop()
     assert shop.lines(shop.web, shop.far)[1] == (
