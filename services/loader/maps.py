@@ -324,15 +324,22 @@ class Policy(BpfMap):
         return [layout.read_policy(key, value) for key, value in entries]
 
 
+def _length(network: Network) -> int:
+    return network.prefixlen
+
+
 class Prefixes(BpfMap):
     """Which identity stands for the addresses of a prefix and of no longer one."""
 
     name = PREFIXES
 
     def put(self, prefixes: Mapping[Network, int]) -> None:
-        """Write prefixes. Raises Exhausted when the map is full."""
+        """Write prefixes, longest first: no address is meanwhile in one that is not its own. Raises Exhausted when
+        the map is full.
+        """
         entries = [
-            (layout.prefix_key(network), layout.PREFIX_VALUE.pack(number)) for network, number in prefixes.items()
+            (layout.prefix_key(network), layout.PREFIX_VALUE.pack(prefixes[network]))
+            for network in sorted(prefixes, key=_length, reverse=True)
         ]
         try:
             libbpf.map_update_batch(self.fd, entries)
@@ -343,8 +350,14 @@ class Prefixes(BpfMap):
             raise Exhausted(f"{self.name} is full: {size} prefixes; raise PREFIXES_MAP_SIZE", size=size) from error
 
     def delete(self, prefixes: Iterable[Network]) -> None:
-        """Remove prefixes; those that aren't there are passed over."""
-        libbpf.map_delete_batch(self.fd, [layout.prefix_key(network) for network in prefixes])
+        """Remove prefixes, shortest first, as `put`; those that aren't there are passed over."""
+        libbpf.map_delete_batch(self.fd, [layout.prefix_key(network) for network in sorted(prefixes, key=_length)])
+
+    def present(self, prefixes: Iterable[Network]) -> dict[Network, int]:
+        """Return those of the prefixes that are in the table."""
+        keys = {network: layout.prefix_key(network) for network in prefixes}
+        values = {network: libbpf.map_lookup(self.fd, key, layout.PREFIX_VALUE.size) for network, key in keys.items()}
+        return {network: layout.PREFIX_VALUE.unpack(value)[0] for network, value in values.items() if value is not None}
 
     def dump(self) -> dict[Network, int]:
         """Return the whole table."""

@@ -1,11 +1,12 @@
 """What endpoints' policy maps and the map of prefixes hold, changed while packets pass.
 
     fill      one map as a regeneration wants it
-    update    a change of many maps and of the prefixes: entries added, prefixes added, prefixes removed, entries
-              removed, in that order over all of them
+    update    a change of many maps and of the prefixes: entries added, prefixes added (longest first), entries of
+              prefixes that stay added and removed, prefixes removed (shortest first), entries removed, in that order
+              over all of them (why: policyupdate.py)
     sync      the whole map of prefixes
 
-Entries come before others go, so that a packet which is allowed before and after is allowed in between. After each of
+So a packet that is allowed before and after is allowed in between, and one that is denied is denied. After each of
 them flows are decided again, as far as something changed (`Datapath.revise`), also when it failed half-way.
 
 A change says what it is a change of: the digest of each map before (policydigest.py). It is remembered here after every
@@ -116,7 +117,9 @@ class Policies:
 
     def _update(self, update: Update) -> list[Refusal]:
         self._check_prefixes(update.prefixes_added)
-        packs = [(change.endpoints, pack(change)) for change in update.changes]
+        gone = update.prefixes_gone()
+        moving = update.moving(self._datapath.prefixes.present(gone))
+        packs = [(change.endpoints, pack(change, moving)) for change in update.changes]
         jobs = [(target, packed) for targets, packed in packs for target in targets]
         refused: dict[int, Refusal] = {}
         begun: dict[int, int] = {}
@@ -125,9 +128,13 @@ class Policies:
                 with _refusing(target, refused):
                     begun.update(self._add(target, packed))
             self._datapath.prefixes.put(update.prefixes_added)
-            self._datapath.prefixes.delete(update.prefixes_gone())
             for target, packed in jobs:
                 if target.id in begun:
+                    with _refusing(target, refused):
+                        self._change_staying(target, packed)
+            self._datapath.prefixes.delete(gone)
+            for target, packed in jobs:
+                if target.id in begun and target.id not in refused:
                     with _refusing(target, refused):
                         self._remove(target, packed)
                         self._held[target.id] = _Held(target.generation, target.after, begun[target.id])
@@ -156,6 +163,12 @@ class Policies:
             self._held.pop(target.id, None)
             policy.write(packed.written)
             return {target.id: at_most}
+
+    def _change_staying(self, target: Target, packed: Packed) -> None:
+        if packed.staying_written or packed.staying_deleted:
+            with self._open(target.id) as policy:
+                policy.write(packed.staying_written)
+                policy.delete(packed.staying_deleted)
 
     def _remove(self, target: Target, packed: Packed) -> None:
         if packed.deleted:
@@ -206,9 +219,9 @@ class Policies:
 
 def _check_room(policy: Policy, at_most: int, packed: Packed) -> int:
     """Return how many entries a map has at most once these are written; it is only read when that may be too many."""
-    needed = at_most + len(packed.written)
+    needed = at_most + len(packed.keys)
     if needed > SIZES["POLICY_MAP_SIZE"]:
-        needed = len(policy.keys() | packed.written.keys())
+        needed = len(policy.keys() | packed.keys)
         policy.check_room(needed)
     return needed
 

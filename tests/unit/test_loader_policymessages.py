@@ -99,10 +99,20 @@ def test_what_a_change_adds_it_does_not_remove() -> None:
         PolicyEntry(Direction.INGRESS, 0, 6, 80, 16),
     )
 
-    packed = pack(Change((deny,), (allow, web), ()))
+    packed = pack(Change((deny,), (allow, web), ()), ())
 
     assert packed.written == {layout.policy_key(deny): layout.policy_value(deny)}
     assert packed.deleted == [layout.policy_key(web)]
+
+
+def test_entries_of_prefixes_that_stay_are_changed_by_themselves() -> None:
+    stays, moves, pod = (PolicyEntry(Direction.INGRESS, identity) for identity in (1 << 24 | 1, 1 << 24 | 2, 256))
+
+    added = pack(Change((stays, moves, pod), (), ()), {moves.identity})
+    removed = pack(Change((), (stays, moves, pod), ()), {moves.identity})
+
+    assert set(added.written) == set(removed.deleted) == {layout.policy_key(moves), layout.policy_key(pod)}
+    assert set(added.staying_written) == set(removed.staying_deleted) == {layout.policy_key(stays)}
 
 
 def test_what_an_update_adds_of_prefixes_it_does_not_remove() -> None:

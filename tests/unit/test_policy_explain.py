@@ -110,7 +110,9 @@ def test_an_address_outside_is_explained_by_its_block() -> None:
 
 def test_a_block_that_a_peer_lies_in_is_named_with_the_ports_that_it_may_use() -> None:
     shop = Shop()
-    text = DOCUMENTS.split("---")[0].replace("198.51.100.7/32]}}]", "198.51.100.7/32]}}]\n    ports: [{port: 443}]")
+    text = DOCUMENTS.split("---", maxsplit=1)[0].replace(
+        "198.51.100.7/32]}}]", "198.51.100.7/32]}}]\n    ports: [{port: 443}]"
+    )
     (policy,) = parse(text).policies
     shop.resolver.put_policy(policy)
     shop.resolver.settle()

@@ -12,7 +12,7 @@ with the same named ports are one *subject*, resolved once.
 Whoever writes the changes keeps this order, so that no packet is dropped that the policies before and after both allow,
 and none passes that both forbid:
 
-    1 entries added    2 prefixes added    3 prefixes removed    4 entries removed
+    1 entries added    2 prefixes added    3 entries of prefixes that stay    4 prefixes removed    5 entries removed
 
 An endpoint is put under an identity that is known already, and an identity is dropped when no endpoint has it any more:
 the other order would leave an endpoint that no selector can see, and so open.

@@ -178,8 +178,9 @@ class LoaderServiceServicer:
 
     def UpdatePolicies(self, request, context):
         """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
-        prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
-        policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+        prefixes added, entries of prefixes that stay added and removed, prefixes removed, entries removed, in that order
+        over all of them, so that no packet is dropped that policy allows before and after, and none passes that it forbids
+        before and after. Programs are not touched. An
         endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
         RESOURCE_EXHAUSTED: the map of prefixes is full.
         """

@@ -65,8 +65,9 @@ class LoaderServiceStub:
     """
     UpdatePolicies: _grpc.UnaryUnaryMultiCallable[_loader_pb2.UpdatePoliciesRequest, _loader_pb2.UpdatePoliciesResponse]
     """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
-    prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
-    policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+    prefixes added, entries of prefixes that stay added and removed, prefixes removed, entries removed, in that order
+    over all of them, so that no packet is dropped that policy allows before and after, and none passes that it forbids
+    before and after. Programs are not touched. An
     endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
     RESOURCE_EXHAUSTED: the map of prefixes is full.
     """
@@ -125,8 +126,9 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
     UpdatePolicies: _aio.UnaryUnaryMultiCallable[_loader_pb2.UpdatePoliciesRequest, _loader_pb2.UpdatePoliciesResponse]  # type: ignore[assignment]
     """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
-    prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
-    policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+    prefixes added, entries of prefixes that stay added and removed, prefixes removed, entries removed, in that order
+    over all of them, so that no packet is dropped that policy allows before and after, and none passes that it forbids
+    before and after. Programs are not touched. An
     endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
     RESOURCE_EXHAUSTED: the map of prefixes is full.
     """
@@ -236,8 +238,9 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_loader_pb2.UpdatePoliciesResponse, _abc.Awaitable[_loader_pb2.UpdatePoliciesResponse]]:
         """Changes the policy maps of many endpoints, and the prefixes that give addresses identities: entries added,
-        prefixes added, prefixes removed, entries removed, in that order over all of them, so that no packet is dropped that
-        policy allows before and after, and none passes that it forbids before and after. Programs are not touched. An
+        prefixes added, entries of prefixes that stay added and removed, prefixes removed, entries removed, in that order
+        over all of them, so that no packet is dropped that policy allows before and after, and none passes that it forbids
+        before and after. Programs are not touched. An
         endpoint whose map doesn't hold what the request says it does is left alone and told in its result.
         RESOURCE_EXHAUSTED: the map of prefixes is full.
         """
