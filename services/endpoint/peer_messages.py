@@ -112,6 +112,18 @@ def write_policy_entry(entry: PolicyEntry) -> loader_pb2.PolicyEntry:
     )
 
 
+def read_policy_entry(message: loader_pb2.PolicyEntry) -> PolicyEntry:
+    """Return a policy entry."""
+    return PolicyEntry(
+        Direction(message.direction),
+        message.identity,
+        message.protocol,
+        message.port,
+        message.port_prefix_length,
+        message.deny,
+    )
+
+
 def write_policy_change(change: PolicyChange) -> loader_pb2.PolicyChange:
     """Return the message of a change of policy maps."""
     return loader_pb2.PolicyChange(

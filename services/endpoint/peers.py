@@ -75,6 +75,9 @@ class Loader(Protocol):
     async def sync_prefixes(self, prefixes: Mapping[Network, int]) -> None:
         """Make the kernel have exactly these. Raises Exhausted."""
 
+    async def policy(self, endpoint_id: int) -> tuple[PolicyEntry, ...]:
+        """Return what an endpoint's policy map holds. Raises NotFound."""
+
     async def flows(self, endpoint_id: int) -> tuple[Flow, ...]:
         """Return an endpoint's live flows; of TCP those that aren't closed."""
 
@@ -211,6 +214,12 @@ class LoaderPeer:
         with _trusting("loader"):
             found = (one.conntrack for one in reply.entries)
             return tuple(peer_messages.read_flow(flow) for flow in found if flow.state != loader_pb2.FLOW_STATE_CLOSING)
+
+    async def policy(self, endpoint_id: int) -> tuple[PolicyEntry, ...]:
+        """See Loader."""
+        request = loader_pb2.DumpMapRequest(map="policy", endpoint_id=endpoint_id)
+        reply = await self._peer.call(self._stub.DumpMap, request, timeout=_CALL_SECONDS)
+        return tuple(peer_messages.read_policy_entry(one.policy.entry) for one in reply.entries)
 
     async def node_addresses(self) -> frozenset[Address]:
         """See Loader."""

@@ -20,7 +20,7 @@ Not here: how documents change (`policychanger.py`), what policies mean (`policy
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from services.common import controllers, policydigest, telemetry
@@ -31,19 +31,20 @@ from services.endpoint.identities import LocalBackend
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import INIT_IDENTITY, Endpoint
 from services.endpoint.node import Readiness
+from services.endpoint.observed import Datapath, PolicyChange, PolicyTarget
 from services.endpoint.peers import Loader
-from services.endpoint.policy.desired import EndpointPolicy
+from services.endpoint.policy.desired import Delta, EndpointPolicy
 from services.endpoint.policy.identity import SMALLEST
 from services.endpoint.policy.labels import LabelFilter, Labels
 from services.endpoint.policy.networkpolicy import PolicyName
-from services.endpoint.policy.prefixes import PrefixTable
+from services.endpoint.policy.prefixes import PrefixChanges, PrefixTable
 from services.endpoint.policy.repository import Repository, Who
 from services.endpoint.policy.resolve import Resolver
 from services.endpoint.policy.settings import Settings
 from services.endpoint.policychange import Moved
 from services.endpoint.policychanger import Changer
 from services.endpoint.policystore import PolicyStore
-from services.endpoint.registry import Registry
+from services.endpoint.registry import Registry, Selector
 from services.endpoint.store import Store
 
 _log = telemetry.logger("policies")
@@ -136,16 +137,43 @@ class Policies:
     # Sessions
 
     async def begin(self) -> None:
-        """Begin a session with the loader: prefixes first, then whom documents make somebody else than is recorded."""
-        first = self._resolver is None
-        if first:
+        """Begin a session with the loader: what is wanted is known after it."""
+        if self._resolver is None:
             known = await self._parts.loader.prefixes()
             self._resolver = self._resolved(PrefixTable(self._settings.prefix_map_size, known))
-        await self._parts.loader.sync_prefixes(self.resolver.prefixes().numbers())
-        if first:
             await self.changes.identify_anew()
-            if self.before_first is not None:
-                await self.before_first()
+
+    async def reconcile(self, datapaths: Iterable[Datapath]) -> frozenset[int]:
+        """Make up for changes that a killed process has kept from the kernel, in the order of all changes; return the
+        endpoints whose maps hold what is wanted now and did not. Raises Exhausted, Unavailable.
+        """
+        known, wanted = await self._parts.loader.prefixes(), self.resolver.prefixes().numbers()
+        prefixes = PrefixChanges(
+            {network: number for network, number in wanted.items() if known.get(network) != number},
+            {network: number for network, number in known.items() if network not in wanted},
+        )
+        changes = [change for one in datapaths if (change := await self._behind(one)) is not None]
+        if not changes and not any(prefixes):
+            return frozenset()
+        refused = await self._parts.loader.update_policies(changes, prefixes)
+        await self._parts.loader.sync_prefixes(wanted)
+        return frozenset(target.id for one in changes for target in one.targets if target.id not in refused)
+
+    async def _behind(self, datapath: Datapath) -> PolicyChange | None:
+        """Return what a map that is there lacks; None: nothing, or nobody can tell."""
+        managed, digest = self._parts.registry.find(Selector(id=datapath.id)), self.wanted_digest(datapath.id)
+        if managed is None or digest in {None, datapath.policy_digest} or not datapath.policy_digest:
+            return None
+        there, asked = set(await self._parts.loader.policy(datapath.id)), set(self.wanted(datapath.id).entries())
+        delta = Delta(tuple(sorted(asked - there)), tuple(sorted(there - asked)))
+        target = PolicyTarget(datapath.id, datapath.generation, datapath.policy_digest, digest or b"")
+        return PolicyChange(delta, (target,))
+
+    async def look_first(self) -> None:
+        """Take in what nobody has looked at yet, once, before the node takes endpoints."""
+        first, self.before_first = self.before_first, None
+        if first is not None:
+            await first()
 
     def _resolved(self, prefixes: PrefixTable) -> Resolver:
         resolver = Resolver(self._settings, prefixes)
@@ -236,7 +264,8 @@ class Policies:
                     self.settle("identities have come and gone")
                     await self.enforcer.flush()
                 # Behind the maps: until then a restart must not give the number away.
-                await self._parts.policy_store.forget_identities([one for one in batch if batch[one] is None])
+                if gone := [one for one in batch if batch[one] is None]:
+                    await self._parts.policy_store.forget_identities(gone)
             except PodlaneError as error:
                 _log.warning("identities", error=error.message)
 

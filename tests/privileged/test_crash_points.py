@@ -191,6 +191,7 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
             "answer UnconfirmAllocation",
         ],
         "endpoint": [
+            "commit PolicyStore.change",
             "commit Store.insert",
             "call loader RegenerateEndpoint",
             "call ipam ConfirmAllocation",

@@ -4,6 +4,7 @@
 format needs a migration or a new format number, and a recording of its own.
 """
 
+import asyncio
 import contextlib
 import json
 import shutil
@@ -220,7 +221,11 @@ async def test_recorded_endpoints_come_back_as_they_were_and_untouched(around: S
     confirm(around, row, recorded_switches(around, row))
 
     async with around.process() as (_process, client):
-        (endpoint,) = [one for one in await client.endpoints() if one.state == READY]
+        async with asyncio.timeout(10):
+            # One that gets its first identity is regenerated with it.
+            while not (ready := [one for one in await client.endpoints() if one.state == READY]):
+                await asyncio.sleep(0.01)
+        (endpoint,) = ready
         selector = pb.EndpointSelector(id=endpoint.id)
         request = pb.GetEndpointRequest(selector=selector)
         endpoint = (await client.peer.call(client.stub.GetEndpoint, request, timeout=20)).endpoint
