@@ -50,15 +50,15 @@ class ByHand:
         return made
 
     def create(
-        self, pod: Pod, reserved: ipam_pb2.AllocateAddressesResponse, link: loader_pb2.Link
+        self, pod: Pod, reserved: ipam_pb2.AllocateAddressesResponse, link: loader_pb2.Link, app: str = "web"
     ) -> endpoint_pb2.Endpoint:
-        """Step three."""
+        """Step three; `app` is one of the pod's labels."""
         request = endpoint_pb2.CreateEndpointRequest(
             attachment=attachment(pod),
             pod=reserved.allocation.pod,
             link=link,
             addresses=reserved.allocation.addresses,
-            labels={"app": "web", "k8s:tier": "front"},
+            labels={"app": app, "k8s:tier": "front"},
         )
         created: endpoint_pb2.Endpoint = self._call("endpoint", "CreateEndpoint", request).endpoint
         return created

@@ -11,6 +11,7 @@ def test_x(site: Site):
 """
 
 import concurrent.futures
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -172,7 +173,8 @@ class RefusedAdd:
         wrong.CopyFrom(self._reserved)
         wrong.allocation.addresses[0].address.address.packed = bytes([10, 44, 0, 200])
         with pytest.raises(grpc.RpcError) as refusal:
-            self._site.by_hand.create(self._pod, wrong, self._link)
+            # Each time somebody new: one that is known already has its identity on disk.
+            self._site.by_hand.create(self._pod, wrong, self._link, app=secrets.token_hex(4))
         return refusal.value.code()
 
 
