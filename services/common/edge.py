@@ -46,7 +46,7 @@ CODES: dict[type[errors.PodlaneError], grpc.StatusCode] = {
 }
 
 # Messages of a long list: 10,000 allocations are about 2 MiB.
-OPTIONS = (("grpc.max_send_message_length", 64 << 20), ("grpc.max_receive_message_length", 16 << 20))
+OPTIONS = (("grpc.max_send_message_length", 64 << 20), ("grpc.max_receive_message_length", 64 << 20))
 
 _log = telemetry.logger("edge")
 Handler = Callable[[Any, Any], Any]

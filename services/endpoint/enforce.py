@@ -22,32 +22,20 @@ Not here: what policies mean (`policy/`), documents and identities (`policies.py
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from services.common import telemetry, wire
 from services.common.errors import Exhausted, PodlaneError
 from services.common.model import Network, Phase
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import EndpointState, Level, LogCode, LogType, Regeneration
-from services.endpoint.observed import PolicyChange
 from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.prefixes import PrefixChanges
 from services.endpoint.policybatch import Batch, Change, InForce
 from services.endpoint.registry import Registry, Selector
 
 _log = telemetry.logger("enforce")
-
-# One message stays below gRPC's 4 MiB: an entry takes 14 bytes at most.
-_MOST_ENTRIES = 100_000
-
-
-class Enforcing(Protocol):
-    """What is needed of the loader."""
-
-    async def update_policies(self, changes: Iterable[PolicyChange], prefixes: PrefixChanges) -> Mapping[int, str]:
-        """Change policy maps and prefixes; return whom it refused, and why."""
 
 
 @dataclass
@@ -209,20 +197,11 @@ class Enforcer:
             work.add(managed, known, policy, why)
 
     async def _call(self, work: Batch, prefixes: PrefixChanges) -> dict[int, str]:
-        """Send a batch, in several calls when it is large."""
-        none = PrefixChanges({}, {})
-        changes = [one for one in work.changes.values() if one.delta.added or one.delta.removed]
-        if sum(len(one.delta.added) + len(one.delta.removed) for one in changes) <= _MOST_ENTRIES:
-            if not changes and not any(prefixes):
-                return {}
-            return dict(await self._loader.update_policies([one.message() for one in changes], prefixes))
-        refused: dict[int, str] = {}
-        for one in changes:
-            refused |= await self._loader.update_policies([one.additions()], none)
-        refused |= await self._loader.update_policies((), prefixes)
-        for one in changes:
-            refused |= await self._loader.update_policies([one.removals()], none)
-        return refused
+        """Send a batch, in one call whatever its size: the order of its parts is what makes it atomic."""
+        changes = [one.message() for one in work.changes.values() if one.delta.added or one.delta.removed]
+        if not changes and not any(prefixes):
+            return {}
+        return dict(await self._loader.update_policies(changes, prefixes))
 
     def judge(self, managed: ManagedEndpoint) -> EndpointPolicy | None:
         """Return what an endpoint's map is to hold; None when that doesn't fit. Raises Exhausted for a new endpoint."""

@@ -192,7 +192,7 @@ class LoaderPeer:
             prefixes_added=peer_messages.write_prefixes(prefixes.added),
             prefixes_removed=map(wire.write_network, prefixes.removed),
         )
-        reply = await self._peer.call(self._stub.UpdatePolicies, request, timeout=_CALL_SECONDS)
+        reply = await self._peer.call(self._stub.UpdatePolicies, request, timeout=_BUILD_SECONDS)
         return {one.id: one.error for one in reply.refusals}
 
     async def prefixes(self) -> dict[Network, int]:

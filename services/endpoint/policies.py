@@ -257,9 +257,9 @@ class Policies:
     async def _watch(self) -> None:
         """Take in identities that others have, and let go of those that are no more."""
         async for batch in self.backend.watch():
-            for number, labels in batch.items():
-                self._learn(number, labels)
             try:
+                for number, labels in batch.items():
+                    self._learn(number, labels)
                 if self._resolver is not None:
                     self.settle("identities have come and gone")
                     await self.enforcer.flush()

@@ -33,24 +33,10 @@ class Change:
         self.targets: list[tuple[ManagedEndpoint, str]] = []
 
     def message(self) -> PolicyChange:
-        """Return the whole change."""
-        return self._message(self.delta, self.before.digest, self.after.digest)
-
-    def additions(self) -> PolicyChange:
-        """Return its first half."""
-        return self._message(Delta(self.delta.added, ()), self.before.digest, self._between)
-
-    def removals(self) -> PolicyChange:
-        """Return its second half."""
-        return self._message(Delta((), self.delta.removed), self._between, self.after.digest)
-
-    @property
-    def _between(self) -> bytes:
-        return policydigest.changed(self.before.digest, self.delta.added, ())
-
-    def _message(self, delta: Delta, before: bytes, after: bytes) -> PolicyChange:
+        """Return it as the loader takes it."""
+        before, after = self.before.digest, self.after.digest
         targets = [PolicyTarget(one.endpoint.id, one.endpoint.generation, before, after) for one, _ in self.targets]
-        return PolicyChange(delta, targets)
+        return PolicyChange(self.delta, targets)
 
 
 class Batch:
