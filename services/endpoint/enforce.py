@@ -38,6 +38,13 @@ from services.endpoint.registry import Registry, Selector
 _log = telemetry.logger("enforce")
 
 
+class Enforcing(Protocol):
+    """What is needed of the loader."""
+
+    async def update_policies(self, changes: Iterable[PolicyChange], prefixes: PrefixChanges) -> Mapping[int, str]:
+        """Change policy maps and prefixes; return whom it refused, and why."""
+
+
 @dataclass
 class Effect:
     """What flushes came to. `failures` are sentences."""
