@@ -22,14 +22,16 @@ Not here: what policies mean (`policy/`), documents and identities (`policies.py
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from services.common import telemetry, wire
 from services.common.errors import Exhausted, PodlaneError
 from services.common.model import Network, Phase
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import EndpointState, Level, LogCode, LogType, Regeneration
+from services.endpoint.observed import PolicyChange
 from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.prefixes import PrefixChanges
 from services.endpoint.policybatch import Batch, Change, InForce
