@@ -216,10 +216,10 @@ static __always_inline __u64 conntrack_is_allowed(const struct packet *packet,
 /* Whether policy has allowed the flow the last time that it was asked: 1 or 0. */
 static __always_inline __u64 conntrack_is_open(const struct conntrack_value *entry)
 {
-	__u64 allowed = entry->allowed;
+	__u64 peer = (__u32)entry->allowed;
 
-	barrier_var(allowed);
-	return (allowed | -allowed) >> 63;
+	barrier_var(peer);
+	return -peer >> 63;
 }
 
 /* Notes a packet of a live flow. Returns false when it begins a new one instead. */
@@ -322,23 +322,30 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 
 /* Notes what policy said of the flow; not in an entry that has turned around since. */
 static __always_inline void conntrack_note(const struct packet *packet,
-					   enum traffic_direction direction, __u64 allowed)
+					   enum traffic_direction direction)
 {
 	struct conntrack_value *entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
 
 	if (entry && entry->direction == direction)
-		entry->allowed = allowed;
+		entry->allowed = packet->allowed;
 }
 
-/* Draws the conclusion from what policy said about a packet. */
+/*
+ * Draws the conclusion from what policy said about a packet. The verdict is written down and read
+ * back, so that the verifier forgets which of the refusals it was: one way from here on, not four.
+ */
 static __always_inline int conntrack_conclude(const struct __sk_buff *skb, struct packet *packet,
 					      int verdict, enum traffic_direction direction)
 {
+	packet->verdict = verdict;
+	barrier();
+	/* FLOW_DENIED, unless the verdict is 0: refusals are negative. */
+	packet->allowed &= ~((__s64)packet->verdict >> 63);
 	if (packet->conntrack == CONNTRACK_ESTABLISHED)
-		conntrack_note(packet, direction, verdict ? FLOW_DENIED : packet->allowed);
-	else if (!verdict && packet->opens)
+		conntrack_note(packet, direction);
+	else if (packet->opens && !packet->verdict)
 		return conntrack_open(skb, packet, direction);
-	return verdict;
+	return packet->verdict;
 }
 
 #endif

@@ -143,9 +143,9 @@ class Policies:
             self._resolver = self._resolved(PrefixTable(self._settings.prefix_map_size, known))
             await self.changes.identify_anew()
 
-    async def reconcile(self, datapaths: Iterable[Datapath]) -> frozenset[int]:
-        """Make up for changes that a killed process has kept from the kernel, in the order of all changes; return the
-        endpoints whose maps hold what is wanted now and did not. Raises Exhausted, Unavailable.
+    async def reconcile(self, datapaths: Iterable[Datapath]) -> bool:
+        """Make up for changes that a killed process has kept from the kernel, in the order of all changes; return
+        whether there were any. What a hand was in the loader leaves alone. Raises Exhausted, Unavailable.
         """
         known, wanted = await self._parts.loader.prefixes(), self.resolver.prefixes().numbers()
         prefixes = PrefixChanges(
@@ -154,10 +154,10 @@ class Policies:
         )
         changes = [change for one in datapaths if (change := await self._behind(one)) is not None]
         if not changes and not any(prefixes):
-            return frozenset()
-        refused = await self._parts.loader.update_policies(changes, prefixes)
+            return False
+        await self._parts.loader.update_policies(changes, prefixes)
         await self._parts.loader.sync_prefixes(wanted)
-        return frozenset(target.id for one in changes for target in one.targets if target.id not in refused)
+        return True
 
     async def _behind(self, datapath: Datapath) -> PolicyChange | None:
         """Return what a map that is there lacks; None: nothing, or nobody can tell."""

@@ -12,7 +12,6 @@ somebody else now, the endpoint is kept, says so in its log and in CHECK, and is
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from services.common import telemetry
 from services.common.errors import PodlaneError
@@ -54,8 +53,8 @@ class Restorer:
         datapaths, links, allocations = await asyncio.gather(
             self._loader.datapaths(), self._loader.links(), self._ipam.allocations()
         )
-        caught_up = await self._policies.reconcile(datapaths)
-        datapaths = tuple(self._caught_up(one) if one.id in caught_up else one for one in datapaths)
+        if await self._policies.reconcile(datapaths):
+            datapaths = await self._loader.datapaths()
         self._manager.avoid_ids((one.id, one.generation) for one in datapaths)
         seen = _Seen(datapaths, links, allocations)
         counts = dict.fromkeys(Action, 0)
@@ -77,9 +76,6 @@ class Restorer:
         # One that goes and was published by an earlier process has nobody else who takes its record away.
         await self._publisher.prune(one.endpoint for one in self._manager if one.endpoint.id not in going)
         _log.info("compared", **{action.name.lower(): count for action, count in counts.items()})
-
-    def _caught_up(self, datapath: Datapath) -> Datapath:
-        return replace(datapath, policy_digest=self._policies.wanted_digest(datapath.id) or datapath.policy_digest)
 
     async def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:
         why = "; ".join(verdict.reasons)
