@@ -140,6 +140,52 @@ class EndpointSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """The nodes that this one shares identities, addresses and policies with; without a kvstore it is alone."""
+
+    name: str = "default"
+    """The cluster's; a kvstore that belongs to another one is refused."""
+    routing: str = "overlay"
+    """How pods of other nodes are reached: overlay (VXLAN with the identity in the VNI) or native (routes)."""
+    underlay_device: str = ""
+    """The device that leads to the other nodes; empty: that of the default route."""
+    underlay_family: int = 0
+    """4 or 6: by which addresses nodes reach each other; 0: IPv4 where the device has such an address."""
+    tunnel_port: int = 8472
+    """UDP port of the overlay."""
+    cidrs: tuple[str, ...] = ()
+    """Ranges of all nodes' pods, which are never masqueraded; other nodes' ranges are known once they were seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class KvstoreSettings:
+    """etcd; without endpoints the embedded store serves, and the node is alone."""
+
+    endpoints: tuple[str, ...] = ()
+    """Its members, e.g. https://10.0.0.1:2379; any of them may be down. https needs `ca`."""
+    root: str = "podlane"
+    """All keys begin with it."""
+    ca: Path = Path()
+    """PEM file of the authority that has signed etcd's certificate."""
+    certificate: Path = Path()
+    """PEM file of the client's certificate, with `key`, where etcd asks for one."""
+    key: Path = Path()
+    """PEM file of the client's key."""
+    username: str = ""
+    """Where etcd has authentication on; with `password_file`."""
+    password_file: Path = Path()
+    """A file that holds the password, and a final newline or none."""
+    lease_seconds: int = 900
+    """What a node has published outlives the node by this; 25-86400."""
+    timeout_seconds: float = 5.0
+    """For how long one request is tried, at all members together."""
+    requests_per_second: float = 200.0
+    """More than that wait for their turn; 0: no limit."""
+    requests_in_flight: int = 32
+    """More than that wait for their turn."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings; use `load` to make one."""
 
@@ -147,6 +193,8 @@ class Settings:
     ipam: IpamSettings = field(default_factory=IpamSettings)
     loader: LoaderSettings = field(default_factory=LoaderSettings)
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    kvstore: KvstoreSettings = field(default_factory=KvstoreSettings)
 
 
 def load(file: Path | None, environment: Mapping[str, str]) -> Settings:

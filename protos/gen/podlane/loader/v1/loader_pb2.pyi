@@ -21,6 +21,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Routing:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoutingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Routing.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROUTING_UNSPECIFIED: _Routing.ValueType  # 0
+    """There are no other nodes."""
+    ROUTING_OVERLAY: _Routing.ValueType  # 1
+    """In VXLAN, with the sender's identity as VNI."""
+    ROUTING_NATIVE: _Routing.ValueType  # 2
+    """By routes through the other nodes."""
+
+class Routing(_Routing, metaclass=_RoutingEnumTypeWrapper):
+    """How packets get to pods of other nodes."""
+
+ROUTING_UNSPECIFIED: Routing.ValueType  # 0
+"""There are no other nodes."""
+ROUTING_OVERLAY: Routing.ValueType  # 1
+"""In VXLAN, with the sender's identity as VNI."""
+ROUTING_NATIVE: Routing.ValueType  # 2
+"""By routes through the other nodes."""
+Global___Routing: _TypeAlias = Routing  # noqa: Y015
+
 class _NamespaceState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -237,11 +261,24 @@ class NodeConfig(_message.Message):
     GATEWAYS_FIELD_NUMBER: _builtins.int
     MASQUERADE_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
+    ROUTING_FIELD_NUMBER: _builtins.int
+    UNDERLAY_DEVICE_FIELD_NUMBER: _builtins.int
+    TUNNEL_PORT_FIELD_NUMBER: _builtins.int
+    CLUSTER_CIDRS_FIELD_NUMBER: _builtins.int
+    UNDERLAY_FAMILY_FIELD_NUMBER: _builtins.int
     masquerade: _builtins.bool
     """Masquerade what leaves the pod ranges."""
     mtu: _builtins.int
-    """MTU of pod interfaces in bytes; 0: that of the device with the default route, else 1500.
-    next field: 5
+    """MTU of pod interfaces in bytes; 0: that of the device with the default route, else 1500."""
+    routing: Global___Routing.ValueType
+    """How pods of other nodes are reached."""
+    underlay_device: _builtins.str
+    """The device that leads to the other nodes; empty: that of the default route."""
+    tunnel_port: _builtins.int
+    """UDP port of the overlay; 0: 8472."""
+    underlay_family: _builtins.int
+    """4 or 6: the family of the addresses that nodes reach each other by; 0: IPv4 where the device has such an address.
+    next field: 10
     """
     @_builtins.property
     def pod_cidrs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpPrefix]:
@@ -251,6 +288,10 @@ class NodeConfig(_message.Message):
     def gateways(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpAddress]:
         """The node's router addresses: the pods' gateways, at most one per family."""
 
+    @_builtins.property
+    def cluster_cidrs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpPrefix]:
+        """Ranges of the whole cluster, which are never masqueraded; its own pod ranges need not be among them."""
+
     def __init__(
         self,
         *,
@@ -258,14 +299,56 @@ class NodeConfig(_message.Message):
         gateways: _abc.Iterable[_types_pb2.IpAddress] | None = ...,
         masquerade: _builtins.bool = ...,
         mtu: _builtins.int = ...,
+        routing: Global___Routing.ValueType = ...,
+        underlay_device: _builtins.str = ...,
+        tunnel_port: _builtins.int = ...,
+        cluster_cidrs: _abc.Iterable[_types_pb2.IpPrefix] | None = ...,
+        underlay_family: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gateways", b"gateways", "masquerade", b"masquerade", "mtu", b"mtu", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster_cidrs", b"cluster_cidrs", "gateways", b"gateways", "masquerade", b"masquerade", "mtu", b"mtu", "pod_cidrs", b"pod_cidrs", "routing", b"routing", "tunnel_port", b"tunnel_port", "underlay_device", b"underlay_device", "underlay_family", b"underlay_family"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeConfig: _TypeAlias = NodeConfig  # noqa: Y015
+
+@_typing.final
+class Underlay(_message.Message):
+    """Where the other nodes find this one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    MTU_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    mtu: _builtins.int
+    """Bytes."""
+    @_builtins.property
+    def address(self) -> _types_pb2.IpAddress:
+        """The address that other nodes are to send to."""
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpAddress]:
+        """All addresses of the node that are not link-local or loopback, gateways excluded."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        address: _types_pb2.IpAddress | None = ...,
+        addresses: _abc.Iterable[_types_pb2.IpAddress] | None = ...,
+        mtu: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "device", b"device", "mtu", b"mtu"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Underlay: _TypeAlias = Underlay  # noqa: Y015
 
 @_typing.final
 class ConfigureNodeRequest(_message.Message):
@@ -346,6 +429,7 @@ class GetNodeResponse(_message.Message):
     COMPILER_FIELD_NUMBER: _builtins.int
     TEMPLATES_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    UNDERLAY_FIELD_NUMBER: _builtins.int
     hash: _builtins.str
     attach_mode: _builtins.str
     """`tc` or `tcx`."""
@@ -364,8 +448,12 @@ class GetNodeResponse(_message.Message):
 
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___EndpointOptionInfo]:
-        """The switches that endpoints have.
-        next field: 9
+        """The switches that endpoints have."""
+
+    @_builtins.property
+    def underlay(self) -> Global___Underlay:
+        """Absent without a routing.
+        next field: 10
         """
 
     def __init__(
@@ -379,10 +467,11 @@ class GetNodeResponse(_message.Message):
         compiler: _builtins.str = ...,
         templates: _abc.Iterable[Global___Template] | None = ...,
         options: _abc.Iterable[Global___EndpointOptionInfo] | None = ...,
+        underlay: Global___Underlay | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "underlay", b"underlay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_mode", b"attach_mode", "compiler", b"compiler", "config", b"config", "hash", b"hash", "kernel", b"kernel", "mtu", b"mtu", "options", b"options", "templates", b"templates"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attach_mode", b"attach_mode", "compiler", b"compiler", "config", b"config", "hash", b"hash", "kernel", b"kernel", "mtu", b"mtu", "options", b"options", "templates", b"templates", "underlay", b"underlay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1246,6 +1335,218 @@ class SyncPrefixesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SyncPrefixesResponse: _TypeAlias = SyncPrefixesResponse  # noqa: Y015
+
+@_typing.final
+class IpcacheEntry(_message.Message):
+    """Who is behind one address that is not of this node."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    identity: _builtins.int
+    """Its security identity."""
+    @_builtins.property
+    def address(self) -> _types_pb2.IpAddress: ...
+    @_builtins.property
+    def node(self) -> _types_pb2.IpAddress:
+        """The address of its node that packets to it are tunnelled to; absent: they are routed."""
+
+    def __init__(
+        self,
+        *,
+        address: _types_pb2.IpAddress | None = ...,
+        identity: _builtins.int = ...,
+        node: _types_pb2.IpAddress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node", b"node"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "identity", b"identity", "node", b"node"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IpcacheEntry: _TypeAlias = IpcacheEntry  # noqa: Y015
+
+@_typing.final
+class UpdateIpcacheRequest(_message.Message):
+    """Tells differences."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UPSERTS_FIELD_NUMBER: _builtins.int
+    REMOVALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def upserts(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpcacheEntry]: ...
+    @_builtins.property
+    def removals(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpAddress]: ...
+    def __init__(
+        self,
+        *,
+        upserts: _abc.Iterable[Global___IpcacheEntry] | None = ...,
+        removals: _abc.Iterable[_types_pb2.IpAddress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removals", b"removals", "upserts", b"upserts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIpcacheRequest: _TypeAlias = UpdateIpcacheRequest  # noqa: Y015
+
+@_typing.final
+class UpdateIpcacheResponse(_message.Message):
+    """The ipcache has them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateIpcacheResponse: _TypeAlias = UpdateIpcacheResponse  # noqa: Y015
+
+@_typing.final
+class SyncIpcacheRequest(_message.Message):
+    """A part of all entries."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___IpcacheEntry]: ...
+    def __init__(
+        self,
+        *,
+        entries: _abc.Iterable[Global___IpcacheEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncIpcacheRequest: _TypeAlias = SyncIpcacheRequest  # noqa: Y015
+
+@_typing.final
+class SyncIpcacheResponse(_message.Message):
+    """What was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    written: _builtins.int
+    removed: _builtins.int
+    def __init__(
+        self,
+        *,
+        written: _builtins.int = ...,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed", b"removed", "written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncIpcacheResponse: _TypeAlias = SyncIpcacheResponse  # noqa: Y015
+
+@_typing.final
+class RemoteNode(_message.Message):
+    """Another node of the cluster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    POD_CIDRS_FIELD_NUMBER: _builtins.int
+    ADDRESSES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def address(self) -> _types_pb2.IpAddress:
+        """Where it is reached."""
+
+    @_builtins.property
+    def pod_cidrs(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpPrefix]:
+        """Its pods' addresses are in these."""
+
+    @_builtins.property
+    def addresses(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpAddress]:
+        """All its own addresses, both families."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        address: _types_pb2.IpAddress | None = ...,
+        pod_cidrs: _abc.Iterable[_types_pb2.IpPrefix] | None = ...,
+        addresses: _abc.Iterable[_types_pb2.IpAddress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["address", b"address"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "addresses", b"addresses", "name", b"name", "pod_cidrs", b"pod_cidrs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoteNode: _TypeAlias = RemoteNode  # noqa: Y015
+
+@_typing.final
+class SyncNodesRequest(_message.Message):
+    """All other nodes that there are."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RemoteNode]: ...
+    def __init__(
+        self,
+        *,
+        nodes: _abc.Iterable[Global___RemoteNode] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nodes", b"nodes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncNodesRequest: _TypeAlias = SyncNodesRequest  # noqa: Y015
+
+@_typing.final
+class SyncNodesResponse(_message.Message):
+    """What was done."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADDED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    added: _builtins.int
+    removed: _builtins.int
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """One sentence for each range that has no route, with the reason."""
+
+    def __init__(
+        self,
+        *,
+        added: _builtins.int = ...,
+        removed: _builtins.int = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "problems", b"problems", "removed", b"removed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SyncNodesResponse: _TypeAlias = SyncNodesResponse  # noqa: Y015
 
 @_typing.final
 class ProbeEndpointRequest(_message.Message):

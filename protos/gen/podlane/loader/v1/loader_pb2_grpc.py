@@ -85,6 +85,21 @@ class LoaderServiceStub:
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesRequest.SerializeToString,
                 response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesResponse.FromString,
                 _registered_method=True)
+        self.UpdateIpcache = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/UpdateIpcache',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdateIpcacheRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdateIpcacheResponse.FromString,
+                _registered_method=True)
+        self.SyncIpcache = channel.stream_unary(
+                '/podlane.loader.v1.LoaderService/SyncIpcache',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncIpcacheRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncIpcacheResponse.FromString,
+                _registered_method=True)
+        self.SyncNodes = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/SyncNodes',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncNodesRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncNodesResponse.FromString,
+                _registered_method=True)
         self.ProbeEndpoint = channel.unary_unary(
                 '/podlane.loader.v1.LoaderService/ProbeEndpoint',
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ProbeEndpointRequest.SerializeToString,
@@ -196,6 +211,31 @@ class LoaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateIpcache(self, request, context):
+        """Tells what has changed in who is behind the addresses of other nodes: entries are written, then others removed.
+        Local endpoints are not in it. RESOURCE_EXHAUSTED: the map is full; what was written stays.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncIpcache(self, request_iterator, context):
+        """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
+        before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
+        that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SyncNodes(self, request, context):
+        """Makes the routes to other nodes' pod ranges exactly these. A node that can't be routed to is told in the answer;
+        the others have their routes.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ProbeEndpoint(self, request, context):
         """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
         what they do with it. It is not delivered, and the flow that it would open is forgotten again; a drop is counted
@@ -279,6 +319,21 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.SyncPrefixes,
                     request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesRequest.FromString,
                     response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesResponse.SerializeToString,
+            ),
+            'UpdateIpcache': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateIpcache,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdateIpcacheRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.UpdateIpcacheResponse.SerializeToString,
+            ),
+            'SyncIpcache': grpc.stream_unary_rpc_method_handler(
+                    servicer.SyncIpcache,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncIpcacheRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncIpcacheResponse.SerializeToString,
+            ),
+            'SyncNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.SyncNodes,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncNodesRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.SyncNodesResponse.SerializeToString,
             ),
             'ProbeEndpoint': grpc.unary_unary_rpc_method_handler(
                     servicer.ProbeEndpoint,
@@ -572,6 +627,87 @@ class LoaderService:
             '/podlane.loader.v1.LoaderService/SyncPrefixes',
             podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesRequest.SerializeToString,
             podlane_dot_loader_dot_v1_dot_loader__pb2.SyncPrefixesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateIpcache(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/UpdateIpcache',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.UpdateIpcacheRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.UpdateIpcacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncIpcache(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/podlane.loader.v1.LoaderService/SyncIpcache',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.SyncIpcacheRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.SyncIpcacheResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SyncNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/SyncNodes',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.SyncNodesRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.SyncNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

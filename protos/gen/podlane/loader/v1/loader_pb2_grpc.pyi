@@ -75,6 +75,19 @@ class LoaderServiceStub:
     """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
     RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
     """
+    UpdateIpcache: _grpc.UnaryUnaryMultiCallable[_loader_pb2.UpdateIpcacheRequest, _loader_pb2.UpdateIpcacheResponse]
+    """Tells what has changed in who is behind the addresses of other nodes: entries are written, then others removed.
+    Local endpoints are not in it. RESOURCE_EXHAUSTED: the map is full; what was written stays.
+    """
+    SyncIpcache: _grpc.StreamUnaryMultiCallable[_loader_pb2.SyncIpcacheRequest, _loader_pb2.SyncIpcacheResponse]
+    """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
+    before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
+    that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    """
+    SyncNodes: _grpc.UnaryUnaryMultiCallable[_loader_pb2.SyncNodesRequest, _loader_pb2.SyncNodesResponse]
+    """Makes the routes to other nodes' pod ranges exactly these. A node that can't be routed to is told in the answer;
+    the others have their routes.
+    """
     ProbeEndpoint: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ProbeEndpointRequest, _loader_pb2.ProbeEndpointResponse]
     """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
     what they do with it. It is not delivered, and the flow that it would open is forgotten again; a drop is counted
@@ -135,6 +148,19 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     SyncPrefixes: _aio.UnaryUnaryMultiCallable[_loader_pb2.SyncPrefixesRequest, _loader_pb2.SyncPrefixesResponse]  # type: ignore[assignment]
     """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
     RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    """
+    UpdateIpcache: _aio.UnaryUnaryMultiCallable[_loader_pb2.UpdateIpcacheRequest, _loader_pb2.UpdateIpcacheResponse]  # type: ignore[assignment]
+    """Tells what has changed in who is behind the addresses of other nodes: entries are written, then others removed.
+    Local endpoints are not in it. RESOURCE_EXHAUSTED: the map is full; what was written stays.
+    """
+    SyncIpcache: _aio.StreamUnaryMultiCallable[_loader_pb2.SyncIpcacheRequest, _loader_pb2.SyncIpcacheResponse]  # type: ignore[assignment]
+    """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
+    before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
+    that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    """
+    SyncNodes: _aio.UnaryUnaryMultiCallable[_loader_pb2.SyncNodesRequest, _loader_pb2.SyncNodesResponse]  # type: ignore[assignment]
+    """Makes the routes to other nodes' pod ranges exactly these. A node that can't be routed to is told in the answer;
+    the others have their routes.
     """
     ProbeEndpoint: _aio.UnaryUnaryMultiCallable[_loader_pb2.ProbeEndpointRequest, _loader_pb2.ProbeEndpointResponse]  # type: ignore[assignment]
     """Runs an endpoint's programs, those that are in force, over a packet that nobody sent (BPF_PROG_TEST_RUN), and says
@@ -253,6 +279,37 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loader_pb2.SyncPrefixesResponse, _abc.Awaitable[_loader_pb2.SyncPrefixesResponse]]:
         """Makes the map of prefixes hold exactly these: those that are missing are added before others are removed.
         RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        """
+
+    @_abc_1.abstractmethod
+    def UpdateIpcache(
+        self,
+        request: _loader_pb2.UpdateIpcacheRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.UpdateIpcacheResponse, _abc.Awaitable[_loader_pb2.UpdateIpcacheResponse]]:
+        """Tells what has changed in who is behind the addresses of other nodes: entries are written, then others removed.
+        Local endpoints are not in it. RESOURCE_EXHAUSTED: the map is full; what was written stays.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncIpcache(
+        self,
+        request_iterator: _MaybeAsyncIterator[_loader_pb2.SyncIpcacheRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.SyncIpcacheResponse, _abc.Awaitable[_loader_pb2.SyncIpcacheResponse]]:
+        """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
+        before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
+        that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        """
+
+    @_abc_1.abstractmethod
+    def SyncNodes(
+        self,
+        request: _loader_pb2.SyncNodesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.SyncNodesResponse, _abc.Awaitable[_loader_pb2.SyncNodesResponse]]:
+        """Makes the routes to other nodes' pod ranges exactly these. A node that can't be routed to is told in the answer;
+        the others have their routes.
         """
 
     @_abc_1.abstractmethod
