@@ -128,6 +128,8 @@ class EndpointSettings:
     """Which labels are part of identities: prefixes of keys, `!` in front leaves out (docs/policy.md)."""
     identity_grace_seconds: float = 600.0
     """An identity that no endpoint has any more keeps its number for this long."""
+    identity_gc_interval_seconds: float = 900.0
+    """In a cluster: an identity that no node refers to is taken out of the kvstore after two of these."""
     allow_from_host: bool = True
     """A pod's own node always reaches it, whatever its policies: probes of the kubelet."""
     allow_to_host: bool = False

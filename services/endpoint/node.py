@@ -12,15 +12,13 @@ does not need the node ready: pods must be removable while it drains or is ill.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from services.common import controllers, telemetry
-from services.common.config import LoaderSettings
 from services.common.controller import Parameters
 from services.common.errors import PodlaneError, Unavailable
-from services.endpoint import plan
-from services.endpoint.observed import LinkRemoval
+from services.endpoint.observed import LinkRemoval, NodeConfig, PoolRange
 from services.endpoint.peers import Ipam, Loader
 
 _log = telemetry.logger("node")
@@ -78,17 +76,19 @@ class NodeKeeper:
 
     def __init__(
         self,
-        settings: LoaderSettings,
+        config: Callable[[Iterable[PoolRange]], NodeConfig],
         loader: Loader,
         ipam: Ipam,
         restorer: Comparing,
         *,
+        configured: Callable[[NodeConfig], Awaitable[None]] | None = None,
         readiness: Readiness,
         removed: Callable[[LinkRemoval], None],
         registry: controllers.Registry,
     ) -> None:
-        """Wire."""
-        self._settings = settings
+        """Wire. `config` makes a configuration of ipam's ranges; `configured` is awaited when it is in force."""
+        self._config = config
+        self._configured = configured or _nobody
         self._loader, self._ipam = loader, ipam
         self._restorer, self._readiness = restorer, readiness
         self._removed = removed
@@ -114,8 +114,9 @@ class NodeKeeper:
         self._watching = asyncio.create_task(self._watch(subscribed))
         try:
             ranges = await self._ipam.ranges()
-            config = plan.node_config(ranges, masquerade=self._settings.masquerade, mtu=self._settings.mtu)
+            config = self._config(ranges)
             changed = await self._loader.configure_node(config)
+            await self._configured(config)
             await self._restorer.compare()
         except PodlaneError as error:
             await self._readiness.close(error.message)
@@ -152,3 +153,7 @@ class NodeKeeper:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
             self._watching = None
+
+
+async def _nobody(_config: NodeConfig) -> None:
+    """There are no other nodes to be told."""

@@ -191,6 +191,11 @@ def write_node_config(config: NodeConfig) -> loader_pb2.NodeConfig:
         gateways=map(wire.write_address, config.gateways),
         masquerade=config.masquerade,
         mtu=config.mtu,
+        routing=loader_pb2.Routing.ValueType(config.routing),
+        underlay_device=config.underlay_device,
+        underlay_family=config.underlay_family,
+        tunnel_port=config.tunnel_port,
+        cluster_cidrs=map(wire.write_network, config.cluster_cidrs),
     )
 
 
