@@ -8,7 +8,7 @@ import pytest
 from services.common.model import AssignedAddress, Attachment, Pod
 from services.endpoint import plan, policy
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Level, Link, Program, Regeneration
-from services.endpoint.observed import Allocation, Datapath, Observed, PoolRange
+from services.endpoint.observed import Allocation, Datapath, NodeConfig, Observed, PoolRange
 from services.endpoint.plan import Action, Claim, Repeat, Wanted
 
 ATTACHMENT = Attachment("podnet", "c0ffee", "eth0")

@@ -11,21 +11,30 @@ A node that was cut off for longer than its lease and goes on using the number p
 (`identities.py`); if the number was given to others meanwhile, its endpoints get another one.
 """
 
+from typing import Protocol
+
 from services.common import telemetry
 from services.common.kvstore import AbsentBelow, Delete, Kvstore, Unchanged
 from services.common.kvstore.keys import Keys
 from services.endpoint.cluster.identitybook import IdentityBook
-from services.endpoint.cluster.registration import Registration
 
 _log = telemetry.logger("identitygc")
 
 COLLECT = "kvstore-identity-gc"
 
 
+class Election(Protocol):
+    """What is needed of registration.py."""
+
+    @property
+    def first(self) -> bool:
+        """Whether this node does what one of all has to do."""
+
+
 class IdentityCollector:
     """Marks and sweeps."""
 
-    def __init__(self, kvstore: Kvstore, keys: Keys, book: IdentityBook, registration: Registration) -> None:
+    def __init__(self, kvstore: Kvstore, keys: Keys, book: IdentityBook, registration: Election) -> None:
         """Wire."""
         self._kvstore, self._keys = kvstore, keys
         self._book, self._registration = book, registration
