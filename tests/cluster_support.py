@@ -10,8 +10,8 @@
         await cluster.tell()
         assert one.pings(two.v4) == []
 
-Each node has `eth0` on the bridge with the addresses 10.99.0.<n>/24 and fd00:99::<n>/64, n from 1 on, and default routes
-to the bridge, 10.99.0.254 and fd00:99::fe, which stands for the world. Nodes' pods have ranges of their own:
+Each node has `eth0` on the bridge with the addresses 10.99.0.<n>/24 and fd00:99::<n>/64, n from 1 on, and default
+routes to the bridge, 10.99.0.254 and fd00:99::fe, which stands for the world. Nodes' pods have ranges of their own:
 10.<100+n>.0.0/24 and fd00:<100+n>::/112. Everything is private to the test and gone with it.
 """
 

@@ -61,20 +61,18 @@ SIZES: Mapping[str, int] = {
 }
 
 
-def of_node(config: NodeConfig | None, underlay_family: int = 4) -> str:
-    """Return the node_config.h of a node, None: that isn't configured. `underlay_family`: 4 or 6, of its address that
-    other nodes know.
-    """
-    return node_config(cluster=cluster(config, underlay_family) if config is not None else ())
+def of_node(config: NodeConfig | None) -> str:
+    """Return the node_config.h of a node, None: that isn't configured. An underlay family that isn't 6 is IPv4."""
+    return node_config(cluster=cluster(config) if config is not None else ())
 
 
-def cluster(config: NodeConfig, underlay_family: int) -> tuple[str, ...]:
+def cluster(config: NodeConfig) -> tuple[str, ...]:
     """Return the defines that other nodes ask for, none on a node that is alone."""
     if config.routing is Routing.ALONE:
         return ()
     if config.routing is Routing.NATIVE:
         return ("ENABLE_CLUSTER",)
-    ipv6 = ("ENABLE_UNDERLAY_IPV6",) if underlay_family == 6 else ()
+    ipv6 = ("ENABLE_UNDERLAY_IPV6",) if config.underlay_family == 6 else ()
     return ("ENABLE_CLUSTER", "ENABLE_OVERLAY", f"TUNNEL_PORT {config.tunnel_port}", *ipv6)
 
 
