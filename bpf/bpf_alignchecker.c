@@ -10,6 +10,9 @@
 #include "lib/packet.h"
 #include "lib/policy.h"
 
+#define ENABLE_CLUSTER
+#include "lib/ipcache.h"
+
 struct endpoint_key endpoint_key_layout;
 struct endpoint_value endpoint_value_layout;
 struct policy_key policy_key_layout;
@@ -19,6 +22,7 @@ struct metrics_key metrics_key_layout;
 struct metrics_value metrics_value_layout;
 struct conntrack_key conntrack_key_layout;
 struct conntrack_value conntrack_value_layout;
+struct ipcache_value ipcache_value_layout;
 struct packet packet_layout;
 enum drop_reason drop_reason_layout;
 enum source_file source_file_layout;

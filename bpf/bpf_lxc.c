@@ -23,6 +23,8 @@
 #include "lib/l3.h"
 #include "lib/arp.h"
 #include "lib/nd.h"
+#include "lib/ipcache.h"
+#include "lib/overlay.h"
 
 #undef THIS_FILE
 #define THIS_FILE SOURCE_BPF_LXC
@@ -71,13 +73,23 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, _
 #endif
 }
 
-/* Finds out where the packet goes: to an endpoint of this node, to the node itself, or away. */
+#ifdef ENABLE_CLUSTER
+_Static_assert(sizeof(struct ipcache_value) == sizeof(struct endpoint_value), "copied as one");
+#endif
+
+/* Finds out where the packet goes: to an endpoint of this node, to the node itself, to another node,
+ * or away. */
 static __always_inline void from_container_find(struct packet *packet)
 {
 	const struct endpoint_value *to = endpoint_lookup(&packet->destination);
 
 	packet->to.lxc_id = 0;
 	packet->to.identity = IDENTITY_WORLD;
+#ifdef ENABLE_CLUSTER
+	packet->to.flags = 0;
+	if (!to)
+		to = (const void *)ipcache_lookup(&packet->destination);
+#endif
 	if (to)
 		endpoint_copy(&packet->to, to);
 	barrier();
@@ -98,6 +110,12 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 		return verdict;
 	if (packet->to.lxc_id)
 		return l3_deliver(skb, packet);
+#ifdef ENABLE_OVERLAY
+	if (packet->to.flags & IPCACHE_FLAG_TUNNELLED)
+		return overlay_send(skb, packet);
+	if (overlay_is_forged(packet))
+		return refused(DROP_ENCAP_PROHIBITED);
+#endif
 	trace(skb, packet, TRACE_TO_STACK);
 #ifdef ENABLE_DEBUG
 	bpf_printk("podlane: endpoint %d sends %d bytes to the stack", endpoint_id, skb->len);
@@ -174,8 +192,9 @@ int policy(struct __sk_buff *skb)
 
 /*
  * Who sent what comes from the stack: the node itself, a pod of this node whose packet the stack
- * has routed (a translated service address), or the world. A source address alone proves nothing:
- * the packet must have entered the node at that endpoint's interface.
+ * has routed (a translated service address), another node or a pod there, or the world. A source
+ * address alone proves nothing: the packet must have entered the node at that endpoint's interface,
+ * or at the one that leads to the other nodes and from an address that isn't tunnelled to.
  */
 static __always_inline void to_container_find(const struct __sk_buff *skb, struct packet *packet)
 {
@@ -190,6 +209,10 @@ static __always_inline void to_container_find(const struct __sk_buff *skb, struc
 		packet->source_identity = from->identity;
 		packet->peer_id = from->lxc_id;
 	}
+#ifdef ENABLE_CLUSTER
+	if (!from && skb->ingress_ifindex == podlane_underlay.ifindex)
+		packet->source_identity = ipcache_routed_identity(&packet->source);
+#endif
 }
 
 static __always_inline int to_container_verdict(struct __sk_buff *skb, struct packet *packet)

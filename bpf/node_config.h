@@ -24,3 +24,14 @@
 /* Flows of all endpoints that track connections, one for each end on this node. 144 bytes each, at
  * once, with the usual shape of the programs. */
 #define CONNTRACK_MAP_SIZE 131072
+/* Addresses of other nodes and of their pods; made only where there are other nodes. 8 MiB at once,
+ * and 128 bytes for each entry when it is made. */
+#define IPCACHE_MAP_SIZE 512000
+
+/* There are other nodes: their addresses have identities (lib/ipcache.h). */
+/* #define ENABLE_CLUSTER */
+/* Packets to their pods go through VXLAN (lib/overlay.h), to this UDP port; nodes reach each other
+ * by IPv6. */
+/* #define ENABLE_OVERLAY */
+/* #define TUNNEL_PORT 8472 */
+/* #define ENABLE_UNDERLAY_IPV6 */

@@ -46,7 +46,7 @@ WORLD_V4, WORLD_V6 = "192.0.2.1", "2001:db8::1"
 LOOPBACK, PEER_IFINDEX = 1, 99
 
 # The map of flows takes its memory at once.
-SIZES = {**headers.SIZES, "CONNTRACK_MAP_SIZE": 4096}
+SIZES = {**headers.SIZES, "CONNTRACK_MAP_SIZE": 4096, "IPCACHE_MAP_SIZE": 4096}
 
 ETHER = Ether(src=POD_MAC, dst=HOST_MAC)
 ALLOW_ALL = (PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS))

@@ -33,6 +33,9 @@ Two rules:
        that is no problem in the sense of B6, and a regeneration at level 1 makes the map what it is told.
    B18 SyncPrefixes makes the map of prefixes what it is told and says what differed; UpdatePolicies changes it, too;
        it outlives the loader.
+   B20 SyncIpcache makes the ipcache what the whole stream says and tells what differed; a stream that breaks off
+       changes nothing; UpdateIpcache changes it; it outlives the loader.
+   B21 SyncNodes makes the other nodes those that it is told; they outlive the loader.
    B19 ProbeEndpoint says whether a packet passes and who has decided; of an endpoint without programs it is NOT_FOUND.
 
 Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after it,
@@ -186,6 +189,8 @@ class FakeKernel:
     datapaths: dict[int, loader_pb2.EndpointDatapath] = field(default_factory=dict)
     policies: dict[int, Policy] = field(default_factory=dict)
     prefixes: dict[bytes, loader_pb2.PrefixIdentity] = field(default_factory=dict)
+    ipcache: dict[bytes, loader_pb2.IpcacheEntry] = field(default_factory=dict)
+    nodes: dict[str, loader_pb2.RemoteNode] = field(default_factory=dict)
     programs: int = 100
     ifindexes: int = 10
     seen: dict[Key, loader_pb2.LinkStatus] = field(default_factory=dict)
@@ -376,6 +381,43 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
             return loader_pb2.SyncPrefixesResponse(written=written, removed=len(before.keys() - wanted.keys()))
 
         return await self.script.run("SyncPrefixes", request, work)
+
+    async def UpdateIpcache(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Change the ipcache (B20)."""
+
+        def work() -> loader_pb2.UpdateIpcacheResponse:
+            for entry in request.upserts:
+                self.kernel.ipcache[entry.address.packed] = entry
+            for address in request.removals:
+                self.kernel.ipcache.pop(address.packed, None)
+            return loader_pb2.UpdateIpcacheResponse()
+
+        return await self.script.run("UpdateIpcache", request, work)
+
+    async def SyncIpcache(self, requests: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Make the ipcache what the stream says (B20); the script sees all of it as one request."""
+        whole = loader_pb2.SyncIpcacheRequest()
+        async for request in requests:
+            whole.entries.extend(request.entries)
+
+        def work() -> loader_pb2.SyncIpcacheResponse:
+            before, wanted = self.kernel.ipcache, {one.address.packed: one for one in whole.entries}
+            self.kernel.ipcache = wanted
+            written = sum(before.get(address) != one for address, one in wanted.items())
+            return loader_pb2.SyncIpcacheResponse(written=written, removed=len(before.keys() - wanted.keys()))
+
+        return await self.script.run("SyncIpcache", whole, work)
+
+    async def SyncNodes(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Know these nodes and no others (B21)."""
+
+        def work() -> loader_pb2.SyncNodesResponse:
+            before, wanted = self.kernel.nodes, {one.name: one for one in request.nodes}
+            self.kernel.nodes = wanted
+            added = sum(before.get(name) != one for name, one in wanted.items())
+            return loader_pb2.SyncNodesResponse(added=added, removed=len(before.keys() - wanted.keys()))
+
+        return await self.script.run("SyncNodes", request, work)
 
     async def ProbeEndpoint(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Say what `probe` says (B19)."""

@@ -14,6 +14,7 @@ import json
 import secrets
 import signal
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -25,7 +26,7 @@ from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.client import Peer
-from services.common.model import AssignedAddress, Route
+from services.common.model import Address, AssignedAddress, Network, Route
 from tests.netns_support import Netns
 
 RANGES = (ip_network("10.77.0.0/24"), ip_network("fd00:77::/112"))
@@ -60,6 +61,9 @@ class Pod:
 class LoaderNode:
     """One node with one loader."""
 
+    ranges: Sequence[Network] = RANGES
+    gateways: Sequence[Address] = GATEWAYS
+
     def __init__(self, directory: Path, **settings: Any) -> None:
         """Choose paths; `settings` go into the [loader] table."""
         self.dir = directory
@@ -77,11 +81,15 @@ class LoaderNode:
         self.netns = Netns()
         self.bpffs.mkdir()
         try:
+            self.prepare()
             await self.start()
         except BaseException:
             await self.__aexit__()
             raise
         return self
+
+    def prepare(self) -> None:
+        """Do what is to be done in the namespace before the loader starts."""
 
     async def __aexit__(self, *_: object) -> None:
         """Take everything away."""
@@ -154,7 +162,9 @@ class LoaderNode:
     async def configure(self, **fields: Any) -> pb.ConfigureNodeResponse:
         """Configure the node."""
         config = pb.NodeConfig(
-            pod_cidrs=map(wire.write_network, RANGES), gateways=map(wire.write_address, GATEWAYS), **fields
+            pod_cidrs=map(wire.write_network, self.ranges),
+            gateways=map(wire.write_address, self.gateways),
+            **fields,
         )
         reply: pb.ConfigureNodeResponse = await self.call("ConfigureNode", pb.ConfigureNodeRequest(config=config))
         return reply
@@ -164,9 +174,9 @@ class LoaderNode:
         number = number or len(self.pods) + 10
         addresses = [
             AssignedAddress(ip_interface(f"{network[number]}/{network.max_prefixlen}"), gateway, network)
-            for network, gateway in zip(RANGES, GATEWAYS, strict=True)
+            for network, gateway in zip(self.ranges, self.gateways, strict=True)
         ]
-        routes = [route for gateway in GATEWAYS for route in _routes(gateway)]
+        routes = [route for gateway in self.gateways for route in _routes(gateway)]
         netns = Netns()
         request = pb.CreateLinkRequest(
             attachment=types.Attachment(network="net", container_id=secrets.token_hex(8), ifname="eth0"),

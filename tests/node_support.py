@@ -118,9 +118,13 @@ class Node:
             (self.dir / name).mkdir()
             run("mount", "-t", kind, kind, str(self.dir / name))
         self.write_config()
+        self.prepare()
         if self.start:
             self.podlane("node", "up")
         self.podlane("cni", "install", "--bin-dir", str(self.bin_dir), "--conf-dir", str(self.conf_dir))
+
+    def prepare(self) -> None:
+        """Do what is to be done in the namespace before the services start."""
 
     def write_config(self) -> None:
         """Write podlane.toml."""
@@ -134,6 +138,8 @@ class Node:
             "ipam": {},
             "loader": {},
             "endpoint": {"policy_dir": f"{self.dir}/policy.d"},
+            "cluster": {},
+            "kvstore": {},
         }
         for table, values in self.settings.items():
             tables[table].update(values)

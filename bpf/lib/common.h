@@ -32,9 +32,12 @@
 const __u32 numbers[] = {0, 1, 2, 3};
 
 /* Reserved identities, numbered as Cilium numbers them; workloads begin at 256. */
-#define IDENTITY_ANY   0
-#define IDENTITY_HOST  1
-#define IDENTITY_WORLD 2
+#define IDENTITY_ANY	     0
+#define IDENTITY_HOST	     1
+#define IDENTITY_WORLD	     2
+#define IDENTITY_REMOTE_NODE 6
+/* From here on a number means something on this node alone. */
+#define IDENTITY_NODE_LOCAL (1 << 24)
 
 /* Seen from the pod. Packed: one byte in map keys. */
 enum traffic_direction {

@@ -25,14 +25,12 @@ static __always_inline void ipv4_decrement_ttl(struct iphdr *ip4)
 	ip4->ttl--;
 }
 
-/*
- * Hands the packet to the destination's policy program. Returns TC_ACT_OK when the TTL ends here,
- * for the stack knows how to say so; else only when that program is missing.
- */
-static __always_inline int l3_deliver(struct __sk_buff *skb, struct packet *packet)
+/* The TTL ends here: the stack knows how to say so. */
+#define L3_ENDS 1
+
+/* One hop. Returns 0, L3_ENDS or a refusal. */
+static __always_inline int l3_hop(const struct __sk_buff *skb, struct ethhdr *eth)
 {
-	const struct endpoint_value *to = &packet->to;
-	struct ethhdr *eth = packet_data(skb);
 	struct ipv6hdr *ip6 = (void *)(eth + 1);
 	struct iphdr *ip4 = (void *)(eth + 1);
 
@@ -40,13 +38,28 @@ static __always_inline int l3_deliver(struct __sk_buff *skb, struct packet *pack
 		return refused(DROP_INVALID_PACKET);
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
 		if (ip6->hop_limit <= 1)
-			return TC_ACT_OK;
+			return L3_ENDS;
 		ip6->hop_limit--;
 	} else {
 		if (ip4->ttl <= 1)
-			return TC_ACT_OK;
+			return L3_ENDS;
 		ipv4_decrement_ttl(ip4);
 	}
+	return 0;
+}
+
+/*
+ * Hands the packet to the destination's policy program. Returns TC_ACT_OK when the TTL ends here;
+ * else only when that program is missing.
+ */
+static __always_inline int l3_deliver(struct __sk_buff *skb, struct packet *packet)
+{
+	const struct endpoint_value *to = &packet->to;
+	struct ethhdr *eth = packet_data(skb);
+	const int hop = l3_hop(skb, eth);
+
+	if (hop)
+		return hop == L3_ENDS ? TC_ACT_OK : hop;
 	mac_write(eth->h_dest, &to->pod_mac);
 	mac_write(eth->h_source, &to->host_mac);
 	packet->peer_id = endpoint_id;

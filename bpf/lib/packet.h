@@ -62,6 +62,8 @@ enum trace_point {
 	TRACE_FROM_STACK = 2,
 	TRACE_TO_ENDPOINT = 3,
 	TRACE_TO_STACK = 4,
+	TRACE_TO_OVERLAY = 5,
+	TRACE_FROM_OVERLAY = 6,
 } __attribute__((packed));
 
 /* What drops are counted by. */
@@ -201,6 +203,7 @@ struct packet {
 	/* Its flow's key, and what the entry begins with. */
 	struct conntrack_key flow;
 	struct conntrack_value first;
+	/* From the verdict of policy on also the tunnel's key (overlay.h). */
 	struct quoted quoted;
 
 	/* What outlasts the packet. */

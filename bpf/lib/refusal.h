@@ -39,10 +39,20 @@ enum drop_reason {
 	DROP_INVALID_PACKET = 134,
 	/* Neither ARP nor an IP version that the endpoint has an address of; VLAN tags. */
 	DROP_UNKNOWN_L3 = 139,
+	/* Came through the tunnel without saying which. */
+	DROP_NO_TUNNEL_KEY = 147,
+	/* Came through the tunnel for somebody who isn't here. */
+	DROP_UNROUTABLE = 151,
 	/* The flow is allowed, but the map has no room for its entry. */
 	DROP_CONNTRACK_FULL = 155,
 	/* A fragment, or the beginning of a packet, without the ports that the entries ask for. */
 	DROP_PORTS_MISSING = 157,
+	/* Is to go through the tunnel, but nobody knows to which node. */
+	DROP_NO_TUNNEL_ENDPOINT = 160,
+	/* A pod sends what other nodes would take for this node's tunnel. */
+	DROP_ENCAP_PROHIBITED = 170,
+	/* Came through the tunnel under an identity, or from a node, that isn't its source's. */
+	DROP_INVALID_IDENTITY = 171,
 	/* A policy entry denies it. */
 	DROP_POLICY_DENY = 181,
 	/* The destination is known, but its policy program isn't in its slot. */
@@ -57,6 +67,8 @@ enum source_file {
 	SOURCE_PARSE = 5,
 	SOURCE_POLICY = 6,
 	SOURCE_CONNTRACK = 7,
+	SOURCE_BPF_OVERLAY = 8,
+	SOURCE_OVERLAY = 9,
 } __attribute__((packed));
 
 #define REFUSAL_LINE_SHIFT 8

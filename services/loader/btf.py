@@ -86,6 +86,10 @@ class Btf:
             fields.append(Field(self._text(text), bits // 8, self._size(kind)))
         return found.size_or_type, fields
 
+    def has_struct(self, name: str) -> bool:
+        """Return whether the object knows a struct of that name."""
+        return any(found.name == name and found.kind is Kind.STRUCT for found in self._types)
+
     def enum(self, name: str) -> tuple[int, dict[str, int]]:
         """Return an enum's size and its values."""
         found = self._find(name, Kind.ENUM)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from services.common.errors import FailedPrecondition, Unavailable
 
-SOURCE = "bpf_lxc.c"
+SOURCE, OVERLAY_SOURCE = "bpf_lxc.c", "bpf_overlay.c"
 FLAGS = (
     "-target",
     "bpf",
@@ -71,10 +71,12 @@ async def find_compiler(path: str = "clang") -> Compiler | None:
     return Compiler(path, lines[0]) if process.returncode == 0 and lines else None
 
 
-def sources_digest(sources: Path) -> str:
-    """Return the SHA-256 over the C files, names and contents. The sample headers don't count: nobody compiles them."""
+def sources_digest(sources: Path, source: str = SOURCE) -> str:
+    """Return the SHA-256 over an object's C files, names and contents. The sample headers don't count: nobody compiles
+    them.
+    """
     digest = hashlib.sha256()
-    files = sorted([sources / SOURCE, *(sources / "lib").glob("*.h")])
+    files = sorted([sources / source, *(sources / "lib").glob("*.h")])
     for file in files:
         try:
             content = file.read_bytes()
@@ -95,7 +97,7 @@ def shape_hash(key: str, compiler: str) -> str:
     return hashlib.sha256(f"{key}\0{compiler}".encode()).hexdigest()
 
 
-def arguments(compiler: Compiler, sources: Path, headers: Path) -> list[str]:
+def arguments(compiler: Compiler, sources: Path, headers: Path, source: str = SOURCE) -> list[str]:
     """Return the command line; the object goes to standard output. `headers` has the generated headers."""
     multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
     return [
@@ -112,15 +114,15 @@ def arguments(compiler: Compiler, sources: Path, headers: Path) -> list[str]:
         "-idirafter",
         f"/usr/include/{multiarch}",
         "-c",
-        str(sources / SOURCE),
+        str(sources / source),
         "-o",
         "-",
     ]
 
 
-async def compile_object(compiler: Compiler, sources: Path, headers: Path) -> bytes:
+async def compile_object(compiler: Compiler, sources: Path, headers: Path, source: str = SOURCE) -> bytes:
     """Return the object. Raises CompileError, or Unavailable when clang can't be started."""
-    argv = arguments(compiler, sources, headers)
+    argv = arguments(compiler, sources, headers, source)
     try:
         process = await asyncio.create_subprocess_exec(
             *argv, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE

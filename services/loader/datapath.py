@@ -23,6 +23,7 @@ from services.loader import bpffs, libbpf, maps, model, tcx
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.flows import Flows
 from services.loader.headers import SIZES
+from services.loader.ipcache import Ipcache
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf import BpfError, Fd
 from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyContent, PolicyEntry, Running
@@ -112,6 +113,8 @@ class Datapath:
         self.event_ring: maps.EventRing
         self.event_credits: maps.EventCredits
         self.flows: Flows | None = None
+        self.ipcache: Ipcache | None = None
+        self.underlay: maps.Underlay | None = None
         self._flows_lock = threading.Lock()
         self._revision_lock = threading.Lock()
 
@@ -134,6 +137,8 @@ class Datapath:
             self.event_credits = self._open(maps.EventCredits)
             if self._pins.map(Flows.name).exists():
                 self.open_flows()
+            if self._pins.map(Ipcache.name).exists():
+                self.open_cluster()
 
     def _open(self, kind: type[M]) -> M:
         opened = kind.open(self._pins.map(kind.name), SIZES)
@@ -149,9 +154,29 @@ class Datapath:
             if self.flows is None:
                 self.flows = self._open(Flows)
 
+    def open_cluster(self) -> tuple[Ipcache, maps.Underlay]:
+        """Open the maps about other nodes, made if they aren't there. Again is fine."""
+        if self.ipcache is None:
+            self.ipcache = Ipcache.open(self._pins.map(Ipcache.name), SIZES)
+        if self.underlay is None:
+            self.underlay = maps.Underlay.open(self._pins.map(maps.Underlay.name), SIZES)
+        return self.ipcache, self.underlay
+
+    def forget_cluster(self) -> bool:
+        """Remove the maps about other nodes; programs that use them keep them. Return whether there were any."""
+        opened = [one for one in (self.ipcache, self.underlay) if one is not None]
+        self.ipcache = self.underlay = None
+        for one in opened:
+            self._pins.map(one.name).unlink(missing_ok=True)
+            one.close()
+        return bool(opened)
+
     async def stop(self) -> None:
         """Close the descriptors; pins and programs stay."""
         self._opened.close()
+        for one in (self.ipcache, self.underlay):
+            if one is not None:
+                one.close()
 
     @property
     def shared(self) -> Mapping[str, Fd]:
@@ -166,7 +191,7 @@ class Datapath:
             self.event_ring,
             self.event_credits,
         ]
-        shared += [self.flows] if self.flows is not None else []
+        shared += [one for one in (self.flows, self.ipcache, self.underlay) if one is not None]
         return {one.name: one.fd for one in shared}
 
     def policy(self, id_: int) -> maps.Policy:

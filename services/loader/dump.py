@@ -3,6 +3,7 @@
 endpoints      address → endpoint            call_policy   endpoint id → policy program
 policy         rules of one endpoint         prefixes      address prefix → identity
 metrics        drops, of one or of all       conntrack     live flows, of one or of all
+ipcache        address of others → identity, node
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from services.common.errors import InvalidArgument, NotFound
 from services.common.model import Network
 from services.loader.conntrack import Flow
 from services.loader.datapath import Datapath
-from services.loader.layout import EndpointEntry, Metric, PolicyCount
+from services.loader.layout import EndpointEntry, IpcacheEntry, Metric, PolicyCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class PrefixEntry:
     identity: int
 
 
-Entry = EndpointEntry | CallPolicyEntry | PolicyCount | PrefixEntry | Metric | Flow
+Entry = EndpointEntry | CallPolicyEntry | PolicyCount | PrefixEntry | Metric | Flow | IpcacheEntry
 
 
 def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
@@ -46,6 +47,7 @@ def dump(datapath: Datapath, name: str, endpoint_id: int) -> Sequence[Entry]:
         "prefixes": lambda: [PrefixEntry(*one) for one in datapath.prefixes.dump().items()],
         "metrics": lambda: datapath.metrics.dump(endpoint_id),
         "conntrack": lambda: datapath.flows.dump(endpoint_id) if datapath.flows is not None else [],
+        "ipcache": lambda: datapath.ipcache.dump() if datapath.ipcache is not None else [],
     }
     if name not in readers:
         raise InvalidArgument(f"map: {name!r} is no map; there are {', '.join(readers)}", field="map")

@@ -45,6 +45,8 @@ class TracePoint(IntEnum):
     FROM_STACK = 2
     TO_ENDPOINT = 3
     TO_STACK = 4
+    TO_OVERLAY = 5
+    FROM_OVERLAY = 6
 
 
 @dataclass(frozen=True, slots=True)

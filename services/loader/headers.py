@@ -6,8 +6,10 @@ samples in `bpf/` explain every line; a test holds the tables below equal to the
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from services.loader.model import NodeConfig, Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +57,29 @@ SIZES: Mapping[str, int] = {
     "METRICS_MAP_SIZE": 65536,
     "EVENTS_RING_SIZE": 1 << 20,
     "CONNTRACK_MAP_SIZE": 131072,
+    "IPCACHE_MAP_SIZE": 512000,
 }
 
 
-def node_config(sizes: Mapping[str, int] = SIZES) -> str:
-    """Return node_config.h."""
+def of_node(config: NodeConfig | None) -> str:
+    """Return the node_config.h of a node, None: that isn't configured. An underlay family that isn't 6 is IPv4."""
+    return node_config(cluster=cluster(config) if config is not None else ())
+
+
+def cluster(config: NodeConfig) -> tuple[str, ...]:
+    """Return the defines that other nodes ask for, none on a node that is alone."""
+    if config.routing is Routing.ALONE:
+        return ()
+    if config.routing is Routing.NATIVE:
+        return ("ENABLE_CLUSTER",)
+    ipv6 = ("ENABLE_UNDERLAY_IPV6",) if config.underlay_family == 6 else ()
+    return ("ENABLE_CLUSTER", "ENABLE_OVERLAY", f"TUNNEL_PORT {config.tunnel_port}", *ipv6)
+
+
+def node_config(sizes: Mapping[str, int] = SIZES, *, cluster: Sequence[str] = ()) -> str:
+    """Return node_config.h; `cluster` are defines beyond the sizes."""
     lines = [f"#define {name} {value}" for name, value in sizes.items()]
+    lines += [f"#define {define}" for define in cluster]
     return "\n".join(
         ["/* Written by podlane-loader: what all endpoints of this node share. */", "#pragma once", *lines, ""]
     )

@@ -18,6 +18,8 @@ from services.loader.refusal import reason_text
 
 ENDPOINT_KEY = struct.Struct("=16sI")
 ENDPOINT_VALUE = struct.Struct("=IHHI8s8s")
+IPCACHE_VALUE = struct.Struct("=IHHI16s")
+UNDERLAY = struct.Struct("=II16s")
 POLICY_KEY = struct.Struct("=IIBB2s")
 POLICY_VALUE = struct.Struct("=IIQQ")
 PREFIX_KEY = struct.Struct("=II16s")
@@ -29,7 +31,11 @@ REVISION = struct.Struct("=Q")
 
 FAMILY_IPV4, FAMILY_IPV6 = 1, 2
 ENDPOINT_FLAG_HOST = 1
+IPCACHE_FLAG_TUNNELLED, IPCACHE_FLAG_IPV6 = 2, 4
 POLICY_FLAG_DENY, POLICY_FLAG_ALLOW = 1, 2
+
+# By the length of a node's address; 0: none.
+_IPCACHE_FLAGS = {0: 0, 4: IPCACHE_FLAG_TUNNELLED, 16: IPCACHE_FLAG_TUNNELLED | IPCACHE_FLAG_IPV6}
 
 # Bits of a prefix key before the address: its family.
 _PREFIX_FAMILY = 32
@@ -48,6 +54,15 @@ class EndpointEntry:
     pod_mac: bytes
     host_mac: bytes
     host: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IpcacheEntry:
+    """An entry of the ipcache. `node`: the address that packets to it are tunnelled to, None: it is routed to."""
+
+    address: Address
+    identity: int
+    node: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +116,30 @@ def read_endpoint(key: bytes, value: bytes) -> EndpointEntry:
 def _mac(octets: bytes) -> bytes:
     """Return a struct mac_address: six octets and two of padding."""
     return octets.ljust(8, b"\0")
+
+
+def ipcache_value(entry: IpcacheEntry) -> bytes:
+    """Return the ipcache's value."""
+    return ipcache_packed(entry.identity, entry.node.packed if entry.node is not None else b"")
+
+
+def ipcache_packed(identity: int, node: bytes) -> bytes:
+    """Return the ipcache's value; `node` is the address of a node, packed, empty: none."""
+    return IPCACHE_VALUE.pack(0, 0, _IPCACHE_FLAGS[len(node)], identity, node)
+
+
+def read_ipcache(key: bytes, value: bytes) -> IpcacheEntry:
+    """Return the entry that key and value stand for."""
+    _, _, flags, identity, node = IPCACHE_VALUE.unpack(value)
+    if not flags & IPCACHE_FLAG_TUNNELLED:
+        return IpcacheEntry(read_address(key), identity)
+    remote: Address = IPv6Address(node) if flags & IPCACHE_FLAG_IPV6 else IPv4Address(node[:4])
+    return IpcacheEntry(read_address(key), identity, remote)
+
+
+def underlay(ifindex: int, overlay_ifindex: int, address: Address) -> bytes:
+    """Return what programs are told of the way to other nodes."""
+    return UNDERLAY.pack(ifindex, overlay_ifindex, address.packed)
 
 
 def policy_key(entry: PolicyEntry) -> bytes:

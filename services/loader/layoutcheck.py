@@ -18,6 +18,8 @@ from services.loader.refusal import DropReason, SourceFile
 _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     "endpoint_key": (layout.ENDPOINT_KEY, ("address", "family")),
     "endpoint_value": (layout.ENDPOINT_VALUE, ("ifindex", "lxc_id", "flags", "identity", "pod_mac", "host_mac")),
+    "ipcache_value": (layout.IPCACHE_VALUE, ("reserved", "lxc_id", "flags", "identity", "node")),
+    "underlay": (layout.UNDERLAY, ("ifindex", "overlay_ifindex", "address")),
     "policy_key": (layout.POLICY_KEY, ("prefix_length", "identity", "direction", "protocol", "port")),
     "policy_value": (layout.POLICY_VALUE, ("flags", "reserved", "packets", "bytes")),
     "prefix_key": (layout.PREFIX_KEY, ("prefix_length", "family", "address")),
@@ -83,10 +85,15 @@ _ENUMS: Mapping[str, tuple[str, type[IntEnum]]] = {
 }
 
 
-def differences(btf: Btf) -> list[str]:
-    """Return what this loader and an object's BTF disagree about, one sentence each."""
+def differences(btf: Btf, *, whole: bool = True) -> list[str]:
+    """Return what this loader and an object's BTF disagree about, one sentence each.
+
+    `whole` False: a struct that the object's programs have no use for need not be there.
+    """
     found = []
     for name, (packer, names) in _STRUCTS.items():
+        if not whole and not btf.has_struct(name):
+            continue
         theirs, ours = btf.struct(name), (packer.size, _fields(packer, names))
         if theirs != ours:
             found.append(f"struct {name} is {_spell(*theirs)} in C and {_spell(*ours)} in Python")
@@ -101,7 +108,7 @@ def differences(btf: Btf) -> list[str]:
 
 def check(btf: Btf, object_name: str) -> None:
     """Raise Internal when an object's layouts are not the ones of this loader."""
-    found = differences(btf)
+    found = differences(btf, whole=False)
     if found:
         raise Internal(f"object {object_name} doesn't fit this loader: {'; '.join(found)}", object=object_name)
 

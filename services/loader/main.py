@@ -15,11 +15,12 @@ from services.common.exporter import Exporter
 from services.common.lifecycle import Hook, Shielded
 from services.common.locks import KeyedLocks
 from services.common.metrics import Metrics
-from services.loader import flowgc, headers, hostaddresses, privileges
+from services.loader import flowgc, headers, hostaddresses, othernodes, privileges
 from services.loader.addresswatch import AddressMonitor
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
 from services.loader.blocking import Blocking
+from services.loader.compile import OVERLAY_SOURCE, SOURCE
 from services.loader.datapath import Datapath
 from services.loader.events import Events
 from services.loader.flowgc import FlowGc
@@ -30,10 +31,13 @@ from services.loader.metrics import TemplateCounts
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
+from services.loader.othernodes import OtherNodes
+from services.loader.overlay import Overlay
 from services.loader.pins import Pins
 from services.loader.policies import Policies
 from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
+from services.loader.remotenodes import Routes
 from services.loader.servicer import LoaderServicer, Parts
 from services.loader.statedir import StateDir
 from services.loader.steps import Kernel
@@ -59,14 +63,17 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
-    node = NodeConfigurer(state, NodeSide(worker), HostAddresses(worker, datapath), templates, loader)
+    overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
+    overlay = Overlay(worker, overlay_templates, datapath, blocking)
+    others = OtherNodes(datapath, state, overlay, Routes(worker), blocking)
+    node = NodeConfigurer(state, NodeSide(worker), HostAddresses(worker, datapath), others, templates, settings=loader)
     policies = Policies(datapath, state, blocking)
     kernel = Kernel(datapath, policies, attachers, host, blocking)
     links = Links(state.root / "links", worker, node.mtu)
     events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
     prober = Prober(datapath, state, blocking)
-    parts = Parts(node, links, regenerator, policies, prober, datapath, events, blocking, shielded)
+    parts = Parts(node, links, regenerator, policies, prober, datapath, events, others, blocking, shielded)
     servicer = LoaderServicer(parts)
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
@@ -80,7 +87,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
 
     async def usual_shape() -> None:
         await blocking.run(datapath.open_flows)  # tracking is on in it
-        await templates.get(headers.node_config(), headers.ep_config({}))
+        await templates.get(node.header(), headers.ep_config({}))
 
     async def before_anything_else() -> None:
         privileges.require()
@@ -102,6 +109,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         # The first ADD after a start must not wait for clang if it need not.
         manager.update("prepare-template", Parameters(usual_shape))
         manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=flowgc.INTERVAL))
+        manager.update("node-routes", Parameters(node.compare_others, interval=othernodes.INTERVAL))
         manager.update("node-addresses", Parameters(node.compare_addresses, interval=hostaddresses.INTERVAL))
 
     # The server is the last to come and the first to go: whoever is answered finds everything in place.
@@ -110,6 +118,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         blocking,
         worker,
         Hook(templates.open, templates.close),
+        Hook(overlay_templates.open, overlay_templates.close),
         controllers,
         datapath,
         Hook(take_over),
@@ -126,9 +135,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     )
 
 
-def _templates(loader: LoaderSettings, state: StateDir) -> Templates:
+def _templates(loader: LoaderSettings, state: StateDir, source: str = SOURCE) -> Templates:
     prebuilt = loader.objects_dir if loader.objects_dir != Path() else None
-    return Templates(state.templates, loader.bpf_dir, prebuilt=prebuilt, clang=loader.clang)
+    return Templates(state.templates, loader.bpf_dir, prebuilt=prebuilt, clang=loader.clang, source=source)
 
 
 def main() -> int:

@@ -11,6 +11,8 @@ Shared by all endpoints of the node, created once and pinned, so that programs a
     podlane_events        what happened to packets     EventRing   read by events.py
     podlane_event_credits records to be sent           EventCredits  granted by events.py
     podlane_conntrack     flows, of whoever tracks     flows.py    made with the first shape that does
+    podlane_ipcache       address of others → identity ipcache.py  made where there are other nodes
+    podlane_underlay      the way to other nodes       Underlay    likewise; read as a variable
 
 Of one endpoint, pinned beside them: podlane_policy, its rules (Policy).
 
@@ -44,6 +46,8 @@ PACKET = "podlane_packet"
 EVENTS = "podlane_events"
 EVENT_CREDITS = "podlane_event_credits"
 CONNTRACK = "podlane_conntrack"
+IPCACHE = "podlane_ipcache"
+UNDERLAY = "podlane_underlay"
 
 _log = telemetry.logger("maps")
 
@@ -128,6 +132,16 @@ DEFINITIONS: Mapping[str, Definition] = {
             "CONNTRACK_MAP_SIZE",
             cache=True,
         ),
+        Definition(
+            IPCACHE,
+            MapType.HASH,
+            layout.ENDPOINT_KEY.size,
+            layout.IPCACHE_VALUE.size,
+            "IPCACHE_MAP_SIZE",
+            NO_PREALLOC,
+            cache=True,
+        ),
+        Definition(UNDERLAY, MapType.ARRAY, layout.SLOT.size, layout.UNDERLAY.size, flags=MMAPABLE),
     )
 }
 
@@ -226,6 +240,10 @@ class Endpoints(BpfMap):
         key = layout.endpoint_key(address)
         value = libbpf.map_lookup(self.fd, key, layout.ENDPOINT_VALUE.size)
         return layout.read_endpoint(key, value) if value is not None else None
+
+    def has(self, key: bytes) -> bool:
+        """Return whether a packed key leads anywhere."""
+        return libbpf.map_lookup(self.fd, key, layout.ENDPOINT_VALUE.size) is not None
 
     def delete(self, address: Address) -> bool:
         """Remove an address; False when it led nowhere."""
@@ -385,6 +403,20 @@ class Revision(BpfMap):
         """Return it."""
         value = libbpf.map_lookup(self.fd, _ONLY, layout.REVISION.size) or bytes(layout.REVISION.size)
         return int(layout.REVISION.unpack(value)[0])
+
+
+class Underlay(BpfMap):
+    """What programs know of the way to other nodes."""
+
+    name = UNDERLAY
+
+    def put(self, ifindex: int, overlay_ifindex: int, address: Address) -> bool:
+        """Tell them; return whether they knew something else."""
+        wanted = layout.underlay(ifindex, overlay_ifindex, address)
+        if libbpf.map_lookup(self.fd, _ONLY, layout.UNDERLAY.size) == wanted:
+            return False
+        libbpf.map_update(self.fd, _ONLY, wanted)
+        return True
 
 
 class Metrics(BpfMap):

@@ -29,12 +29,16 @@ class Masquerade:
         self._nft = nft
         self._applied = ("", "")
 
-    async def apply(self, pod_cidrs: Sequence[Network]) -> bool:
-        """Masquerade what leaves the ranges; return whether the table had to be written.
+    async def apply(
+        self, pod_cidrs: Sequence[Network], cluster_cidrs: Sequence[Network] = (), tunnel_port: int = 0
+    ) -> bool:
+        """Masquerade what leaves the ranges, but for the cluster's; return whether the table had to be written.
+
+        `tunnel_port`: packets of the overlay are not tracked; 0: there is none.
 
         Raises FailedPrecondition when nft isn't there or isn't allowed to, Unavailable when it fails.
         """
-        wanted = rules(pod_cidrs)
+        wanted = rules(pod_cidrs, cluster_cidrs, tunnel_port)
         if self._applied == (wanted, await self._listing()):
             return False
         await self._run(("-f", "-"), f"add table {TABLE}\ndelete table {TABLE}\n{wanted}")
@@ -78,11 +82,14 @@ class Masquerade:
         return await process.wait(), stdout.decode(), stderr.decode()
 
 
-def rules(pod_cidrs: Sequence[Network]) -> str:
+def rules(pod_cidrs: Sequence[Network], cluster_cidrs: Sequence[Network] = (), tunnel_port: int = 0) -> str:
     """Return the table as nft reads it. Node and pods reach each other untranslated through `lxc*` and `podlane_*`."""
+    inside = [*pod_cidrs, *cluster_cidrs]
     lines = [
         f"table {TABLE} {{",
-        *(line for version in (4, 6) for line in _set(version, pod_cidrs)),
+        *(line for version in (4, 6) for line in _set("pods", version, pod_cidrs)),
+        *(line for version in (4, 6) if cluster_cidrs for line in _set("cluster", version, inside)),
+        *(_untracked(tunnel_port) if tunnel_port else []),
         "  chain postrouting {",
         "    type nat hook postrouting priority srcnat; policy accept;",
         '    oifname "lxc*" return',
@@ -90,16 +97,31 @@ def rules(pod_cidrs: Sequence[Network]) -> str:
     ]
     for version, family in ((4, "ip"), (6, "ip6")):
         if any(network.version == version for network in pod_cidrs):
-            lines.append(f"    {family} saddr @pods{version} {family} daddr != @pods{version} masquerade")
+            name = "cluster" if cluster_cidrs else "pods"
+            lines.append(f"    {family} saddr @pods{version} {family} daddr != @{name}{version} masquerade")
     return "\n".join([*lines, "  }", "}", ""])
 
 
-def _set(version: int, pod_cidrs: Sequence[Network]) -> list[str]:
-    networks = [str(network) for network in pod_cidrs if network.version == version]
+def _untracked(port: int) -> list[str]:
+    """Return chains that keep the overlay's packets, both ways, out of conntrack: nothing translates them."""
+    return [
+        line
+        for hook in ("prerouting", "output")
+        for line in (
+            f"  chain untracked_{hook} {{",
+            f"    type filter hook {hook} priority raw; policy accept;",
+            f"    udp dport {port} notrack",
+            "  }",
+        )
+    ]
+
+
+def _set(name: str, version: int, cidrs: Sequence[Network]) -> list[str]:
+    networks = [str(network) for network in cidrs if network.version == version]
     if not networks:
         return []
     return [
-        f"  set pods{version} {{",
+        f"  set {name}{version} {{",
         f"    type ipv{version}_addr; flags interval; auto-merge",
         f"    elements = {{ {', '.join(networks)} }}",
         "  }",

@@ -8,12 +8,12 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common import wire
 from services.common.errors import InvalidArgument
 from services.common.model import Address
-from services.loader import eventmessages, model
+from services.loader import clustermessages, eventmessages, model
 from services.loader.conntrack import Flow
 from services.loader.datapath import Status
 from services.loader.dump import CallPolicyEntry, Entry, PrefixEntry
 from services.loader.headers import OPTIONS
-from services.loader.layout import EndpointEntry, Metric, PolicyCount
+from services.loader.layout import EndpointEntry, IpcacheEntry, Metric, PolicyCount
 from services.loader.nodeconfig import NodeView
 from services.loader.policymessages import read_id, write_policy_entry, write_prefix
 
@@ -27,7 +27,17 @@ def read_node_config(message: pb.NodeConfig, field: str) -> model.NodeConfig:
     mtu = message.mtu
     if mtu and not 68 <= mtu <= 65535:
         raise InvalidArgument(f"{field}.mtu: {mtu} is not between 68 and 65535 bytes", field=f"{field}.mtu")
-    return model.NodeConfig(cidrs, gateways, message.masquerade, mtu)
+    return model.NodeConfig(
+        cidrs,
+        gateways,
+        message.masquerade,
+        mtu,
+        clustermessages.read_routing(message.routing, f"{field}.routing"),
+        wire.check_ifname(message.underlay_device, f"{field}.underlay_device") if message.underlay_device else "",
+        clustermessages.read_family(message.underlay_family, f"{field}.underlay_family"),
+        clustermessages.read_port(message.tunnel_port, f"{field}.tunnel_port"),
+        tuple(wire.read_network(one, f"{field}.cluster_cidrs[{i}]") for i, one in enumerate(message.cluster_cidrs)),
+    )
 
 
 def write_node_config(config: model.NodeConfig) -> pb.NodeConfig:
@@ -37,6 +47,11 @@ def write_node_config(config: model.NodeConfig) -> pb.NodeConfig:
         gateways=map(wire.write_address, config.gateways),
         masquerade=config.masquerade,
         mtu=config.mtu,
+        routing=pb.Routing.ValueType(config.routing),
+        underlay_device=config.underlay_device,
+        tunnel_port=config.tunnel_port if config.routing else 0,
+        cluster_cidrs=map(wire.write_network, config.cluster_cidrs),
+        underlay_family=config.underlay_family,
     )
 
 
@@ -57,6 +72,7 @@ def write_node(view: NodeView) -> pb.GetNodeResponse:
             pb.EndpointOptionInfo(name=name, default=one.default, text=one.text, define=one.define)
             for name, one in OPTIONS.items()
         ],
+        underlay=clustermessages.write_underlay(view.underlay) if view.underlay is not None else None,
     )
 
 
@@ -186,3 +202,5 @@ def write_map_entry(entry: Entry) -> pb.MapEntry:
             )
         case Flow():
             return pb.MapEntry(conntrack=eventmessages.write_flow(entry))
+        case IpcacheEntry():
+            return pb.MapEntry(ipcache=clustermessages.write_ipcache_entry(entry))

@@ -40,14 +40,58 @@ class Direction(IntEnum):
     EGRESS = 2
 
 
+class Routing(IntEnum):
+    """How pods of other nodes are reached; the numbers are the API's."""
+
+    ALONE = 0
+    """There are no other nodes."""
+    OVERLAY = 1
+    NATIVE = 2
+
+
+DEFAULT_TUNNEL_PORT = 8472
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What all endpoints of a node share. `mtu` in bytes, 0: found out from the default route's device."""
+    """What all endpoints of a node share. `mtu` in bytes, 0: found out from the device that leads away.
+
+    `underlay_device` empty: that of the default route. `underlay_family` 4 or 6, 0: IPv4 where the device has such an
+    address. What is in `cluster_cidrs` is never masqueraded.
+    """
 
     pod_cidrs: tuple[Network, ...]
     gateways: tuple[Address, ...]
     masquerade: bool = False
     mtu: int = 0
+    routing: Routing = Routing.ALONE
+    underlay_device: str = ""
+    underlay_family: int = 0
+    tunnel_port: int = DEFAULT_TUNNEL_PORT
+    cluster_cidrs: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """Where other nodes find this one: the device that leads to them, the address that they send to, all addresses of
+    the node that others can see, and the device's MTU in bytes.
+    """
+
+    device: str
+    ifindex: int
+    address: Address
+    addresses: tuple[Address, ...]
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteNode:
+    """Another node of the cluster: where it is reached, its pods' ranges, and all its own addresses."""
+
+    name: str
+    address: Address
+    pod_cidrs: tuple[Network, ...]
+    addresses: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)

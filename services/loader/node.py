@@ -21,10 +21,10 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError
 from services.common.model import Interface, Network
-from services.loader import rtnl, rtnl_ip
+from services.loader import rtnl, rtnl_ip, underlay
 from services.loader.linkspec import random_mac
 from services.loader.masquerade import Masquerade
-from services.loader.model import NodeConfig
+from services.loader.model import NodeConfig, Routing, Underlay
 from services.loader.netlink import Request, Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.rtnl import EndOfPair, LinkInfo
@@ -76,10 +76,22 @@ class NodeSide:
         except OSError as error:
             raise explain("configuring the node", error) from error
         if config.masquerade:
-            await self._masquerade.apply(config.pod_cidrs)
+            await self._masquerade.apply(
+                config.pod_cidrs,
+                config.cluster_cidrs,
+                config.tunnel_port if config.routing is Routing.OVERLAY else 0,
+            )
         else:
             await self._masquerade.remove()
         return mtu
+
+    async def underlay(self, config: NodeConfig) -> Underlay:
+        """Look where other nodes find this one. Raises FailedPrecondition when they can't, or Unavailable."""
+        try:
+            state = await self._worker.run(observe)
+        except OSError as error:
+            raise explain("looking for the underlay", error) from error
+        return underlay.find(state.links, state.addresses, state.routes, config)
 
     async def teardown(self) -> None:
         """Remove the router device, the routes and the table; already gone is fine. Raises the first failure after

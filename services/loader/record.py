@@ -1,21 +1,30 @@
 """How what was put in force is written down: JSON, one object per file, with the format's number. Pure.
 
-`endpoint.json` (an EndpointRecord) and `node.json` (a NodeConfig) are read after a restart by whatever version of the
-loader starts then. A file that can't be read, or that a newer loader wrote, is CorruptState: it is kept and named.
+`endpoint.json` (an EndpointRecord), `node.json` (a NodeConfig) and `nodes.json` (RemoteNodes) are read after a restart
+by whatever version of the loader starts then. A file that can't be read, or that a newer loader wrote, is CorruptState:
+it is kept and named.
 
     1    endpoint.json also has `policy_digest` and `policy_entries`; nobody reads them any more
     2    a policy is no part of it
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
 from services.common.errors import CorruptState
 from services.common.model import Attachment, format_address
-from services.loader.model import EndpointRecord, EndpointSpec, NodeConfig, Program
+from services.loader.model import (
+    DEFAULT_TUNNEL_PORT,
+    EndpointRecord,
+    EndpointSpec,
+    NodeConfig,
+    Program,
+    RemoteNode,
+    Routing,
+)
 
 FORMAT = 2
 # A line per value, for people. json's own indentation has no fast path, and this is written at each regeneration.
@@ -71,6 +80,11 @@ def write_node(config: NodeConfig) -> str:
             "gateways": [str(address) for address in config.gateways],
             "masquerade": config.masquerade,
             "mtu": config.mtu,
+            "routing": config.routing.name.lower(),
+            "underlay_device": config.underlay_device,
+            "underlay_family": config.underlay_family,
+            "tunnel_port": config.tunnel_port,
+            "cluster_cidrs": [str(network) for network in config.cluster_cidrs],
         }
     )
 
@@ -147,4 +161,44 @@ def _node(values: Any) -> NodeConfig:
         gateways=tuple(ip_address(text) for text in values["gateways"]),
         masquerade=bool(values["masquerade"]),
         mtu=int(values["mtu"]),
+        # What follows is not in the files of versions that knew of no other nodes.
+        routing=Routing[values.get("routing", Routing.ALONE.name).upper()],
+        underlay_device=str(values.get("underlay_device", "")),
+        underlay_family=int(values.get("underlay_family", 0)),
+        tunnel_port=int(values.get("tunnel_port", DEFAULT_TUNNEL_PORT)),
+        cluster_cidrs=tuple(ip_network(text) for text in values.get("cluster_cidrs", ())),
+    )
+
+
+def write_nodes(nodes: Iterable[RemoteNode]) -> str:
+    """Return the text of `nodes.json`."""
+    return _write(
+        {
+            "nodes": [
+                {
+                    "name": node.name,
+                    "address": str(node.address),
+                    "pod_cidrs": [str(network) for network in node.pod_cidrs],
+                    "addresses": [str(address) for address in node.addresses],
+                }
+                for node in nodes
+            ]
+        }
+    )
+
+
+def read_nodes(text: str, path: Path) -> tuple[RemoteNode, ...]:
+    """Return what `nodes.json` says; `path` is for errors. Raises CorruptState."""
+    return _read(text, path, _nodes)
+
+
+def _nodes(values: Any) -> tuple[RemoteNode, ...]:
+    return tuple(
+        RemoteNode(
+            name=str(one["name"]),
+            address=ip_address(one["address"]),
+            pod_cidrs=tuple(ip_network(text) for text in one["pod_cidrs"]),
+            addresses=tuple(ip_address(text) for text in one["addresses"]),
+        )
+        for one in values["nodes"]
     )

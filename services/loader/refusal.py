@@ -17,8 +17,13 @@ class DropReason(IntEnum):
     POLICY = 133
     INVALID_PACKET = 134
     UNKNOWN_L3 = 139
+    NO_TUNNEL_KEY = 147
+    UNROUTABLE = 151
     CONNTRACK_FULL = 155
     PORTS_MISSING = 157
+    NO_TUNNEL_ENDPOINT = 160
+    ENCAP_PROHIBITED = 170
+    INVALID_IDENTITY = 171
     POLICY_DENY = 181
     ENDPOINT_NOT_READY = 203
 
@@ -33,6 +38,8 @@ class SourceFile(IntEnum):
     PARSE = 5
     POLICY = 6
     CONNTRACK = 7
+    BPF_OVERLAY = 8
+    OVERLAY = 9
 
 
 def reason_text(reason: int) -> str:

@@ -144,7 +144,7 @@ class Regenerator:
         node: NodeConfig,
     ) -> Outcome:
         datapath, header = self._kernel.datapath, headers.ep_config(spec.options)
-        template, made = self._templates.identify(headers.node_config(), header)
+        template, made = self._templates.identify(headers.of_node(node), header)
         wanted = model.config_hash(template, self._kernel.attachers.mode, _constants(spec, node))
         observed = await datapath.observe(live) if live is not None else None
         lost = model.program_problems(live, observed.running) if live is not None and observed is not None else []
@@ -204,7 +204,7 @@ class Regenerator:
             if self._state.header(job.spec.id) != header:
                 job.build.begin(header)
         with job.watch.phase("template"):
-            template = await self._templates.get(headers.node_config(), header)
+            template = await self._templates.get(headers.of_node(node), header)
         constants = _constants(job.spec, node)
         wanted = model.config_hash(template.hash, self._kernel.attachers.mode, constants)
         with job.watch.phase("observe"):

@@ -37,6 +37,7 @@ _IFLA_NET_NS_FD, _IFLA_EXT_MASK, _IFLA_NUM_TX_QUEUES, _IFLA_NUM_RX_QUEUES = 28, 
 _IFLA_LINK_NETNSID, _IFLA_GSO_MAX_SIZE, _IFLA_TARGET_NETNSID = 37, 41, 46
 _IFLA_GRO_MAX_SIZE, _IFLA_GSO_IPV4_MAX_SIZE, _IFLA_GRO_IPV4_MAX_SIZE = 58, 63, 64
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
+_IFLA_VXLAN_LEARNING, _IFLA_VXLAN_PORT, _IFLA_VXLAN_COLLECT_METADATA = 7, 15, 25
 _RTEXT_FILTER_SKIP_STATS = 0x8
 _IFLA_INET_CONF, _IFLA_INET6_ADDR_GEN_MODE, _IN6_ADDR_GEN_MODE_NONE = 1, 8, 1
 _IF_OPER_UP = 6
@@ -69,7 +70,8 @@ class EndOfPair:
 class LinkInfo:
     """A network device as the kernel lists it. `peer_ifindex` of a veth is its other end's, 0 for others.
 
-    `peer_netnsid` is this namespace's number for the peer's namespace, None when that is the same one.
+    `peer_netnsid` is this namespace's number for the peer's namespace, None when that is the same one. Of a VXLAN
+    device its UDP port, and whether each packet says by its tunnel key where it goes.
     """
 
     ifindex: int
@@ -82,6 +84,8 @@ class LinkInfo:
     peer_ifindex: int
     peer_netnsid: int | None
     running: bool
+    vxlan_port: int = 0
+    vxlan_by_key: bool = False
 
     @property
     def up(self) -> bool:
@@ -122,6 +126,26 @@ def _offload(sizes: OffloadSizes) -> bytes:
         (_IFLA_GRO_IPV4_MAX_SIZE, sizes.gro_ipv4_max_size),
     )
     return b"".join(u32(kind, size) for kind, size in pairs if size)
+
+
+def new_vxlan(ifname: str, mac: bytes, mtu: int, port: int) -> Request:
+    """Make a VXLAN device, down, whose packets say where they go; it answers no ARP and learns nothing."""
+    data = nested(
+        _IFLA_INFO_DATA,
+        u8(_IFLA_VXLAN_COLLECT_METADATA, 1),
+        u8(_IFLA_VXLAN_LEARNING, 0),
+        attribute(_IFLA_VXLAN_PORT, port.to_bytes(2, "big")),
+    )
+    body = b"".join(
+        (
+            _LINK.pack(socket.AF_UNSPEC, 0, 0, IFF_NOARP, IFF_NOARP),
+            text(_IFLA_IFNAME, ifname),
+            attribute(_IFLA_ADDRESS, mac),
+            u32(_IFLA_MTU, mtu),
+            nested(_IFLA_LINKINFO, text(_IFLA_INFO_KIND, "vxlan"), data),
+        )
+    )
+    return Request(RTM_NEWLINK, body, NLM_F_CREATE | NLM_F_EXCL, ifname)
 
 
 def set_link(
@@ -217,6 +241,7 @@ def read_link(body: bytes) -> LinkInfo:
     found = attributes(body, _LINK.size)
     info = attributes(found.get(_IFLA_LINKINFO, b""))
     kind = string(info.get(_IFLA_INFO_KIND, b""))
+    vxlan = attributes(info.get(_IFLA_INFO_DATA, b"")) if kind == "vxlan" else {}
     return LinkInfo(
         ifindex=ifindex,
         ifname=string(found.get(_IFLA_IFNAME, b"")),
@@ -228,4 +253,6 @@ def read_link(body: bytes) -> LinkInfo:
         peer_ifindex=number(found.get(_IFLA_LINK, b"")) if kind == "veth" else 0,
         peer_netnsid=number(found[_IFLA_LINK_NETNSID]) if _IFLA_LINK_NETNSID in found else None,
         running=number(found.get(_IFLA_OPERSTATE, b"")) == _IF_OPER_UP,
+        vxlan_port=int.from_bytes(vxlan.get(_IFLA_VXLAN_PORT, b""), "big"),
+        vxlan_by_key=bool(number(vxlan.get(_IFLA_VXLAN_COLLECT_METADATA, b""))),
     )

@@ -24,7 +24,9 @@ _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
 _RTAX_MTU = 2
-_RT_TABLE_MAIN, _RTPROT_STATIC = 254, 4
+_RT_TABLE_MAIN, RTPROT_STATIC = 254, 4
+# Ours, of routes to other nodes: those with any other are never touched.
+RTPROT_NODES = 112
 _RT_SCOPE_UNIVERSE, _RT_SCOPE_LINK, _RT_SCOPE_NOWHERE = 0, 253, 255
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
 _RTM_F_FIB_MATCH = 0x2000
@@ -73,14 +75,15 @@ def read_address(body: bytes) -> tuple[int, Interface]:
     return ifindex, ip_interface((ip_address(packed), length))
 
 
-def new_route(ifindex: int, route: Route, source: Address | None = None) -> Request:
+def new_route(ifindex: int, route: Route, source: Address | None = None, *, protocol: int = RTPROT_STATIC) -> Request:
     """Install a route through a device, in place of one to the same destination.
 
-    `source`: what the namespace's own packets carry as their source.
+    `source`: what the namespace's own packets carry as their source. `protocol`: who has made it.
     """
     on_link = route.destination.version == 4 and route.gateway is None
     scope = _RT_SCOPE_LINK if on_link else _RT_SCOPE_UNIVERSE
-    parts = [_route_head(route.destination, scope, _RTN_UNICAST), *_destination(route.destination)]
+    head = _route_head(route.destination, scope, _RTN_UNICAST, protocol)
+    parts = [head, *_destination(route.destination)]
     if route.gateway is not None:
         parts.append(attribute(_RTA_GATEWAY, route.gateway.packed))
     parts.append(u32(_RTA_OIF, ifindex))
@@ -97,9 +100,16 @@ def host_route(ifindex: int, address: Address, source: Address | None = None) ->
     return new_route(ifindex, Route(prefix), source)
 
 
-def _route_head(destination: Network, scope: int, kind: int) -> bytes:
+def delete_route(destination: Network, ifindex: int, *, protocol: int) -> Request:
+    """Remove a route of the main table through a device that `protocol` has made; already gone is success."""
+    body = _route_head(destination, _RT_SCOPE_NOWHERE, _RTN_UNICAST, protocol)
+    body += b"".join(_destination(destination)) + u32(_RTA_OIF, ifindex)
+    return Request(RTM_DELROUTE, body, about=("route", destination), tolerate=GONE)
+
+
+def _route_head(destination: Network, scope: int, kind: int, protocol: int = RTPROT_STATIC) -> bytes:
     family = _FAMILIES[destination.version]
-    return _ROUTE.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, scope, kind, 0)
+    return _ROUTE.pack(family, destination.prefixlen, 0, 0, _RT_TABLE_MAIN, protocol, scope, kind, 0)
 
 
 def _destination(destination: Network) -> list[bytes]:
@@ -137,6 +147,8 @@ class RouteInfo:
     table: int
     metric: int
     kind: int
+    protocol: int = RTPROT_STATIC
+    source: Address | None = None
 
     @property
     def unicast(self) -> bool:
@@ -151,7 +163,7 @@ class RouteInfo:
 
 def read_route(body: bytes) -> RouteInfo:
     """Read a route."""
-    family, length, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(body)
     found = attributes(body, _ROUTE.size)
     any_address: Address = IPv4Address(0) if family == socket.AF_INET else IPv6Address(0)
     destination = ip_address(found[_RTA_DST]) if _RTA_DST in found else any_address
@@ -164,6 +176,8 @@ def read_route(body: bytes) -> RouteInfo:
         number(found[_RTA_TABLE]) if _RTA_TABLE in found else table,
         number(found.get(_RTA_PRIORITY, b"")),
         kind,
+        protocol,
+        ip_address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None,
     )
 
 

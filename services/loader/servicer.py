@@ -14,13 +14,15 @@ from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
 from services.common.lifecycle import Shielded
-from services.loader import eventmessages, linkmessages, messages, policymessages, probemessages
+from services.loader import clustermessages, eventmessages, linkmessages, messages, policymessages, probemessages
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.dump import dump
 from services.loader.events import Events
 from services.loader.links import Links
+from services.loader.model import Routing
 from services.loader.nodeconfig import NodeConfigurer
+from services.loader.othernodes import OtherNodes
 from services.loader.policies import Policies
 from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
@@ -37,6 +39,7 @@ class Parts:
     prober: Prober
     datapath: Datapath
     events: Events
+    others: OtherNodes
     blocking: Blocking
     shielded: Shielded
 
@@ -139,6 +142,40 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         wanted = policymessages.read_prefixes(request.prefixes, "prefixes")
         done = await self._parts.shielded.run(self._parts.policies.sync(wanted))
         return pb.SyncPrefixesResponse(written=done.written, removed=done.removed)
+
+    async def UpdateIpcache(  # noqa: N802 - the name that grpc calls
+        self, request: pb.UpdateIpcacheRequest, _context: Any
+    ) -> pb.UpdateIpcacheResponse:
+        """Change who is behind addresses of other nodes."""
+        upserts, removals = clustermessages.read_ipcache_update(request, self._family(), self._is_local)
+        await self._parts.shielded.run(self._parts.others.update_ipcache(upserts, removals))
+        return pb.UpdateIpcacheResponse()
+
+    async def SyncIpcache(  # noqa: N802 - the name that grpc calls
+        self, requests: AsyncIterator[pb.SyncIpcacheRequest], _context: Any
+    ) -> pb.SyncIpcacheResponse:
+        """Make the ipcache what it is to be; a stream that breaks off ends here, before anything is changed."""
+        family, wanted = self._family(), dict[bytes, bytes]()
+        async for request in requests:
+            clustermessages.read_ipcache_entries(request.entries, "entries", family, self._is_local, wanted)
+        done = await self._parts.shielded.run(self._parts.others.sync_ipcache(wanted))
+        return pb.SyncIpcacheResponse(written=done.written, removed=done.removed)
+
+    def _is_local(self, key: bytes) -> bool:
+        """Whether the endpoint map has a key."""
+        return self._parts.datapath.endpoints.has(key)
+
+    def _family(self) -> int:
+        config = self._parts.node.config
+        return config.underlay_family if config.routing is Routing.OVERLAY else 0
+
+    async def SyncNodes(  # noqa: N802 - the name that grpc calls
+        self, request: pb.SyncNodesRequest, _context: Any
+    ) -> pb.SyncNodesResponse:
+        """Make the routes to other nodes what they are to be."""
+        nodes = clustermessages.read_nodes(request.nodes, "nodes")
+        done = await self._parts.shielded.run(self._parts.node.sync_nodes(nodes))
+        return pb.SyncNodesResponse(added=done.added, removed=done.removed, problems=done.problems)
 
     async def ProbeEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.ProbeEndpointRequest, _context: Any

@@ -1,6 +1,7 @@
 """The state directory: what the loader has put in force, in files that a person can read and a restart can trust.
 
     globals/node_config.h, node.json      the node's configuration: for the compiler, and for the next start
+    globals/nodes.json                    the other nodes, for the next start
     templates/<hash>/…                    compiled shapes (template.py's)
     <id>/ep_config.h                      the endpoint's switches
     <id>/template.txt                     the hash of its template
@@ -22,13 +23,13 @@ import contextlib
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from services.common.errors import PodlaneError, Unavailable
 from services.loader import files
 from services.loader import record as written
-from services.loader.model import LARGEST_ID, EndpointRecord, NodeConfig
+from services.loader.model import LARGEST_ID, EndpointRecord, NodeConfig, RemoteNode
 
 RECORD = "endpoint.json"
 NEXT, FAILED = "_next", "_next_fail"
@@ -114,6 +115,7 @@ class StateDir:
     def check(self) -> None:
         """Raise CorruptState when anything that is in force can't be read."""
         self.node()
+        self.remote_nodes()
         for _record in self.records():
             pass
 
@@ -135,6 +137,20 @@ class StateDir:
         """Forget a configuration that never came into force."""
         with _explained(self.globals):
             (self.globals / "node.json").unlink(missing_ok=True)
+
+    def remote_nodes(self) -> tuple[RemoteNode, ...]:
+        """Return the other nodes that the loader was last told of. Raises CorruptState."""
+        content = _read(self.globals / "nodes.json")
+        return written.read_nodes(content, self.globals / "nodes.json") if content is not None else ()
+
+    def write_remote_nodes(self, nodes: Iterable[RemoteNode]) -> None:
+        """Remember the other nodes for the next start."""
+        self._replace(self.globals / "nodes.json", written.write_nodes(nodes))
+
+    def forget_remote_nodes(self) -> None:
+        """Forget the other nodes: this one is alone."""
+        with _explained(self.globals):
+            (self.globals / "nodes.json").unlink(missing_ok=True)
 
     def _replace(self, path: Path, content: str) -> None:
         beside = path.with_name(f".{path.name}")

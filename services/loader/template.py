@@ -1,4 +1,4 @@
-"""Templates: the compiled shapes of the endpoint programs, each made once.
+"""Templates: the compiled shapes of the endpoint programs, and of the overlay's, each made once.
 
     templates/<hash>/bpf_lxc.o        the object
     templates/<hash>/ep_config.h      the switches that it was compiled with
@@ -30,6 +30,7 @@ from typing import Any
 from services.common.errors import Unavailable
 from services.loader import layoutcheck, objects
 from services.loader.compile import (
+    SOURCE,
     Compiler,
     compile_object,
     find_compiler,
@@ -39,7 +40,6 @@ from services.loader.compile import (
 )
 from services.loader.objects import ObjectCode
 
-_OBJECT = "bpf_lxc.o"
 _META = "template.json"
 
 
@@ -70,10 +70,19 @@ class _Files:
 class Templates:
     """The templates of one state directory. `open` before use, `close` at the end."""
 
-    def __init__(self, root: Path, sources: Path, *, prebuilt: Path | None = None, clang: str = "clang") -> None:
+    def __init__(
+        self,
+        root: Path,
+        sources: Path,
+        *,
+        prebuilt: Path | None = None,
+        clang: str = "clang",
+        source: str = SOURCE,
+    ) -> None:
         """Remember the directories: `root` for templates, `sources` for bpf/, `prebuilt` for objects that came
-        with the installation. Nothing is read yet.
+        with the installation. `source` is compiled. Nothing is read yet.
         """
+        self._source = source
         self._root = root
         self._sources = sources
         self._prebuilt = prebuilt
@@ -85,7 +94,7 @@ class Templates:
 
     async def open(self) -> None:
         """Read the sources' digest, ask the compiler for its version and remove what a killed compile left."""
-        self._digest = sources_digest(self._sources)
+        self._digest = sources_digest(self._sources, self._source)
         self._compiler = await find_compiler(self._clang)
         _clean(self._root)
 
@@ -141,20 +150,23 @@ class Templates:
             # It may have been installed meanwhile.
             self._compiler = await find_compiler(self._clang)
         directory = self._root / self._ident(key)
-        found = _found(directory)
+        name = Path(self._source).stem
+        found = _found(directory, name)
         if found is not None:
             return found
         prebuilt = self._read_prebuilt(key)
         if prebuilt is not None:
-            return _keep(directory, prebuilt, 0)
-        return await _compile(directory, self._known_compiler(key), self._sources, node_config, ep_config)
+            return _keep(directory, prebuilt, 0, name)
+        return await _compile(
+            directory, self._known_compiler(key), self._sources, node_config, ep_config, source=self._source
+        )
 
     def _ident(self, key: str) -> str:
         prebuilt = self._read_prebuilt(key)
         return shape_hash(key, prebuilt.compiler if prebuilt is not None else self._known_compiler(key).identity)
 
     def _read_prebuilt(self, key: str) -> _Files | None:
-        return _read(self._prebuilt / key) if self._prebuilt else None
+        return _read(self._prebuilt / key, Path(self._source).stem) if self._prebuilt else None
 
     def _known_compiler(self, key: str) -> Compiler:
         if self._compiler is None:
@@ -166,45 +178,55 @@ class Templates:
         return self._compiler
 
 
-async def prebuild(directory: Path, sources: Path, node_config: str, ep_config: str, *, clang: str = "clang") -> Path:
+async def prebuild(
+    directory: Path,
+    sources: Path,
+    node_config: str,
+    ep_config: str,
+    *,
+    clang: str = "clang",
+    source: str = SOURCE,
+) -> Path:
     """Compile a shape into `directory` for nodes without a compiler; return the object's directory."""
     compiler = await find_compiler(clang)
     if compiler is None:
         raise Unavailable(f"{clang} isn't installed", path=clang)
-    target = directory / shape_key(sources_digest(sources), node_config, ep_config)
-    if _found(target) is None:
-        await _compile(target, compiler, sources, node_config, ep_config)
+    target = directory / shape_key(sources_digest(sources, source), node_config, ep_config)
+    if _found(target, Path(source).stem) is None:
+        await _compile(target, compiler, sources, node_config, ep_config, source=source)
     return target
 
 
-async def _compile(target: Path, compiler: Compiler, sources: Path, node_config: str, ep_config: str) -> Template:
+async def _compile(
+    target: Path, compiler: Compiler, sources: Path, node_config: str, ep_config: str, *, source: str
+) -> Template:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="podlane-compile-") as scratch:
         headers = Path(scratch)
         _write_headers(headers, node_config, ep_config)
-        content = await compile_object(compiler, sources, headers)
+        content = await compile_object(compiler, sources, headers, source)
     files = _Files(content, node_config, ep_config, compiler.identity, time.time())
-    return _keep(target, files, round((time.monotonic() - started) * 1e6))
+    return _keep(target, files, round((time.monotonic() - started) * 1e6), Path(source).stem)
 
 
-def _found(directory: Path) -> Template | None:
+def _found(directory: Path, name: str) -> Template | None:
     """Return the template that is on disk; None when there is none or it can't be trusted, which removes it."""
-    files = _read(directory)
+    files = _read(directory, name)
     if files is not None:
-        return _template(directory.name, files, 0)
+        return _template(directory.name, files, 0, name)
     shutil.rmtree(directory, ignore_errors=True)
     return None
 
 
-def _template(ident: str, files: _Files, compile_us: int) -> Template:
-    code, btf = objects.read(files.content, "bpf_lxc")
-    layoutcheck.check(btf, f"bpf_lxc of template {ident[:12]}")
+def _template(ident: str, files: _Files, compile_us: int, name: str) -> Template:
+    code, btf = objects.read(files.content, name)
+    layoutcheck.check(btf, f"{name} of template {ident[:12]}")
     return Template(ident, code, files.built, compile_us)
 
 
-def _keep(directory: Path, files: _Files, compile_us: int) -> Template:
+def _keep(directory: Path, files: _Files, compile_us: int, name: str) -> Template:
     """Check an object, then write its directory and show it by one rename."""
-    template = _template(directory.name, files, compile_us)
+    template = _template(directory.name, files, compile_us, name)
     beside = directory.with_name(f".{directory.name}.{os.getpid()}")
     meta = {
         "compiler": files.compiler,
@@ -216,7 +238,7 @@ def _keep(directory: Path, files: _Files, compile_us: int) -> Template:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(mode=0o750, parents=True)
         _write_headers(beside, files.node_config, files.ep_config)
-        (beside / _OBJECT).write_bytes(files.content)
+        (beside / f"{name}.o").write_bytes(files.content)
         (beside / _META).write_text(json.dumps(meta, indent=1) + "\n")
         beside.rename(directory)
     except OSError as error:
@@ -230,14 +252,14 @@ def _write_headers(directory: Path, node_config: str, ep_config: str) -> None:
     (directory / "ep_config.h").write_text(ep_config)
 
 
-def _read(directory: Path) -> _Files | None:
+def _read(directory: Path, name: str) -> _Files | None:
     """Read a template's directory; None when it isn't there, isn't whole or its object has changed."""
     try:
         meta: Any = json.loads((directory / _META).read_text())
-        content = (directory / _OBJECT).read_bytes()
+        content = (directory / f"{name}.o").read_bytes()
         if hashlib.sha256(content).hexdigest() != meta["sha256"]:
             return None
-        headers = [(directory / name).read_text() for name in ("node_config.h", "ep_config.h")]
+        headers = [(directory / header).read_text() for header in ("node_config.h", "ep_config.h")]
         return _Files(content, headers[0], headers[1], str(meta["compiler"]), float(meta["built"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -40,6 +40,16 @@ class FakeAddresses:
         self.compared.append(config)
 
 
+class FakeOthers:
+    """What there is because of other nodes: remembers how often it was taken away."""
+
+    def __init__(self) -> None:
+        self.withdrawn = 0
+
+    async def withdraw(self) -> None:
+        self.withdrawn += 1
+
+
 @pytest.fixture
 def state(tmp_path: Path) -> StateDir:
     state = StateDir(tmp_path)
@@ -49,7 +59,7 @@ def state(tmp_path: Path) -> StateDir:
 
 def configurer(state: StateDir, side: FakeSide, **settings: Any) -> tuple[NodeConfigurer, FakeAddresses]:
     addresses = FakeAddresses()
-    fakes: dict[str, Any] = {"side": side, "addresses": addresses, "templates": None}
+    fakes: dict[str, Any] = {"side": side, "addresses": addresses, "others": FakeOthers(), "templates": None}
     return NodeConfigurer(state, **fakes, settings=LoaderSettings(**settings)), addresses
 
 

@@ -172,6 +172,10 @@ class _TracePointEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TracePoint
     """It is delivered to the pod."""
     TRACE_POINT_TO_STACK: _TracePoint.ValueType  # 4
     """It goes up the node's stack: to the node, or away."""
+    TRACE_POINT_TO_OVERLAY: _TracePoint.ValueType  # 5
+    """It goes through the tunnel to another node."""
+    TRACE_POINT_FROM_OVERLAY: _TracePoint.ValueType  # 6
+    """It has come through the tunnel from another node."""
 
 class TracePoint(_TracePoint, metaclass=_TracePointEnumTypeWrapper):
     """Points of a packet's way."""
@@ -186,6 +190,10 @@ TRACE_POINT_TO_ENDPOINT: TracePoint.ValueType  # 3
 """It is delivered to the pod."""
 TRACE_POINT_TO_STACK: TracePoint.ValueType  # 4
 """It goes up the node's stack: to the node, or away."""
+TRACE_POINT_TO_OVERLAY: TracePoint.ValueType  # 5
+"""It goes through the tunnel to another node."""
+TRACE_POINT_FROM_OVERLAY: TracePoint.ValueType  # 6
+"""It has come through the tunnel from another node."""
 Global___TracePoint: _TypeAlias = TracePoint  # noqa: Y015
 
 class _ConntrackState:
@@ -1866,7 +1874,7 @@ class DumpMapRequest(_message.Message):
     MAP_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     map: _builtins.str
-    """`endpoints`, `call_policy`, `policy`, `prefixes`, `metrics` or `conntrack`."""
+    """`endpoints`, `call_policy`, `policy`, `prefixes`, `metrics`, `conntrack` or `ipcache`."""
     endpoint_id: _builtins.int
     """For `policy` the endpoint; for `metrics` and `conntrack` a filter, 0: all."""
     def __init__(
@@ -1917,6 +1925,7 @@ class MapEntry(_message.Message):
     METRICS_FIELD_NUMBER: _builtins.int
     CONNTRACK_FIELD_NUMBER: _builtins.int
     PREFIX_FIELD_NUMBER: _builtins.int
+    IPCACHE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def endpoint(self) -> Global___EndpointMapEntry: ...
     @_builtins.property
@@ -1929,6 +1938,8 @@ class MapEntry(_message.Message):
     def conntrack(self) -> Global___ConntrackEntry: ...
     @_builtins.property
     def prefix(self) -> Global___PrefixIdentity: ...
+    @_builtins.property
+    def ipcache(self) -> Global___IpcacheEntry: ...
     def __init__(
         self,
         *,
@@ -1938,12 +1949,13 @@ class MapEntry(_message.Message):
         metrics: Global___MetricsEntry | None = ...,
         conntrack: Global___ConntrackEntry | None = ...,
         prefix: Global___PrefixIdentity | None = ...,
+        ipcache: Global___IpcacheEntry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy", "prefix", b"prefix"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "ipcache", b"ipcache", "metrics", b"metrics", "policy", b"policy", "prefix", b"prefix"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "metrics", b"metrics", "policy", b"policy", "prefix", b"prefix"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call_policy", b"call_policy", "conntrack", b"conntrack", "endpoint", b"endpoint", "entry", b"entry", "ipcache", b"ipcache", "metrics", b"metrics", "policy", b"policy", "prefix", b"prefix"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["endpoint", "call_policy", "policy", "metrics", "conntrack", "prefix"]  # noqa: Y015
+    _WhichOneofReturnType_entry: _TypeAlias = _typing.Literal["endpoint", "call_policy", "policy", "metrics", "conntrack", "prefix", "ipcache"]  # noqa: Y015
     _WhichOneofArgType_entry: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_entry) -> _WhichOneofReturnType_entry | None: ...
 
