@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from services.common.errors import Exhausted, Internal
-from services.endpoint.cluster.identitybook import IdentityBook
+from services.endpoint.cluster.identitybook import IdentityBook, Told
 from services.endpoint.policy.identity import LARGEST, LOCAL_SCOPE, SMALLEST
 from services.endpoint.policy.labels import Labels
 
@@ -17,7 +17,7 @@ SETS = [Labels({"k8s:app": name}) for name in "abcd"]
 NUMBERS = [256, 257, 258]
 
 
-def tell(resolver: dict[int, Labels], told: list) -> None:
+def tell(resolver: dict[int, Labels], told: list[Told]) -> None:
     """Do what a resolver does, which refuses what it can't bear."""
     for step in told:
         for number, labels in step.items():

@@ -1,6 +1,7 @@
 """The ipcache's book: what the datapath is told adds up to what the newest records say."""
 
 from ipaddress import ip_address
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,8 +36,10 @@ node_changes = st.tuples(
 steps = st.lists(ip_changes | node_changes | st.tuples(st.just("tell"), st.integers(1, 5), st.none()))
 
 
-def expected(ips: dict, nodes: dict, *, overlay: bool) -> dict[Address, Peer]:
-    found = {}
+def expected(
+    ips: dict[Address, IpRecord | None], nodes: dict[str, NodeRecord | None], *, overlay: bool
+) -> dict[Address, Peer]:
+    found: dict[Address, Peer] = {}
     for name, record in nodes.items():
         if name == "own" or record is None:
             continue
@@ -49,9 +52,11 @@ def expected(ips: dict, nodes: dict, *, overlay: bool) -> dict[Address, Peer]:
 
 
 @given(steps, st.booleans())
-def test_differences_add_up(changes: list, overlay: bool) -> None:
-    book, kernel = Ipcache("own", overlay=overlay), {}
-    ips, nodes = {}, {}
+def test_differences_add_up(changes: list[Any], overlay: bool) -> None:
+    book = Ipcache("own", overlay=overlay)
+    kernel: dict[Address, Peer] = {}
+    ips: dict[Address, IpRecord | None] = {}
+    nodes: dict[str, NodeRecord | None] = {}
     for what, which, value in changes:
         if what == "ip":
             ips[which] = value
@@ -78,7 +83,7 @@ def test_differences_add_up(changes: list, overlay: bool) -> None:
     assert all(book.identity_of(one) == (want[one].identity if one in want else None) for one in ADDRESSES)
 
 
-def apply(book: Ipcache, kernel: dict, limit: int) -> None:
+def apply(book: Ipcache, kernel: dict[Address, Peer], limit: int) -> None:
     told = book.changes(limit)
     assert len(told.upserts) + len(told.removals) <= limit
     kernel.update(told.upserts)

@@ -82,9 +82,6 @@ class Follower:
 
     async def start(self) -> None:
         """Begin; the store need not be there."""
-        compare = Parameters(run=self._sync_ipcache, interval=_COMPARE_SECONDS)
-        self._controllers.update(SYNC_IPCACHE, compare)
-        self._controllers.update(SYNC_NODES, Parameters(run=self._sync_nodes, interval=_COMPARE_SECONDS))
         self._following = [asyncio.create_task(self._follow_nodes()), asyncio.create_task(self._follow_ips())]
 
     async def stop(self) -> None:
@@ -97,8 +94,8 @@ class Follower:
     def resync(self) -> None:
         """Compare all of it with the kernel: a session with the loader has begun."""
         self._whole = True
-        self._controllers.trigger(SYNC_IPCACHE)
-        self._controllers.trigger(SYNC_NODES)
+        self._controllers.update(SYNC_IPCACHE, Parameters(run=self._sync_ipcache, interval=_COMPARE_SECONDS))
+        self._controllers.update(SYNC_NODES, Parameters(run=self._sync_nodes, interval=_COMPARE_SECONDS))
 
     # From the store
 

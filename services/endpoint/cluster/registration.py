@@ -50,9 +50,8 @@ class Registration:
         self._others: set[str] = set()
 
     async def start(self) -> None:
-        """Begin; the store need not be there."""
+        """Begin; there is nothing to do before `describe`."""
         self._kvstore.on_lease_lost(self._again)
-        self._controllers.update(REGISTER, Parameters(run=self._register, interval=self._interval, interval_jitter=0.1))
 
     async def stop(self) -> None:
         """Nothing to do: controllers are ended by their registry."""
@@ -74,9 +73,11 @@ class Registration:
 
     def describe(self, record: NodeRecord) -> None:
         """Say what this node is like now; `instance` and `name` are filled in here."""
-        if record != self._record:
-            self._record = record
-            self._controllers.trigger(REGISTER)
+        if record == self._record:
+            return
+        self._record = record
+        register = Parameters(run=self._register, interval=self._interval, interval_jitter=0.1)
+        self._controllers.update(REGISTER, register)
 
     def saw(self, name: str, record: NodeRecord | None) -> None:
         """Take in that a node is there, or not any more."""
