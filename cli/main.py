@@ -21,6 +21,7 @@ _NOUNS = {
     "monitor": "watch what happens to packets: drops, traces, verdicts of policy",
     "node": "start, stop and show the node's services",
     "policy": "who may talk to whom: NetworkPolicies, and what follows from them",
+    "status": "how it is with this node, its kvstore and the other nodes",
 }
 
 

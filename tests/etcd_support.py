@@ -235,6 +235,12 @@ class Etcd:
             raise AssertionError(f"etcdctl {' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
+    def txn(self, script: str) -> None:
+        """Do a transaction as `etcdctl txn` reads it: conditions, changes, and changes otherwise, by empty lines."""
+        command = [*self._inside(), "etcdctl", "--endpoints", self.endpoint, "txn"]
+        done = subprocess.run(command, input=script, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
     def status(self) -> Any:
         """Return what `endpoint status` says: leader, revision, member."""
         return json.loads(self.ctl("endpoint", "status", "-w", "json").stdout)[0]["Status"]

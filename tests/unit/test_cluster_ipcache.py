@@ -43,11 +43,11 @@ def expected(
     for name, record in nodes.items():
         if name == "own" or record is None:
             continue
-        found |= {one: Peer(6, None) for one in record.addresses}
-        found |= {one: Peer(6, record.address if overlay else None) for one in record.gateways}
-    for address, record in ips.items():
-        if record is not None and record.node != "own":
-            found[address] = Peer(record.identity, record.host if overlay else None)
+        found |= {address: Peer(6, None) for address in record.addresses}
+        found |= {address: Peer(6, record.address if overlay else None) for address in record.gateways}
+    for address, one in ips.items():
+        if one is not None and one.node != "own":
+            found[address] = Peer(one.identity, one.host if overlay else None)
     return found
 
 

@@ -88,9 +88,10 @@ class ClusterDocuments:
             raise InvalidArgument(
                 f"{len(operations)} documents: the kvstore takes {_LARGEST_COMMIT} as one; apply them in parts"
             )
-        if not await self._kvstore.commit((), operations):
-            raise Unavailable("the kvstore refused a commit without conditions")
-        return await self._policies.changes.apply(documents, CLUSTER, gone)
+        async with self._taking:  # else the watch is faster, and nothing would be left to answer
+            if not await self._kvstore.commit((), operations):
+                raise Unavailable("the kvstore refused a commit without conditions")
+            return await self._policies.changes.apply(documents, CLUSTER, gone)
 
     def key(self, name: DocumentName) -> str:
         """Return the key of a document."""
