@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from typing import Any, Self
 
@@ -107,7 +108,7 @@ class KvstoreCluster:
             self.cluster.start = False
             for _ in range(self.size):
                 self.cluster.join()
-            together([lambda node=node: node.podlane("node", "up") for node in self.nodes])  # type: ignore[misc]
+            together([partial(node.podlane, "node", "up") for node in self.nodes])
             self.cluster.start = True
         except BaseException:
             self._stack.close()

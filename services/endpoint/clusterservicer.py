@@ -19,6 +19,7 @@ from services.endpoint.policy.labels import Labels
 from services.endpoint.registry import Registry
 
 _PART = 500
+_SHOWN = 10
 
 
 class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
@@ -57,7 +58,10 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         reply.nodes.extend(_node(record) for _, record in sorted(cluster.follower.nodes.items()))
         ipcache = cluster.follower.ipcache
         reply.ipcache.CopyFrom(pb.Ipcache(entries=len(ipcache), pending=ipcache.pending))
-        reply.problems.extend(cluster.follower.wrong.values())
+        wrong = list(cluster.follower.wrong.values())
+        reply.problems.extend(wrong[:_SHOWN])
+        if len(wrong) > _SHOWN:
+            reply.problems.append(f"and {len(wrong) - _SHOWN:,} keys more whose values make no sense")
         return reply
 
     async def ListEntries(  # noqa: N802 - the name that grpc calls

@@ -84,7 +84,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     endpoints = Registry()
     cluster: Cluster | None = None
     if settings.kvstore.endpoints:
-        late = Late(lambda: policies, store.instance)
+        late = Late(lambda: policies, publisher.saw, store.instance)
         cluster = Cluster(settings, kvstore, loader_peer, controllers.Manager("cluster", registry), late)
         publisher.join(cluster.registration, cluster.addresses)
 

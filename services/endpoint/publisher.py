@@ -20,7 +20,7 @@ from typing import Protocol
 from services.common import controllers, telemetry
 from services.common.controller import Parameters
 from services.common.kvstore import Kvstore
-from services.common.kvstore.keys import Keys
+from services.common.kvstore.keys import Keys, last
 from services.endpoint.cluster.addresses import Addresses
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointState, Publication
@@ -75,6 +75,13 @@ class Publisher:
         if not managed.controllers.trigger(SYNC, delay):
             sync = Parameters(run=run, interval=self._interval, interval_jitter=0.1, stop=stop)
             managed.controllers.update(SYNC, sync, delay)
+
+    def saw(self, key: str, value: str | None) -> None:
+        """Take in what the kvstore has under a key of this node: what isn't as it should be is put again."""
+        number = last(key)
+        managed = self._all.get(int(number)) if number.isdecimal() else None
+        if managed is not None and value != record(managed.endpoint, self._node):
+            managed.controllers.trigger(SYNC)
 
     def prune_soon(self, own: controllers.Manager) -> None:
         """Have `prune` done once the kvstore answers: the controller `prune-endpoints`."""

@@ -2,9 +2,11 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
+from tests.cluster_support import ClusterNode
 from tests.kvstore_cluster import KvstoreCluster, until
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(180)]
@@ -72,11 +74,14 @@ def test_hosts_and_remote_pods(cluster: KvstoreCluster) -> None:
     web, db = cluster.pod(one, "web"), cluster.pod(two, "db")
     cluster.settled()
     for address in db.addresses:
-        until(
-            lambda address=address: not one.exec("ping", "-c", "1", "-W", "1", address, check=False).returncode, address
-        )
+        until(partial(answers, one, address), f"a node reaches another one's pod at {address}")
     for address in (two.v4, two.v6):
-        until(lambda address=address: web.ping(address), f"a pod reaches another node at {address}")
+        until(partial(web.ping, address), f"a pod reaches another node at {address}")
+
+
+def answers(node: ClusterNode, address: str) -> bool:
+    """Whether an address answers to the node itself."""
+    return not node.exec("ping", "-c", "1", "-W", "1", address, check=False).returncode
 
 
 def test_what_an_operator_sees(cluster: KvstoreCluster) -> None:

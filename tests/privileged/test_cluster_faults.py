@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_etcd_is_away_for_a_while() -> None:
 
             cluster.etcds[0].start()
             for pod in (known, new, late):
-                until(lambda pod=pod: published(cluster, pod), f"{pod.pod.name} is published")
+                until(partial(published, cluster, pod), f"{pod.pod.name} is published")
             cluster.settled()
         shared = new.identity
         assert shared < LOCAL_SCOPE
@@ -205,12 +206,12 @@ def test_a_burst_of_fifty_thousand_events() -> None:
         addresses = [f"10.{64 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}" for number in range(50_000)]
 
         def put(part: list[str]) -> None:
-            lines = "".join(f"put {KEYS.ips}{address} '{value}'\n" for address in part)
+            lines = "".join(f"put {KEYS.ips}{address} {json.dumps(value)}\n" for address in part)
             for start in range(0, len(part), 100):
                 chosen = lines.splitlines(keepends=True)[start : start + 100]
                 cluster.etcd.txn("\n" + "".join(chosen) + "\n\n")
 
-        together([lambda part=addresses[place::2]: put(part) for place in range(2)])
+        together([partial(put, addresses[place::2]) for place in range(2)])
         until(lambda: len(cluster.ipcache(one)) == len(addresses), "all are in the datapath", 60)
         assert web.ping(one.v4)
         cluster.etcd.ctl("del", "--prefix", f"{KEYS.ips}10.")

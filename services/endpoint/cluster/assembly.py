@@ -31,6 +31,7 @@ class Late:
     """What is made later than these, or read: policies, and what tells this machine from another one of its name."""
 
     policies: Callable[[], Policies]
+    own_record: Callable[[str, str | None], None]
     instance: Callable[[], Awaitable[str]]
 
 
@@ -78,6 +79,7 @@ class Cluster:
             addresses=self.addresses,
             ipcache=Ipcache(node, overlay=self.routing is Routing.OVERLAY),
             own=own,
+            own_record=late.own_record,
             peers=lambda records: late.policies().put_peers(records),
         )
         self._collector = IdentityCollector(kvstore, self.keys, self.identities.book, self.registration)

@@ -64,12 +64,13 @@ class Follower:
         ipcache: Ipcache,
         own: controllers.Manager,
         peers: Callable[[Mapping[Address, IpRecord | None]], None],
+        own_record: Callable[[str, str | None], None],
     ) -> None:
-        """Wire."""
+        """Wire. `own_record` is told what the store has of this node's endpoints, by key."""
         self._kvstore, self._keys, self._node = kvstore, keys, node
         self._loader, self._registration = loader, registration
         self._addresses, self._controllers = addresses, own
-        self._tell_peers = peers
+        self._tell_peers, self._tell_own = peers, own_record
         self._with_ports: set[Address] = set()
         self.ipcache = ipcache
         self.nodes: dict[str, NodeRecord] = {}
@@ -82,7 +83,8 @@ class Follower:
 
     async def start(self) -> None:
         """Begin; the store need not be there."""
-        self._following = [asyncio.create_task(self._follow_nodes()), asyncio.create_task(self._follow_ips())]
+        works = (self._follow_nodes(), self._follow_ips(), self._follow_own())
+        self._following = [asyncio.create_task(work) for work in works]
 
     async def stop(self) -> None:
         """End."""
@@ -130,6 +132,11 @@ class Follower:
             self._unread.discard("addresses")
             self._controllers.trigger(SYNC_IPCACHE)
             await asyncio.sleep(0)
+
+    async def _follow_own(self) -> None:
+        async for batch in self._kvstore.watch(self._keys.endpoints_of(self._node)):
+            for key, entry in batch.items():
+                self._tell_own(key, entry.value if entry is not None else None)
 
     def _take_ip(self, key: str, entry: Entry | None, ports: dict[Address, IpRecord | None]) -> None:
         try:
