@@ -73,6 +73,10 @@ class Watching:
             self._task.result()
             raise AssertionError("the watch has ended")
 
+    async def knows(self, key: str) -> None:
+        """Wait until there is a key."""
+        await self.until(lambda: key in self.values)
+
     async def has(self, values: dict[str, str]) -> None:
         """Wait until these are all values that there are."""
         try:

@@ -134,10 +134,11 @@ async def test_files_that_were_mended_count_without_a_restart(
 async def test_http_where_https_is_spoken_and_the_other_way_round(tls: Etcd, certificates: Certificates) -> None:
     """Neither is a refused connection."""
     with Etcd() as plain:
-        async with client([plain.endpoint.replace("http:", "https:")], **_settings(certificates)) as kvstore:
+        wrong = plain.endpoint.replace("http:", "https:")
+        async with client([wrong], timeout_seconds=0.5, **_settings(certificates)) as kvstore:
             with pytest.raises((Unavailable, FailedPrecondition), match="is it http://"):
                 await kvstore.get("podlane/a")
-    async with client([tls.endpoint.replace("https:", "http:")]) as kvstore:
+    async with client([tls.endpoint.replace("https:", "http:")], timeout_seconds=0.5) as kvstore:
         with pytest.raises((Unavailable, FailedPrecondition), match="is it https://"):
             await kvstore.get("podlane/a")
 
@@ -176,7 +177,7 @@ async def test_a_role_for_another_prefix_is_told(protected: Etcd, password: Path
 
 async def test_a_token_that_etcd_has_forgotten_is_renewed(protected: Etcd, password: Path) -> None:
     """Simple tokens live in a member's memory, and for some minutes; nobody sees it, watches included."""
-    settings = {"username": "podlane", "password_file": password}
+    settings: dict[str, Any] = {"username": "podlane", "password_file": password}
     async with (
         client(protected.endpoints, **settings) as kvstore,
         Watching(kvstore, "podlane/state/") as watching,
@@ -185,7 +186,7 @@ async def test_a_token_that_etcd_has_forgotten_is_renewed(protected: Etcd, passw
             protected.kill()
             protected.start()
             await kvstore.put(f"podlane/state/{number}", "1")
-            await watching.until(lambda key=f"podlane/state/{number}": key in watching.values)
+            await watching.knows(f"podlane/state/{number}")
         assert len(watching.told) == 3
 
 
@@ -198,7 +199,7 @@ async def test_authentication_that_is_turned_on_later_is_noticed(password: Path)
             assert (await kvstore.put("podlane/a", "2")).value == "2"
 
 
-async def test_the_first_that_comes_makes_the_store_its_cluster_s(protected: Etcd) -> None:
+async def test_the_first_that_comes_makes_the_store_its_cluster_s() -> None:
     """Two that come together agree, and a record that somebody removed is there again after the next connection."""
     with Etcd() as etcd:
         async with client(etcd.endpoints) as one, client(etcd.endpoints) as other:

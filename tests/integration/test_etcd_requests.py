@@ -7,8 +7,13 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from services.common import lifecycle
+from services.common.config import ClusterSettings, KvstoreSettings
+from services.common.controllers import Registry
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.kvstore import Absent, Put, etcd_messages
+from services.common.kvstore.choose import choose
+from services.common.metrics import Metrics
 from tests.etcd_support import Etcd, EtcdCluster
 from tests.kvstore_support import client, until
 
@@ -41,7 +46,7 @@ async def test_a_long_list_is_as_it_was_at_one_revision(etcd: Etcd, monkeypatch:
 
         writing = asyncio.create_task(write())
         try:
-            seen = set()
+            seen: set[str] = set()
             while len(seen) < 3:
                 entries = await kvstore.list("podlane/k/")
                 if entries:
@@ -226,6 +231,23 @@ async def test_requests_wait_for_their_turn_and_are_counted(etcd: Etcd) -> None:
         assert seen == {("get", "ok"): 1, ("put", "ok"): 50}
 
 
+async def test_metrics_show_requests_and_the_store(etcd: Etcd) -> None:
+    """On the page that Prometheus reads."""
+    metrics, registry = Metrics(), Registry()
+    settings = KvstoreSettings(endpoints=etcd.endpoints)
+    kvstore, component = choose(settings, ClusterSettings(), registry, metrics=metrics)
+    async with lifecycle.running((registry, component)):
+        await kvstore.put("podlane/a", "1", leased=True)
+        await kvstore.put("podlane/a", "1", leased=True)
+        page = metrics.page().decode()
+    assert 'podlane_kvstore_requests_total{outcome="ok",verb="put"} 2.0' in page
+    assert 'podlane_kvstore_request_duration_seconds_count{verb="grant"} 1.0' in page
+    assert "podlane_kvstore_reachable 1.0" in page
+    assert "podlane_kvstore_waiting 0.0" in page
+    assert "podlane_kvstore_lease_left_seconds 8" in page
+    assert "podlane_kvstore_leases_lost_total 0.0" in page
+
+
 async def test_a_caller_that_leaves_takes_its_request_along(etcd: Etcd) -> None:
     """Its turn is free again."""
     async with client(etcd.endpoints, requests_in_flight=1) as kvstore:
@@ -253,7 +275,7 @@ async def test_a_member_of_another_store_is_left_out(etcd: Etcd) -> None:
             # One that fails a request is put last, so the stranger has its turn, is found out, and is left out.
             ours.kill()
             with pytest.raises(
-                Unavailable, match="belongs to etcd cluster .* restart this service if etcd was rebuilt"
+                Unavailable, match=r"belongs to etcd cluster .* restart this service if etcd was rebuilt"
             ):
                 await kvstore.get("podlane/a")
             assert not _used(other)

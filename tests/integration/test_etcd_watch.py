@@ -1,12 +1,13 @@
 """A watch goes on whatever happens to etcd: its consumer is told what is different, once, and nothing else."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
 from structlog.testing import capture_logs
 
-from services.common.kvstore import Put
+from services.common.kvstore import Put, etcd_watch
 from tests.etcd_support import Etcd, EtcdCluster
 from tests.kvstore_support import Watching, client, until
 
@@ -65,23 +66,45 @@ async def test_a_compaction_during_an_outage_is_a_list_and_differences(etcd: Etc
 
 async def _unseen(etcd: Etcd, watching: Watching) -> None:
     """Change and compact the store while nobody who watches can see it: the client finds another port closed."""
+    told = len(watching.batches)
+    with _elsewhere(etcd):
+        etcd.ctl("put", "podlane/k/0", "new")
+        etcd.ctl("del", "podlane/k/1")
+        etcd.ctl("put", "podlane/k/2", "for a moment")
+        etcd.ctl("del", "podlane/k/2")
+        etcd.compact()
+    assert len(watching.batches) == told
+
+
+@contextlib.contextmanager
+def _elsewhere(etcd: Etcd) -> Iterator[None]:
+    """Have it on another port for the block, where who knows the first one finds nobody."""
     etcd.kill()
     port, etcd.port = etcd.port, etcd._own_ports.one()  # type: ignore[union-attr] # it has its own
     etcd.start()
-    told = len(watching.batches)
-    etcd.ctl("put", "podlane/k/0", "new")
-    etcd.ctl("del", "podlane/k/1")
-    etcd.ctl("put", "podlane/k/2", "for a moment")
-    etcd.ctl("del", "podlane/k/2")
-    etcd.compact()
+    yield
     etcd.kill()
-    assert len(watching.batches) == told
     etcd.port = port
     etcd.start()
 
 
-async def test_a_store_that_was_emptied_is_seen_as_such_and_followed(etcd: Etcd) -> None:
+async def test_what_is_too_much_for_one_answer_comes_in_fragments(etcd: Etcd) -> None:
+    """Many large changes at once, as after an outage; none is lost, none is told twice."""
+    async with client(etcd.endpoints) as kvstore, Watching(kvstore, "podlane/k/") as watching:
+        with _elsewhere(etcd):
+            async with client(etcd.endpoints) as other:
+                for part in range(8):
+                    changes = [Put(f"podlane/k/{part}/{number}", "x" * 50_000) for number in range(20)]
+                    await other.commit([], changes)
+        await watching.until(lambda: len(watching.values) == 8 * 20)
+        assert len(watching.told) == 8 * 20
+
+
+async def test_a_store_that_was_emptied_is_seen_as_such_and_followed(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its revisions begin again, so `from the next one on` would wait for ever, and miss what is there."""
+    monkeypatch.setattr(etcd_watch, "GRACE", 0.1)
     async with client(etcd.endpoints) as kvstore:
         for number in range(20):
             await kvstore.put("podlane/k/a", str(number))
@@ -96,6 +119,29 @@ async def test_a_store_that_was_emptied_is_seen_as_such_and_followed(etcd: Etcd)
             await watching.has({"podlane/k/a": "other", "podlane/k/c": "1"})
 
 
+async def test_what_an_emptied_store_lacks_is_not_gone_at_once(etcd: Etcd) -> None:
+    """Whoever lives puts it again; a flush would cut all pods of other nodes."""
+    async with client(etcd.endpoints) as kvstore, client(etcd.endpoints, lease_seconds=900) as other:
+        again = asyncio.Event()
+        other.on_lease_lost(again.set)
+        await other.put("podlane/k/leased", "1", leased=True)
+        await other.put("podlane/k/gone", "1")
+        await other.put("podlane/k/gone", "2")
+        async with Watching(kvstore, "podlane/k/") as watching, Watching(other, "podlane/k/"):
+            etcd.kill()
+            etcd.wipe()
+            etcd.start()
+            # The lease's next keep-alive would be minutes away.
+            await asyncio.wait_for(again.wait(), 30)
+            await other.put("podlane/k/leased", "1", leased=True)
+            await other.put("podlane/k/new", "1")
+            await watching.has({"podlane/k/leased": "1", "podlane/k/gone": "2", "podlane/k/new": "1"})
+            assert None not in [entry for _, entry in watching.told]
+            await other.put("podlane/k/gone", "3")
+            await other.delete("podlane/k/gone")
+            await watching.has({"podlane/k/leased": "1", "podlane/k/new": "1"})
+
+
 async def test_a_watch_goes_on_when_its_member_is_killed() -> None:
     """The others have the same events."""
     with EtcdCluster() as cluster:
@@ -104,7 +150,7 @@ async def test_a_watch_goes_on_when_its_member_is_killed() -> None:
                 # Whichever is watched and whichever leads: each has its turn.
                 member.kill()
                 await kvstore.put(f"podlane/k/{number}", "1")
-                await watching.until(lambda key=f"podlane/k/{number}": key in watching.values)
+                await watching.knows(f"podlane/k/{number}")
                 member.start()
             assert [key for key, _ in watching.told] == ["podlane/k/0", "podlane/k/1", "podlane/k/2"]
 
@@ -117,7 +163,7 @@ async def test_a_watch_leaves_a_member_that_says_nothing() -> None:
                 member.freeze()
                 try:
                     await kvstore.put(f"podlane/k/{number}", "1")
-                    await watching.until(lambda key=f"podlane/k/{number}": key in watching.values)
+                    await watching.knows(f"podlane/k/{number}")
                 finally:
                     member.thaw()
 

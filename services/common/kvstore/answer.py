@@ -57,6 +57,7 @@ _KNOWN = (
     ("duplicate key", Verdict.INVALID, "finds a key twice in one commit"),
     ("no leader", Verdict.UNREACHED, "has no leader: most members are down or cut off from it"),
     ("too many requests", Verdict.UNREACHED, "has too many requests"),
+    ("not supported for learner", Verdict.UNREACHED, "is a learner, which answers nobody yet"),
     ("not capable", Verdict.UNREACHED, "is not ready yet"),
     ("CERTIFICATE_VERIFY_FAILED", Verdict.MEMBER_REFUSES, "shows a certificate that [kvstore] ca has not signed"),
     ("Hostname Verification", Verdict.MEMBER_REFUSES, "shows a certificate that is not for this address"),

@@ -77,6 +77,10 @@ class Members:
         self._cluster = cluster
         self._observe = observe
         self.health = Health()
+        self.on_verified: Callable[[], object] = lambda: None
+        """Called when a member is asked on a new connection: who knows what the store has forgotten meanwhile?"""
+        self.on_set_back: Callable[[], object] = lambda: None
+        """Called when the store is seen to be older than it was, or another one."""
         self.store = 0
         """Counts the stores that were seen: it grows when another etcd cluster takes the place of the one before."""
         self._store_id: int | None = None
@@ -202,6 +206,7 @@ class Members:
             self._store_id = store_id
             self.store += 1
         member.store_id, member.verified = store_id, True
+        self.on_verified()
 
     def _may_take_over(self, member: Member, store_id: int) -> bool:
         """Whether a store is the one that we use, or has taken its place: at an endpoint that was one of it, and no
