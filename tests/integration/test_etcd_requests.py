@@ -265,6 +265,18 @@ async def test_a_caller_that_leaves_takes_its_request_along(etcd: Etcd) -> None:
         assert await kvstore.get("podlane/a") is None
 
 
+async def test_a_client_that_was_stopped_opens_no_connection_again(etcd: Etcd) -> None:
+    """Whoever is late is told; a watch that is still read waits for its reader to go."""
+    async with client(etcd.endpoints) as kvstore:
+        watch = kvstore.watch("podlane/")
+        await anext(watch)
+        reading = asyncio.ensure_future(anext(watch))
+    with pytest.raises(Unavailable, match="was stopped"):
+        await kvstore.get("podlane/a")
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
+
+
 async def test_a_member_of_another_store_is_left_out(etcd: Etcd) -> None:
     """Half of what a node writes would be where nobody looks."""
     with Etcd() as stranger:

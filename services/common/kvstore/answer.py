@@ -59,6 +59,8 @@ _KNOWN = (
     ("too many requests", Verdict.UNREACHED, "has too many requests"),
     ("not supported for learner", Verdict.UNREACHED, "is a learner, which answers nobody yet"),
     ("not capable", Verdict.UNREACHED, "is not ready yet"),
+    ("certificate has expired", Verdict.MEMBER_REFUSES, "shows a certificate that has expired"),
+    ("certificate is not yet valid", Verdict.MEMBER_REFUSES, "shows a certificate of the future: do the clocks agree?"),
     ("CERTIFICATE_VERIFY_FAILED", Verdict.MEMBER_REFUSES, "shows a certificate that [kvstore] ca has not signed"),
     ("Hostname Verification", Verdict.MEMBER_REFUSES, "shows a certificate that is not for this address"),
     ("BAD_CERTIFICATE", Verdict.MEMBER_REFUSES, "refuses our certificate"),

@@ -33,6 +33,7 @@ from services.common.kvstore import ownership
 from services.common.kvstore.answer import Problem, Verdict, judge
 from services.common.kvstore.etcd_channel import Member
 from services.common.kvstore.etcd_login import Login, Metadata
+from services.common.kvstore.health import Health
 from services.common.kvstore.keys import Keys
 from services.common.kvstore.limits import Limits
 
@@ -84,6 +85,7 @@ class Members:
         self.store = 0
         """Counts the stores that were seen: it grows when another etcd cluster takes the place of the one before."""
         self._store_id: int | None = None
+        self._closed = False
 
     def __iter__(self) -> Iterator[Member]:
         """Each of them."""
@@ -95,7 +97,8 @@ class Members:
         return self._limits.waiting
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, for good: a watch whose reader is late must not open them again."""
+        self._closed = True
         for member in self._members:
             await member.close()
 
@@ -126,6 +129,8 @@ class Members:
         brief = self.health.silent_for() > self._timeout
         deadline = loop.time() + (min(_BRIEF, self._timeout) if brief else self._timeout)
         while True:
+            if self._closed:
+                raise Unavailable("the client of etcd was stopped")
             member = min(self._members, key=lambda one: max(one.retry_at, loop.time()))
             pause = max(0.0, member.retry_at - loop.time())
             if pause and loop.time() + pause + _LEAST >= deadline:
@@ -273,44 +278,3 @@ class Members:
         if self.health.refused(message):
             _log.error("etcd can't be used", problem=words, still=_STILL)
         return FailedPrecondition(message)
-
-
-class Health:
-    """Whether the store answers, since when it doesn't, and which change of that was told already."""
-
-    def __init__(self) -> None:
-        """Nobody was asked."""
-        self.reachable = False
-        self.error = ""
-        self._silent_since: float | None = None
-        self._told = ""
-
-    def silent_for(self) -> float:
-        """Return the seconds since the first failure after the last answer; 0.0: the last request was answered."""
-        return time.monotonic() - self._silent_since if self._silent_since is not None else 0.0
-
-    def failing(self) -> None:
-        """An attempt has failed."""
-        if self._silent_since is None:
-            self._silent_since = time.monotonic()
-
-    def unanswered(self, error: str) -> bool:
-        """A request was given up; whether this is news."""
-        return self._change(error, "unanswered")
-
-    def refused(self, error: str) -> bool:
-        """A request was refused; whether this is news."""
-        self.failing()
-        return self._change(error, error)
-
-    def answered(self) -> float | None:
-        """A request was answered; the seconds that none was, if that was told."""
-        silent = self.silent_for() if self._told else None
-        self.reachable, self.error, self._silent_since, self._told = True, "", None, ""
-        return silent
-
-    def _change(self, error: str, what: str) -> bool:
-        self.reachable, self.error = False, error
-        news = self._told != what
-        self._told = what
-        return news
