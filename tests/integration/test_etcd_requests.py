@@ -15,7 +15,7 @@ from services.common.kvstore import Absent, Put, etcd_messages
 from services.common.kvstore.choose import choose
 from services.common.metrics import Metrics
 from tests.etcd_support import Etcd, EtcdCluster
-from tests.kvstore_support import client, until
+from tests.kvstore_support import Watching, client, until
 
 
 @pytest.fixture
@@ -275,6 +275,22 @@ async def test_a_client_that_was_stopped_opens_no_connection_again(etcd: Etcd) -
         await kvstore.get("podlane/a")
     reading.cancel()
     await asyncio.gather(reading, return_exceptions=True)
+
+
+async def test_a_connection_that_is_left_beneath_requests_and_watches_cancels_nobody(etcd: Etcd) -> None:
+    """As after a failed handshake: a task that ended for it would be missed by its owner, or never."""
+    async with client(etcd.endpoints) as kvstore, Watching(kvstore, "podlane/k/") as watching:
+        etcd.freeze()
+        try:
+            asked = asyncio.create_task(kvstore.get("podlane/a"))
+            await until(lambda: kvstore.figures().waiting)
+            for member in kvstore._members:
+                await member.close()
+        finally:
+            etcd.thaw()
+        assert await asked is None
+        await kvstore.put("podlane/k/a", "1")
+        await watching.has({"podlane/k/a": "1"})
 
 
 async def test_a_member_of_another_store_is_left_out(etcd: Etcd) -> None:

@@ -30,8 +30,8 @@ from services.common import telemetry
 from services.common.config import KvstoreSettings
 from services.common.errors import FailedPrecondition, InvalidArgument, PodlaneError, Unavailable
 from services.common.kvstore import ownership
-from services.common.kvstore.answer import Problem, Verdict, judge
-from services.common.kvstore.etcd_channel import Member
+from services.common.kvstore.answer import Problem, Verdict
+from services.common.kvstore.etcd_channel import Member, translated
 from services.common.kvstore.etcd_login import Login, Metadata
 from services.common.kvstore.health import Health
 from services.common.kvstore.keys import Keys
@@ -170,11 +170,11 @@ class Members:
         for last in (False, True):
             metadata = await self._login.metadata(member)
             try:
-                answer = await send(member, metadata)
-            except grpc.aio.AioRpcError as error:
-                problem = judge(error.code().name, error.details() or "")
+                with translated():
+                    answer = await send(member, metadata)
+            except Problem as problem:
                 if problem.verdict is not Verdict.TOKEN:
-                    raise problem from None
+                    raise
                 if last or not self._login.refused(metadata):
                     raise Problem(Verdict.STORE_REFUSES, problem.words) from None
             else:
@@ -243,9 +243,9 @@ class Members:
             case Verdict.STORE_REFUSES:
                 member.verified = False
                 raise self._refused(f"{member.endpoint}: {problem.words}") from None
-            case Verdict.MEMBER_REFUSES:
+            case Verdict.TLS:
                 await member.close()
-        refusing = problem.verdict is Verdict.MEMBER_REFUSES
+        refusing = problem.verdict in {Verdict.TLS, Verdict.MEMBER_REFUSES}
         member.failed(problem.words, self._random.random(), refusing=refusing)
         self.health.failing()
         self._leave(member)
