@@ -10,10 +10,11 @@ been carried out is repeated only if that does no harm (`repeatable`).
 
 **Verified**: before the first request on a connection the member shows, in an answer that needs the quorum, of which
 etcd cluster it is and what `<root>/cluster` says. So nothing is written into a store that isn't ours, and a member that
-belongs to another store than the others is left out. When no member of the old store is left, another one may take its
-place (`store` counts them): etcd that was rebuilt.
+belongs to another store than the others is left out. A store that was rebuilt shows at endpoints that were members of
+the one before, when none of them speaks for that any more; it takes its place (`store` counts them).
 
-Once nobody has answered for longer than a request's time, requests fail sooner: who waits has others waiting behind it. What is known of the store's health is logged when it changes, never per request.
+Once nobody has answered for longer than a request's time, requests fail sooner: who waits has others waiting behind it.
+What is known of the store's health is logged when it changes, never per request.
 """
 
 import asyncio
@@ -29,9 +30,10 @@ from services.common import telemetry
 from services.common.config import KvstoreSettings
 from services.common.errors import FailedPrecondition, InvalidArgument, PodlaneError, Unavailable
 from services.common.kvstore import ownership
-from services.common.kvstore.answer import Problem, Verdict, judge
-from services.common.kvstore.etcd_channel import Member
+from services.common.kvstore.answer import Problem, Verdict
+from services.common.kvstore.etcd_channel import Member, translated
 from services.common.kvstore.etcd_login import Login, Metadata
+from services.common.kvstore.health import Health
 from services.common.kvstore.keys import Keys
 from services.common.kvstore.limits import Limits
 
@@ -76,9 +78,14 @@ class Members:
         self._cluster = cluster
         self._observe = observe
         self.health = Health()
+        self.on_verified: Callable[[], object] = lambda: None
+        """Called when a member is asked on a new connection: who knows what the store has forgotten meanwhile?"""
+        self.on_set_back: Callable[[], object] = lambda: None
+        """Called when the store is seen to be older than it was, or another one."""
         self.store = 0
         """Counts the stores that were seen: it grows when another etcd cluster takes the place of the one before."""
         self._store_id: int | None = None
+        self._closed = False
 
     def __iter__(self) -> Iterator[Member]:
         """Each of them."""
@@ -90,7 +97,8 @@ class Members:
         return self._limits.waiting
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, for good: a watch whose reader is late must not open them again."""
+        self._closed = True
         for member in self._members:
             await member.close()
 
@@ -121,6 +129,8 @@ class Members:
         brief = self.health.silent_for() > self._timeout
         deadline = loop.time() + (min(_BRIEF, self._timeout) if brief else self._timeout)
         while True:
+            if self._closed:
+                raise Unavailable("the client of etcd was stopped")
             member = min(self._members, key=lambda one: max(one.retry_at, loop.time()))
             pause = max(0.0, member.retry_at - loop.time())
             if pause and loop.time() + pause + _LEAST >= deadline:
@@ -160,11 +170,11 @@ class Members:
         for last in (False, True):
             metadata = await self._login.metadata(member)
             try:
-                answer = await send(member, metadata)
-            except grpc.aio.AioRpcError as error:
-                problem = judge(error.code().name, error.details() or "")
+                with translated():
+                    answer = await send(member, metadata)
+            except Problem as problem:
                 if problem.verdict is not Verdict.TOKEN:
-                    raise problem from None
+                    raise
                 if last or not self._login.refused(metadata):
                     raise Problem(Verdict.STORE_REFUSES, problem.words) from None
             else:
@@ -185,11 +195,10 @@ class Members:
         look = rpc.RangeRequest(key=key)
         answer = await self._send(member, lambda one, metadata: one.kv.Range(look, metadata=metadata))
         store_id = answer.header.cluster_id
-        vouching = next((one for one in self._members if one.ready and one is not member), None)
-        if store_id != self._store_id and vouching is not None:
+        if not self._may_take_over(member, store_id):
             words = (
-                f"belongs to etcd cluster {store_id:x}, and {vouching.endpoint} to {self._store_id:x}: "
-                "[kvstore] endpoints must be members of one"
+                f"belongs to etcd cluster {store_id:x}, and the store here is {self._store_id:x}: [kvstore] endpoints "
+                "must be members of one; restart this service if etcd was rebuilt"
             )
             raise Problem(Verdict.MEMBER_REFUSES, words)
         if not answer.kvs:
@@ -201,7 +210,16 @@ class Members:
         if store_id != self._store_id:
             self._store_id = store_id
             self.store += 1
-        member.verified = True
+        member.store_id, member.verified = store_id, True
+        self.on_verified()
+
+    def _may_take_over(self, member: Member, store_id: int) -> bool:
+        """Whether a store is the one that we use, or has taken its place: at an endpoint that was one of it, and no
+        other member speaks for the old one.
+        """
+        if self._store_id in {None, store_id}:
+            return True
+        return member.store_id == self._store_id and not any(one.ready for one in self._members if one is not member)
 
     async def _claim(self, member: Member, metadata: Metadata) -> Any:
         key = self._record.encode()
@@ -225,9 +243,9 @@ class Members:
             case Verdict.STORE_REFUSES:
                 member.verified = False
                 raise self._refused(f"{member.endpoint}: {problem.words}") from None
-            case Verdict.MEMBER_REFUSES:
+            case Verdict.TLS:
                 await member.close()
-        refusing = problem.verdict is Verdict.MEMBER_REFUSES
+        refusing = problem.verdict in {Verdict.TLS, Verdict.MEMBER_REFUSES}
         member.failed(problem.words, self._random.random(), refusing=refusing)
         self.health.failing()
         self._leave(member)
@@ -260,44 +278,3 @@ class Members:
         if self.health.refused(message):
             _log.error("etcd can't be used", problem=words, still=_STILL)
         return FailedPrecondition(message)
-
-
-class Health:
-    """Whether the store answers, since when it doesn't, and which change of that was told already."""
-
-    def __init__(self) -> None:
-        """Nobody was asked."""
-        self.reachable = False
-        self.error = ""
-        self._silent_since: float | None = None
-        self._told = ""
-
-    def silent_for(self) -> float:
-        """Return the seconds since the first failure after the last answer; 0.0: the last request was answered."""
-        return time.monotonic() - self._silent_since if self._silent_since is not None else 0.0
-
-    def failing(self) -> None:
-        """An attempt has failed."""
-        if self._silent_since is None:
-            self._silent_since = time.monotonic()
-
-    def unanswered(self, error: str) -> bool:
-        """A request was given up; whether this is news."""
-        return self._change(error, "unanswered")
-
-    def refused(self, error: str) -> bool:
-        """A request was refused; whether this is news."""
-        self.failing()
-        return self._change(error, error)
-
-    def answered(self) -> float | None:
-        """A request was answered; the seconds that none was, if that was told."""
-        silent = self.silent_for() if self._told else None
-        self.reachable, self.error, self._silent_since, self._told = True, "", None, ""
-        return silent
-
-    def _change(self, error: str, what: str) -> bool:
-        self.reachable, self.error = False, error
-        news = self._told != what
-        self._told = what
-        return news
