@@ -284,7 +284,8 @@ class Ledger:
         now, wall = self._clock.monotonic(), self._clock.wall()
         for release in sorted(releases, key=lambda release: release.at):
             addresses = self._space.usable(release.address)
-            if addresses is not None:
+            # A row may be older than its address' holder: from before the range went and came back.
+            if addresses is not None and addresses.holder(int(release.address)) is None:
                 addresses.restore_released(int(release.address), now - max(wall - release.at, 0.0))
 
 

@@ -20,7 +20,6 @@ from services.ipam.model import DEFAULT_POOL, FAMILIES, Allocation, AllocationRe
 from services.ipam.pool import AddressPool
 from services.ipam.ranges import Pool, Range
 
-
 # By whether the pool is the cluster's.
 _WHAT_TO_DO = {
     False: "delete pods or add a range to [[ipam.pools]]",
