@@ -53,7 +53,8 @@ class Allocator:
         self._clock = clock
         self._supply = supply or Configured()
         self._owners = KeyedLocks()
-        self._shielded = Shielded()
+        self.shielded = Shielded()
+        """What must be finished although its caller hangs up; `stop` waits for it."""
         self._controllers = Manager("ipam", controllers)
         self.early_reuses = 0
         """Addresses given out before their cool-down had passed, since the start."""
@@ -75,7 +76,7 @@ class Allocator:
     async def stop(self) -> None:
         """Stop expiring and wait for the verbs that run."""
         await self._controllers.remove_all()
-        await self._shielded.stop()
+        await self.shielded.stop()
 
     async def allocate(self, request: AllocationRequest, patience: float = PATIENCE) -> tuple[Allocation, bool]:
         """Return what the owner holds and whether it is new; wait up to `patience` seconds for another range.
@@ -84,21 +85,21 @@ class Allocator:
         FailedPrecondition (this owner holds other than what is asked for), Exhausted, Unavailable (disk, or no range
         was claimed yet).
         """
-        return await self._shielded.run(self._allocate(request, patience))
+        return await self.shielded.run(self._allocate(request, patience))
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """Make a reservation permanent; a repeat by the same endpoint changes nothing.
 
         Raises NotFound (nothing held: it has expired), AlreadyExists (another endpoint confirmed it), Unavailable.
         """
-        return await self._shielded.run(self._confirm(owner, endpoint_id))
+        return await self.shielded.run(self._confirm(owner, endpoint_id))
 
     async def unconfirm(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
         """Make what an endpoint has confirmed a reservation again and return what the owner holds now.
 
         What nobody, or another endpoint, has confirmed is left as it is. Raises Unavailable.
         """
-        return await self._shielded.run(self._unconfirm(owner, endpoint_id))
+        return await self.shielded.run(self._unconfirm(owner, endpoint_id))
 
     async def release(self, owner: Attachment, endpoint_id: int = 0) -> Allocation | None:
         """Take back what the owner holds and return it; None when that is nothing.
@@ -106,11 +107,11 @@ class Allocator:
         `endpoint_id` 0: whoever confirmed it, if anybody did; else FailedPrecondition when it wasn't that endpoint.
         Raises Unavailable.
         """
-        return await self._shielded.run(self._release(owner, endpoint_id))
+        return await self.shielded.run(self._release(owner, endpoint_id))
 
     async def expire(self) -> int:
         """Release every reservation whose time has come and return how many those were. Raises Unavailable."""
-        return await self._shielded.run(self._expire())
+        return await self.shielded.run(self._expire())
 
     async def page(self, pool: str, owner: Attachment | None, after: int, size: int) -> list[Allocation]:
         """Return allocations with an id beyond `after`, as they are on disk."""

@@ -24,7 +24,7 @@ from services.common.kvstore.keys import Keys
 from services.common.model import Address, Network
 from services.ipam import claimchoice
 from services.ipam.claimchoice import Holder, Holding
-from services.ipam.claims import Claim, Claims, State
+from services.ipam.claims import Claim, Claims, State, Usage
 from services.ipam.claimstore import ClaimStore
 from services.ipam.ledger import Ledger
 from services.ipam.model import Clock
@@ -37,7 +37,7 @@ class ClaimKeeper:
     """The claims of this node. Kvstore verbs raise Unavailable or FailedPrecondition, disk verbs Unavailable."""
 
     def __init__(
-        self, pools: Sequence[Pool], ledger: Ledger, store: ClaimStore, kvstore: Kvstore, keys: Keys, clock: Clock
+        self, pools: Sequence[Pool], ledger: Ledger, store: ClaimStore, kvstore: Kvstore, *, keys: Keys, clock: Clock
     ) -> None:
         """Wire; `load` reads."""
         self._clusters: Mapping[str, Cluster] = {pool.name: pool.cluster for pool in pools if pool.cluster is not None}
@@ -76,6 +76,16 @@ class ClaimKeeper:
         """Return the range that the node's gateway comes from; None: there is none, or the configuration has it."""
         first = self.claims.gateways().get(family)
         return first.prefix if first is not None and family not in self._configured else None
+
+    def usages(self, pool: str, family: int) -> list[Usage]:
+        """Return how much of each range is in use that a pool has of a family now."""
+        addresses, now = self._ledger.addresses(pool, family), self._clock.monotonic()
+        cooling, used = addresses.cooling(now), addresses.used()
+        return [
+            Usage(claim, one.size - used[index] - cooling[index], addresses.idle_since(one.prefix), cooling[index])
+            for index, one in enumerate(addresses.ranges)
+            if (claim := self.claims.get(one.prefix)) is not None
+        ]
 
     async def holdings(self) -> list[Holding]:
         """Return all claims of all nodes and pools, as of one revision."""

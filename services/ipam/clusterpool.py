@@ -24,7 +24,7 @@ from services.common.controllers import Manager, Registry
 from services.common.errors import Exhausted, PodlaneError, Unavailable
 from services.ipam import claimchoice, claims
 from services.ipam.claimkeeper import ClaimKeeper
-from services.ipam.claims import State, Usage
+from services.ipam.claims import State
 from services.ipam.ledger import Ledger
 from services.ipam.model import FAMILIES, Clock
 from services.ipam.ranges import Cluster, Pool
@@ -50,7 +50,7 @@ class ClusterPools:
         interval: float,
         changed: Callable[[], None],
     ) -> None:
-        """Wire. `interval`: seconds from one comparison with the kvstore to the next; `changed`: ranges came or went."""
+        """Wire. `interval`: seconds from one comparison with the kvstore to the next; `changed` is told of ranges."""
         self._pools = {pool.name: pool.cluster for pool in pools if pool.cluster is not None}
         self._keeper = keeper
         self._ledger = ledger
@@ -226,7 +226,7 @@ class ClusterPools:
         for pool, cluster in self._pools.items():
             for family in self._families(pool):
                 while not self._waiting[pool]:
-                    usages = self._usages(pool, family)
+                    usages = self._keeper.usages(pool, family)
                     after, kept = cluster.release_after, self._keeper.kept(family)
                     claim = claims.spare_claim(usages, kept, cluster.spare, self._clock.monotonic(), after)
                     if claim is None:
@@ -236,15 +236,6 @@ class ClusterPools:
             # What the configuration doesn't know any more goes as soon as no pod needs it.
             if not self._keeper.usable(claim) and not self._ledger.holders(claim.prefix):
                 await self._keeper.give_back(claim)
-
-    def _usages(self, pool: str, family: int) -> list[Usage]:
-        addresses, now = self._ledger.addresses(pool, family), self._clock.monotonic()
-        cooling, used = addresses.cooling(now), addresses.used()
-        return [
-            Usage(claim, one.size - used[index] - cooling[index], addresses.idle_since(one.prefix), cooling[index])
-            for index, one in enumerate(addresses.ranges)
-            if (claim := self._keeper.claims.get(one.prefix)) is not None
-        ]
 
     def _families(self, pool: str) -> tuple[int, ...]:
         cluster = self._pools.get(pool)

@@ -246,7 +246,13 @@ class Ledger:
         """Return how full each pool is, in the order of the configuration."""
         now = self._clock.monotonic()
         return [
-            PoolStatus(pool.name, pool.mtu, tuple(self._space.statuses(pool, now)), self._next_expiry(pool))
+            PoolStatus(
+                pool.name,
+                pool.mtu,
+                tuple(self._space.statuses(pool, now)),
+                self._next_expiry(pool),
+                cluster=pool.cluster is not None,
+            )
             for pool in self._space.pools.values()
         ]
 

@@ -93,6 +93,8 @@ class PoolStatus:
     mtu: int
     ranges: tuple[RangeStatus, ...]
     next_expiry: float | None
+    cluster: bool = False
+    """Its ranges are claimed in the kvstore."""
     problems: tuple[str, ...] = ()
     """What is wrong with its ranges, one sentence each."""
 
