@@ -36,16 +36,16 @@ _RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.1, 30.0
 
 
 class ClusterPools:
-    """A component: `start` gives out of what is on disk, `begin` claims; `stop` ends that."""
+    """A component: `start` gives out of what is on disk. `begin` claims; `halt` ends that."""
 
     def __init__(
         self,
         pools: Sequence[Pool],
         keeper: ClaimKeeper,
         ledger: Ledger,
+        *,
         clock: Clock,
         registry: Registry,
-        *,
         node: str,
         interval: float,
         changed: Callable[[], None],
@@ -82,9 +82,12 @@ class ClusterPools:
         )
         self._controllers.update(CONTROLLER, parameters)
 
-    async def stop(self) -> None:
-        """End; what is held stays held."""
+    async def halt(self) -> None:
+        """End that; what is held stays held."""
         await self._controllers.halt()
+
+    async def stop(self) -> None:
+        """Nothing to do."""
 
     def taken(self, pool: str) -> None:
         """Have another range claimed if an allocation left a pool short; costs next to nothing while it isn't."""
@@ -141,6 +144,10 @@ class ClusterPools:
         if pool in self._pools and self.problem is not None:
             found.append(self.problem.message)
         return tuple(found)
+
+    def counts(self) -> Counter[tuple[str, str]]:
+        """Return how many claims there are, by pool and state."""
+        return Counter((claim.pool, claim.state.value) for claim in self._keeper.claims)
 
     def free(self) -> dict[tuple[str, int], int]:
         """Return how many addresses are free in the claims, by pool and family."""
