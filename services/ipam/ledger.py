@@ -251,6 +251,7 @@ class Ledger:
                 pool.mtu,
                 tuple(self._space.statuses(pool, now)),
                 self._next_expiry(pool),
+                families=pool.families,
                 cluster=pool.cluster is not None,
             )
             for pool in self._space.pools.values()

@@ -93,6 +93,8 @@ class PoolStatus:
     mtu: int
     ranges: tuple[RangeStatus, ...]
     next_expiry: float | None
+    families: tuple[int, ...] = ()
+    """What it has, or is to have."""
     cluster: bool = False
     """Its ranges are claimed in the kvstore."""
     problems: tuple[str, ...] = ()

@@ -21,6 +21,7 @@ from services.ipam.model import Allocation, AllocationRequest, HeldAddress, Pool
 from services.ipam.supply import Changes
 
 _FAMILIES = {common.IP_FAMILY_IPV4: 4, common.IP_FAMILY_IPV6: 6}
+_FAMILY_NUMBERS = {family: number for number, family in _FAMILIES.items()}
 _DEFAULTS = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _PAGE, _LONGEST_PAGE = 1000, 10000
 # Allocations that are written before other calls get their turn.
@@ -231,6 +232,7 @@ def _write_pool(pool: PoolStatus) -> pb.Pool:
         next_expiry=wire.write_time(pool.next_expiry) if pool.next_expiry is not None else None,
         problems=pool.problems,
         cluster=pool.cluster,
+        families=[_FAMILY_NUMBERS[family] for family in pool.families],
     )
 
 

@@ -495,13 +495,12 @@ class Pool(_message.Message):
     NEXT_EXPIRY_FIELD_NUMBER: _builtins.int
     PROBLEMS_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
+    FAMILIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mtu: _builtins.int
     """Bytes; 0 lets the loader take the node's."""
     cluster: _builtins.bool
-    """Its ranges are claimed in the kvstore; there may be none yet.
-    next field: 7
-    """
+    """Its ranges are claimed in the kvstore; there may be none yet."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolRange]: ...
     @_builtins.property
@@ -512,6 +511,12 @@ class Pool(_message.Message):
     def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What is wrong with its ranges, one sentence each: none is claimed yet, or one belongs to another node by now."""
 
+    @_builtins.property
+    def families(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.IpFamily.ValueType]:
+        """What it has, or is to have once ranges are claimed.
+        next field: 8
+        """
+
     def __init__(
         self,
         *,
@@ -521,10 +526,11 @@ class Pool(_message.Message):
         next_expiry: _timestamp_pb2.Timestamp | None = ...,
         problems: _abc.Iterable[_builtins.str] | None = ...,
         cluster: _builtins.bool = ...,
+        families: _abc.Iterable[_types_pb2.IpFamily.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_expiry", b"next_expiry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "mtu", b"mtu", "name", b"name", "next_expiry", b"next_expiry", "problems", b"problems", "ranges", b"ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "families", b"families", "mtu", b"mtu", "name", b"name", "next_expiry", b"next_expiry", "problems", b"problems", "ranges", b"ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
