@@ -269,6 +269,28 @@ async def test_a_key_that_was_deleted_behind_our_back_is_claimed_again(tmp_path:
         assert await a.others() == before
 
 
+@pytest.mark.parametrize("length", [30, 29])
+async def test_a_key_that_was_deleted_and_is_somebody_elses_by_now_is_lost(
+    tmp_path: Path, store: Kvstore, root: str, length: int
+):
+    """Also one of another size, which overlaps it."""
+    only = ("10.0.0.0/29",) if length == 29 else ("10.0.0.0/30",)
+    async with node(tmp_path / "a", store, "a", root=root, cluster_ranges=only) as a:
+        await until(lambda: len(a.held()) == 1)
+        (gone,) = a.held()
+        for entry in await store.list(Keys(root).claims):
+            await store.delete(entry.key)
+
+        async with node(tmp_path / "b", store, "b", root=root, cluster_ranges=only, node_prefix_v4=length) as b:
+            await until(b.held)
+            await a.run()
+
+            assert gone not in a.held()
+            assert a.held(State.LOST) in ([], [gone])
+            assert gone not in a.ranges()
+            assert b.ranges() == list(await b.others())
+
+
 async def test_a_range_that_is_somebody_elses_is_not_given_out_and_pods_keep_what_they_have(
     tmp_path: Path, store: Kvstore, root: str
 ):

@@ -224,7 +224,7 @@ async def test_a_range_that_ipam_has_claimed_reaches_the_loader_while_the_node_t
 ) -> None:
     """Nothing is compared for that, and readiness stays."""
     async with around.service() as client:
-        listed = around.loader.script.count("ListEndpointDatapaths")
+        pod, listed = around.pod(), around.loader.script.count("ListEndpointDatapaths")
         around.ipam.change_ranges(around.ipam.ranges | {0: ip_network("10.8.0.0/24")})
         await around.loader.script.until(lambda: around.loader.script.count("ConfigureNode") == 2)
 
@@ -233,7 +233,7 @@ async def test_a_range_that_ipam_has_claimed_reaches_the_loader_while_the_node_t
         assert cidrs == ["10.7.0.0/16", "fd07::/112", "10.8.0.0/24"]
         assert around.loader.script.count("ListEndpointDatapaths") == listed
         assert await client.serving()
-        assert (await client.create(around.pod())).created
+        assert (await client.create(pod)).created
 
 
 async def test_without_a_pod_cidr_the_node_waits_and_says_for_what(around: Surroundings) -> None:
