@@ -202,6 +202,12 @@ class Etcd:
         """SIGSTOP: it takes connections and says nothing."""
         assert self.process is not None, "it does not run"
         self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+        deadline = time.monotonic() + _PATIENCE
+        # Each of its threads stops when it gets to it, and may still answer before.
+        while {(one / "stat").read_text().rpartition(")")[2].split()[0] for one in threads.iterdir()} != {"T"}:
+            assert time.monotonic() < deadline, "it does not stop"
+            time.sleep(0.001)
 
     def thaw(self) -> None:
         """SIGCONT."""

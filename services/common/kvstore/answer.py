@@ -52,10 +52,12 @@ _KNOWN = (
     ("lease not found", Verdict.LEASE_GONE, "doesn't know our lease"),
     ("has been compacted", Verdict.COMPACTED, "doesn't keep that revision any more"),
     ("request is too large", Verdict.INVALID, "finds the request too large"),
+    ("larger than max", Verdict.INVALID, "finds the request too large"),
     ("too many operations", Verdict.INVALID, "finds too many changes in one commit"),
     ("duplicate key", Verdict.INVALID, "finds a key twice in one commit"),
     ("no leader", Verdict.UNREACHED, "has no leader: most members are down or cut off from it"),
     ("too many requests", Verdict.UNREACHED, "has too many requests"),
+    ("not supported for learner", Verdict.UNREACHED, "is a learner, which answers nobody yet"),
     ("not capable", Verdict.UNREACHED, "is not ready yet"),
     ("CERTIFICATE_VERIFY_FAILED", Verdict.MEMBER_REFUSES, "shows a certificate that [kvstore] ca has not signed"),
     ("Hostname Verification", Verdict.MEMBER_REFUSES, "shows a certificate that is not for this address"),
@@ -66,6 +68,7 @@ _KNOWN = (
     ("WRONG_VERSION_NUMBER", Verdict.MEMBER_REFUSES, "doesn't speak TLS: is it http://?"),
     ("Handshake read failed", Verdict.UNREACHED, "ends the connection in the TLS handshake: is it http://?"),
     ("handshake failed", Verdict.MEMBER_REFUSES, "and we can't agree on TLS"),
+    ("to all addresses; last error: UNAVAILABLE", Verdict.UNREACHED, "ends the connection at once: is it https://?"),
     ("Connection refused", Verdict.UNREACHED, "refuses connections"),
     ("No route to host", Verdict.UNREACHED, "can't be reached: no route to host"),
     ("Network is unreachable", Verdict.UNREACHED, "can't be reached: network is unreachable"),
@@ -81,6 +84,9 @@ _BY_CODE = {
     "UNAUTHENTICATED": (Verdict.TOKEN, "doesn't know who we are"),
     "PERMISSION_DENIED": (Verdict.STORE_REFUSES, "denies it"),
 }
+
+_SPOKEN = {"DEADLINE_EXCEEDED"}
+"""Codes that say all that their details do."""
 
 
 def judge(code: str, details: str) -> Problem:

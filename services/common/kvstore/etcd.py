@@ -33,7 +33,7 @@ from services.common.kvstore import (
     check_once,
     etcd_messages,
 )
-from services.common.kvstore.answer import judge
+from services.common.kvstore.answer import Problem, judge
 from services.common.kvstore.etcd_channel import Member
 from services.common.kvstore.etcd_lease import Lease
 from services.common.kvstore.etcd_members import Compacted, LeaseGone, Members, Observe, Send
@@ -177,6 +177,8 @@ class EtcdKvstore:
                 answer = await member.maintenance.Status(rpc.StatusRequest())
         except TimeoutError:
             return MemberStatus(member.endpoint, error="doesn't answer")
+        except Problem as problem:
+            return MemberStatus(member.endpoint, error=problem.words)
         except grpc.aio.AioRpcError as error:
             return MemberStatus(member.endpoint, error=judge(error.code().name, error.details() or "").words)
         leader = answer.leader == answer.header.member_id

@@ -31,6 +31,8 @@ _OPTIONS = (
     # etcd takes pings every 5 s at most, and none while nothing is asked (--grpc-keepalive-min-time).
     ("grpc.keepalive_time_ms", 5500),
     ("grpc.keepalive_timeout_ms", 3000),
+    # What decides how long an answer is waited for; a minute where it isn't set, whatever the line above says.
+    ("grpc.http2.ping_timeout_ms", 3000),
     ("grpc.http2.max_pings_without_data", 0),
     # A page of a list, and the events of a burst.
     ("grpc.max_receive_message_length", 256 << 20),
@@ -48,6 +50,8 @@ class Member:
         """Remember where; `connect` connects."""
         self.endpoint = endpoint
         self.verified = False
+        self.store_id: int | None = None
+        """The etcd cluster that it was of when it was last verified."""
         self.error = ""
         """Why the last attempt failed."""
         self.refusing = False

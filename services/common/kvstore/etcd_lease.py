@@ -41,6 +41,9 @@ class Lease:
         self._one = asyncio.Lock()
         self._callbacks: list[Callable[[], None]] = []
         self._ends = 0.0
+        # A store that was emptied has lost it, too, and others should not have to wait for the next keep-alive.
+        members.on_verified = lambda: controllers.trigger(KEEP)
+        members.on_set_back = self._tell
         self.id: int | None = None
         self.lost = 0
         """How often one was lost."""
@@ -76,13 +79,17 @@ class Lease:
         keep = Parameters(run=self._keep, interval=pause, retry_base=min(0.2, pause), retry_cap=min(1.0, pause))
         self._controllers.update(KEEP, keep, pause)
         if self.lost:
-            for callback in self._callbacks:
-                try:
-                    callback()
-                except Exception:  # noqa: BLE001 - one that fails must not keep the others from putting
-                    _log.exception("on_lease_lost")
+            self._tell()
         granted: int = answer.ID
         return granted
+
+    def _tell(self) -> None:
+        """A lease was lost; or it is there, and what was put with it may not be: a backup is older than both."""
+        for callback in self._callbacks:
+            try:
+                callback()
+            except Exception:  # noqa: BLE001 - one that fails must not keep the others from putting
+                _log.exception("on_lease_lost")
 
     async def _keep(self) -> None:
         id_ = self.id

@@ -10,10 +10,11 @@ been carried out is repeated only if that does no harm (`repeatable`).
 
 **Verified**: before the first request on a connection the member shows, in an answer that needs the quorum, of which
 etcd cluster it is and what `<root>/cluster` says. So nothing is written into a store that isn't ours, and a member that
-belongs to another store than the others is left out. When no member of the old store is left, another one may take its
-place (`store` counts them): etcd that was rebuilt.
+belongs to another store than the others is left out. A store that was rebuilt shows at endpoints that were members of
+the one before, when none of them speaks for that any more; it takes its place (`store` counts them).
 
-Once nobody has answered for longer than a request's time, requests fail sooner: who waits has others waiting behind it. What is known of the store's health is logged when it changes, never per request.
+Once nobody has answered for longer than a request's time, requests fail sooner: who waits has others waiting behind it.
+What is known of the store's health is logged when it changes, never per request.
 """
 
 import asyncio
@@ -76,6 +77,10 @@ class Members:
         self._cluster = cluster
         self._observe = observe
         self.health = Health()
+        self.on_verified: Callable[[], object] = lambda: None
+        """Called when a member is asked on a new connection: who knows what the store has forgotten meanwhile?"""
+        self.on_set_back: Callable[[], object] = lambda: None
+        """Called when the store is seen to be older than it was, or another one."""
         self.store = 0
         """Counts the stores that were seen: it grows when another etcd cluster takes the place of the one before."""
         self._store_id: int | None = None
@@ -185,11 +190,10 @@ class Members:
         look = rpc.RangeRequest(key=key)
         answer = await self._send(member, lambda one, metadata: one.kv.Range(look, metadata=metadata))
         store_id = answer.header.cluster_id
-        vouching = next((one for one in self._members if one.ready and one is not member), None)
-        if store_id != self._store_id and vouching is not None:
+        if not self._may_take_over(member, store_id):
             words = (
-                f"belongs to etcd cluster {store_id:x}, and {vouching.endpoint} to {self._store_id:x}: "
-                "[kvstore] endpoints must be members of one"
+                f"belongs to etcd cluster {store_id:x}, and the store here is {self._store_id:x}: [kvstore] endpoints "
+                "must be members of one; restart this service if etcd was rebuilt"
             )
             raise Problem(Verdict.MEMBER_REFUSES, words)
         if not answer.kvs:
@@ -201,7 +205,16 @@ class Members:
         if store_id != self._store_id:
             self._store_id = store_id
             self.store += 1
-        member.verified = True
+        member.store_id, member.verified = store_id, True
+        self.on_verified()
+
+    def _may_take_over(self, member: Member, store_id: int) -> bool:
+        """Whether a store is the one that we use, or has taken its place: at an endpoint that was one of it, and no
+        other member speaks for the old one.
+        """
+        if self._store_id in {None, store_id}:
+            return True
+        return member.store_id == self._store_id and not any(one.ready for one in self._members if one is not member)
 
     async def _claim(self, member: Member, metadata: Metadata) -> Any:
         key = self._record.encode()

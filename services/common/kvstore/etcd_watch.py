@@ -7,8 +7,11 @@
              or another store
 
 What was told is remembered as key → revision, never values: a list after a gap is compared with that, and what differs
-is told, as if nothing had happened. A store whose revision is lower than what was seen was restored from a backup or
-made anew: its revisions mean something else, so all of it is told, and what it doesn't have is told as gone.
+is told, as if nothing had happened.
+
+A store whose revision is lower than what was seen was restored from a backup or made anew: its revisions mean something
+else, so all of it is told. What it doesn't have is told as gone only after `GRACE`: who has put it is alive, most
+likely, and puts it again, and pods that talk meanwhile must not be cut.
 
 Events wait in one batch, a key once, with its newest value: a consumer that is slow gets fewer and larger batches, and
 memory is bounded by the number of keys.
@@ -34,6 +37,8 @@ from services.common.kvstore.etcd_channel import RETRY_BASE, RETRY_CAP, Member
 from services.common.kvstore.etcd_login import Metadata
 from services.common.kvstore.etcd_members import Members
 
+GRACE = 60.0
+"""Seconds for everybody to publish again into a store that was set back."""
 _log = telemetry.logger("kvstore")
 
 ListAt = Callable[[str], Awaitable[tuple[tuple[Entry, ...], int]]]
@@ -65,6 +70,7 @@ async def follow(members: Members, list_at: ListAt, prefix: str, seen: Seen) -> 
         while True:
             yield await watch.take()
     finally:
+        watch.stop()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
@@ -84,6 +90,7 @@ class _Watch:
         self._waiting: dict[str, Entry | None] = {}
         self._news = asyncio.Event()
         self._begun = False
+        self._grace: asyncio.TimerHandle | None = None
 
     async def take(self) -> Batch:
         await self._news.wait()
@@ -99,16 +106,22 @@ class _Watch:
                 revision = self._revision
                 if revision is None or not await self._continues(revision):
                     revision = await self._list()
+                begun = time.monotonic()
                 await self._stream(revision)
-                failures = 0
+                # One that ends as soon as it begins must not make us list for ever.
+                failures = failures + 1 if time.monotonic() - begun < RETRY_CAP else 0
             except PodlaneError:
                 # Members have said it, once for all who ask.
                 failures += 1
+            if failures:
                 await asyncio.sleep(backoff(failures, RETRY_BASE, RETRY_CAP, random.random()))  # noqa: S311 - jitter
 
     async def _list(self) -> int:
         found, revision = await self._list_at(self._prefix)
-        self._tell(differences(self._known, found), first=True)
+        changes = differences(self._known, found)
+        if self._grace is not None:
+            changes = {key: entry for key, entry in changes.items() if entry or self._known[key] != ELSEWHERE}
+        self._tell(changes, first=True)
         self._revision, self._store = revision, self._members.store
         return revision
 
@@ -120,7 +133,20 @@ class _Watch:
             return True
         _log.warning("etcd was set back or replaced: listing again", prefix=self._prefix, revision=revision)
         self._known = dict.fromkeys(self._known, ELSEWHERE)
+        self._members.on_set_back()
+        self.stop()
+        self._grace = asyncio.get_running_loop().call_later(GRACE, self._end_grace)
         return False
+
+    def _end_grace(self) -> None:
+        self._grace = None
+        self._tell({key: None for key, revision in self._known.items() if revision == ELSEWHERE})
+
+    def stop(self) -> None:
+        """Forget what was to be told later."""
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
 
     async def _stream(self, revision: int) -> None:
         """Follow the store from a revision on, until the stream breaks or can't go on."""
