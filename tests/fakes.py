@@ -597,6 +597,18 @@ class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
             yield ipam_pb2.WatchPoolsResponse(pools=self._pools())
             await changed.wait()
 
+    async def ListClaims(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Refuse: the pool is this node's own."""
+        raise FailedPrecondition("no pool of this node is a cluster's")
+
+    async def TakeOverClaim(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Refuse: the pool is this node's own."""
+        raise FailedPrecondition("no pool of this node is a cluster's")
+
+    async def ReleaseClaim(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Refuse: the pool is this node's own."""
+        raise FailedPrecondition("no pool of this node is a cluster's")
+
     async def AllocateAddresses(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Reserve the requested addresses (B9)."""
 

@@ -19,6 +19,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from services.common import telemetry
+from services.common.errors import FailedPrecondition
 from services.common.kvstore import Absent, Delete, Kvstore, Put, Unchanged
 from services.common.kvstore.keys import Keys
 from services.common.model import Address, Network
@@ -93,20 +94,39 @@ class ClaimKeeper:
         return [holding for entry in entries if (holding := claimchoice.read(self._keys, entry)) is not None]
 
     async def take(self, pool: str, prefix: Network, replaced: Holding | None = None) -> bool:
-        """Claim a range that nobody has, or that `replaced` has; False when somebody was faster."""
-        lost = self.claims.get(prefix)
-        if lost is not None:
-            # Its row is the intent: `verify` finds out what becomes of it.
-            holding = await self._claim_again(lost, replaced)
-            if holding is not None and holding.holder == self.holder:
-                await self._hold(lost)
-            return holding is not None and holding.holder == self.holder
+        """Claim a range that nobody has, or that `replaced` has; False when somebody was faster.
+
+        Raises FailedPrecondition when this node is claiming it or giving it back already, or has one that overlaps it.
+        """
+        self._check_take(prefix)
+        known = self.claims.get(prefix)
+        if known is not None and known.state is State.HELD:
+            await self.verify(known)
+            known = self.claims.get(prefix)
+        if known is not None:
+            # The row of what is lost is the intent: `verify` finds out what becomes of it.
+            holding = await self._claim_again(known, replaced)
+            won = holding is not None and holding.holder == self.holder
+            if won and known.state is State.LOST:
+                await self._hold(known)
+            return won
         first = self._clusters[pool].first(prefix)
         # What is excluded as a whole can still be claimed by name; it gives nothing out.
         claim = Claim(pool, prefix, State.CLAIMING, first or prefix.network_address, self._clock.wall())
         await self._record(claim)
         await self._swap(claim, replaced)
         return await self.settle(claim, await self.holdings())
+
+    def _check_take(self, prefix: Network) -> None:
+        for claim in self.claims:
+            if overlap(claim.prefix, prefix) and (
+                claim.prefix != prefix or claim.state in {State.CLAIMING, State.RETURNING}
+            ):
+                raise FailedPrecondition(
+                    f"this node's claim of {claim.prefix} is {claim.state}, and overlaps {prefix}: see `podlane ipam "
+                    "claims`, and try again once that is over",
+                    range=prefix,
+                )
 
     async def settle(self, claim: Claim, holdings: Iterable[Holding]) -> bool:
         """Find out what became of an intent: the claim is held, or there is none any more."""
@@ -247,10 +267,10 @@ class ClaimKeeper:
         await self._record(claim, State.LOST)
 
     async def _forget(self, claim: Claim) -> None:
-        before = {family: self.gateway(family) for family in (4, 6)}
+        before = self.gateway(claim.family)
         await self._store.drop(claim.prefix)
         self.claims.drop(claim.prefix)
-        if before[claim.family] != self.gateway(claim.family):
+        if before != self.gateway(claim.family):
             self._move_gateway(claim.family)
 
     def _move_gateway(self, family: int) -> None:

@@ -324,6 +324,24 @@ async def test_a_range_that_is_somebody_elses_is_not_given_out_and_pods_keep_wha
             assert after.addresses[0].gateway in ip_network(a.held()[0])
 
 
+async def test_what_was_taken_over_is_taken_back_before_anybody_has_looked(tmp_path: Path, store: Kvstore, root: str):
+    """The node still believes that it holds the range."""
+    async with (
+        node(tmp_path / "a", store, "a", root=root, cluster_ranges=FOUR) as a,
+        node(tmp_path / "b", store, "b", root=root, cluster_ranges=FOUR) as b,
+    ):
+        await until(lambda: a.held() and b.held())
+        gone = a.held()[0]
+        await b.operations.take_over(ip_network(gone), "a", force=True)
+        assert gone in a.held()
+
+        await a.operations.take_over(ip_network(gone), "b", force=True)
+        await b.run()
+
+        assert a.ranges().count(gone) == 1
+        assert (gone in b.ranges(), (await a.others())[gone]) == (False, "a")
+
+
 async def test_taken_over_with_the_pods_still_there_and_taken_back(tmp_path: Path, store: Kvstore, root: str):
     async with (
         node(tmp_path / "a", store, "a", root=root, cluster_ranges=FOUR) as a,
