@@ -329,9 +329,8 @@ class LoaderCluster:
     async def sync_ipcache(self, node: ClusterLoader, entries: list[pb.IpcacheEntry]) -> pb.SyncIpcacheResponse:
         """Send the whole ipcache to a loader, a thousand entries in a message."""
         parts = (entries[at : at + 1000] for at in range(0, len(entries), 1000))
-        reply: pb.SyncIpcacheResponse = await node.stub.SyncIpcache(
-            (pb.SyncIpcacheRequest(entries=part) for part in parts), timeout=30.0
-        )
+        requests = (pb.SyncIpcacheRequest(entries=part) for part in parts)
+        reply: pb.SyncIpcacheResponse = await node.call("SyncIpcache", requests)
         return reply
 
     def remote(self, node: ClusterLoader) -> pb.RemoteNode:

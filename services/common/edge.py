@@ -104,6 +104,10 @@ class Edge(grpc.aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(
                 _unary(handler.unary_unary, name, quiet, self._observe), **serializers
             )
+        if handler.stream_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                _unary(handler.stream_unary, name, quiet, self._observe), **serializers
+            )
         # Health's Watch is of grpc's other kind of stream: a coroutine that writes to the context itself.
         if handler.unary_stream and inspect.isasyncgenfunction(handler.unary_stream):
             return grpc.unary_stream_rpc_method_handler(
