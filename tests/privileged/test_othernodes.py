@@ -213,9 +213,9 @@ async def test_a_node_that_can_not_be_routed_to_is_told_and_the_others_have_thei
         ("fd00:102::/112", str(NODE_V6), "eth0"),
         ("10.104.0.0/24", "10.99.0.4", "eth0"),
     }
+    there = "10.103.0.0/24"
     assert sorted(answer.problems) == [
-        "node far: no route to 10.103.0.0/24 via 192.0.2.7: route 10.103.0.0/24: Nexthop has invalid gateway "
-        "(ENETUNREACH)",
+        f"node far: no route to {there} via 192.0.2.7: route {there}: Nexthop has invalid gateway (ENETUNREACH)",
         "node four: fd00:104::/112 can't be routed to: none of the node's addresses (10.99.0.4) is an IPv6 address",
         "node ours: 10.101.0.128/25 overlaps this node's own pod ranges",
         "node twice: 10.102.0.0/24 is node n2's already",
