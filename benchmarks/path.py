@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.harness import Report, Row
 from tests.node_support import run
 
-# Client namespace, server namespace, server address.
+# Client namespace, server namespace (names, or paths), server address.
 Pair = tuple[str, str, str]
 # Where the throughput's and the ping-pong's servers listen.
 PORTS = (5301, 5303)
@@ -30,8 +30,8 @@ def build(directory: Path) -> Path:
 
 
 def inside(netns: str, cpu: int, *argv: str) -> list[str]:
-    """Return the command line that runs `argv` in a namespace on one CPU."""
-    return ["nsenter", f"--net=/run/netns/{netns}", "taskset", "-c", str(cpu), *argv]
+    """Return the command line that runs `argv` in a namespace, by its name or path, on one CPU."""
+    return ["nsenter", f"--net={Path('/run/netns') / netns}", "taskset", "-c", str(cpu), *argv]
 
 
 @contextmanager

@@ -23,12 +23,13 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from services.loader import conntrack, event, headers, layout, layoutcheck, libbpf, maps, objects
-from services.loader.compile import Compiler, arguments
+from services.loader.compile import SOURCE, Compiler, arguments
 from services.loader.event import Event, EventType
 from services.loader.flows import Flows
+from services.loader.ipcache import Ipcache
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf_ring import Ring
-from services.loader.model import Direction, PolicyEntry
+from services.loader.model import Direction, NodeConfig, PolicyEntry
 from services.loader.objects import ObjectCode
 
 BPF = Path(__file__).resolve().parents[1] / "bpf"
@@ -58,14 +59,24 @@ _CONTEXT = struct.Struct("=11I")
 @cache
 def compiled(*turned: str, **sizes: int) -> ObjectCode:
     """Return the programs compiled with these switches turned from their defaults and these map sizes."""
+    return _compile(turned, headers.node_config({**headers.SIZES, **sizes}), SOURCE)
+
+
+@cache
+def compiled_for(config: NodeConfig, source: str = SOURCE, turned: tuple[str, ...] = ()) -> ObjectCode:
+    """Return the programs of a source as a node with this configuration has them."""
+    return _compile(turned, headers.of_node(config), source)
+
+
+def _compile(turned: Iterable[str], header: str, source: str) -> ObjectCode:
     options = {name: not headers.OPTIONS[name].default for name in turned}
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "ep_config.h").write_text(headers.ep_config(options))
-        Path(scratch, "node_config.h").write_text(headers.node_config({**headers.SIZES, **sizes}))
-        argv = arguments(Compiler("clang", ""), BPF, Path(scratch))
+        Path(scratch, "node_config.h").write_text(header)
+        argv = arguments(Compiler("clang", ""), BPF, Path(scratch), source)
         content = subprocess.run(argv, check=True, capture_output=True).stdout
-    code, btf = objects.read(content, "bpf_lxc")
-    layoutcheck.check(btf, "bpf_lxc")
+    code, btf = objects.read(content, Path(source).stem)
+    layoutcheck.check(btf, source)
     return code
 
 
@@ -122,6 +133,8 @@ class Datapath:
         self.policy = maps.Policy(self.fds[maps.POLICY])
         self.prefixes = maps.Prefixes(self.fds[maps.PREFIXES])
         self.revision = maps.Revision(self.fds[maps.REVISION])
+        self.ipcache = Ipcache(self.fds[maps.IPCACHE])
+        self.underlay = maps.Underlay(self.fds[maps.UNDERLAY])
         self.metrics = maps.Metrics(self.fds[maps.METRICS])
         self.packet = maps.Packet(self.fds[maps.PACKET])
         self.event_credits = maps.EventCredits(self.fds[maps.EVENT_CREDITS])

@@ -16,9 +16,14 @@ routes to the bridge, 10.99.0.254 and fd00:99::fe, which stands for the world. N
 """
 
 import asyncio
+import atexit
 import contextlib
+import functools
+import itertools
 import json
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -28,13 +33,19 @@ from typing import Any, Self
 from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common import wire
+from services.common.client import Peer
+from services.loader import headers
+from services.loader.compile import OVERLAY_SOURCE, SOURCE
+from services.loader.model import NodeConfig, Routing
+from services.loader.template import prebuild
 from tests.loader_support import LoaderNode, Pod
-from tests.netns_support import Netns
+from tests.netns_support import Netns, in_thread
 from tests.node_support import Node
 
 WORLD_V4, WORLD_V6 = "10.99.0.254", "fd00:99::fe"
 REMOTE_NODE = 6
 MTU = 1500
+BPF = Path(__file__).resolve().parents[1] / "bpf"
 
 
 def underlay_v4(number: int) -> str:
@@ -134,7 +145,7 @@ class ClusterNode(Node):
 @dataclass
 class Cluster:
     """`size` nodes. `settings` are TOML values by section, the same on all nodes; with `start` False the services are
-    not started. `pools` False: nodes have no pod ranges of their own but get them from the cluster.
+    not started.
     """
 
     size: int = 2
@@ -219,15 +230,34 @@ class ClusterLoader(LoaderNode):
         return int(json.loads(shown)["kernel"][name])
 
 
+@functools.cache
+def prebuilt() -> Path:
+    """Return a directory with the objects of all shapes that nodes of a cluster have by default, made once a run."""
+    directory = Path(tempfile.mkdtemp(prefix="pl-objects-", dir="/tmp"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    switches = headers.ep_config({})
+    shapes = [(headers.of_node(None), SOURCE)]
+    for routing, family in itertools.product((Routing.OVERLAY, Routing.NATIVE), (4, 6)):
+        header = headers.of_node(NodeConfig((), (), routing=routing, underlay_family=family))
+        shapes += [(header, SOURCE), (header, OVERLAY_SOURCE)] if routing is Routing.OVERLAY else [(header, SOURCE)]
+
+    async def make() -> None:
+        made = (prebuild(directory, BPF, header, switches, source=source) for header, source in dict.fromkeys(shapes))
+        await asyncio.gather(*made)
+
+    in_thread(lambda: asyncio.run(make()))
+    return directory
+
+
 class LoaderCluster:
     """`size` loaders that are told of each other."""
 
     def __init__(self, directory: Path, size: int = 2, *, mtu: int = MTU, **settings: Any) -> None:
-        """Choose names; entering makes everything."""
+        """Choose names; entering makes everything. `settings` go into the [loader] tables."""
         self._directory = directory
         self._size = size
         self._mtu = mtu
-        self._settings = settings
+        self._settings = {"objects_dir": prebuilt(), **settings}
         self.nodes: list[ClusterLoader] = []
         self.routing = pb.ROUTING_UNSPECIFIED
         self.family = 4
@@ -240,8 +270,9 @@ class LoaderCluster:
                 directory = self._directory / f"n{number}"
                 directory.mkdir()
                 node = ClusterLoader(directory, number, self.fabric, **self._settings)
-                await node.__aenter__()
+                node.peer = Peer("loader", node.socket, 60.0)
                 self.nodes.append(node)
+            await asyncio.gather(*(node.__aenter__() for node in self.nodes))
         except BaseException:
             await self.__aexit__()
             raise
@@ -267,6 +298,21 @@ class LoaderCluster:
         await node.regenerate(pod)
         return pod
 
+    async def clear(self) -> None:
+        """Take all pods away and what nodes have of each other."""
+        for node in self.nodes:
+            for pod in node.pods:
+                await node.delete(pod)
+                pod.netns.close()
+            node.pods.clear()
+            for entry_ in await node.dump("metrics"):
+                assert not entry_.metrics.endpoint_id
+        await self.configure(pb.ROUTING_UNSPECIFIED)
+
+    async def regenerate(self) -> None:
+        """Regenerate all endpoints, as needed: after a change of the configuration."""
+        await asyncio.gather(*(node.regenerate(pod, 1) for node in self.nodes for pod in node.pods))
+
     async def tell(self) -> None:
         """Tell each loader of the other nodes and of who is behind their addresses."""
         await asyncio.gather(*(self.tell_node(node) for node in self.nodes))
@@ -283,9 +329,8 @@ class LoaderCluster:
     async def sync_ipcache(self, node: ClusterLoader, entries: list[pb.IpcacheEntry]) -> pb.SyncIpcacheResponse:
         """Send the whole ipcache to a loader, a thousand entries in a message."""
         parts = (entries[at : at + 1000] for at in range(0, len(entries), 1000))
-        reply: pb.SyncIpcacheResponse = await node.stub.SyncIpcache(
-            (pb.SyncIpcacheRequest(entries=part) for part in parts), timeout=30.0
-        )
+        requests = (pb.SyncIpcacheRequest(entries=part) for part in parts)
+        reply: pb.SyncIpcacheResponse = await node.call("SyncIpcache", requests)
         return reply
 
     def remote(self, node: ClusterLoader) -> pb.RemoteNode:

@@ -60,7 +60,10 @@ class Peer:
             self._channel = None
 
     async def call(self, method: Any, request: Any, *, timeout: float) -> Any:
-        """Call a unary method of a stub. Raises what the service raised, or Unavailable or DeadlineExceeded."""
+        """Call a unary method of a stub, or with an iterator of requests one that takes a stream of them.
+
+        Raises what the service raised, or Unavailable or DeadlineExceeded.
+        """
         await self._ready(timeout)
         try:
             return await method(request, timeout=timeout, metadata=_metadata())

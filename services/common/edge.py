@@ -105,7 +105,6 @@ class Edge(grpc.aio.ServerInterceptor):
                 _unary(handler.unary_unary, name, quiet, self._observe), **serializers
             )
         if handler.stream_unary:
-            # From here on alike: a message, or an iterator over messages, and one answer.
             return grpc.stream_unary_rpc_method_handler(
                 _unary(handler.stream_unary, name, quiet, self._observe), **serializers
             )

@@ -3,7 +3,8 @@
 As messages.py. Entries of the ipcache come 100,000 at a time, so they are read straight into the bytes of the map.
 """
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Container, Iterable, MutableMapping, Sequence
+from dataclasses import dataclass
 from ipaddress import ip_address
 
 from podlane.common.v1 import types_pb2 as types
@@ -17,9 +18,6 @@ from services.loader.model import DEFAULT_TUNNEL_PORT, RemoteNode, Routing, Unde
 
 _FAMILIES = {4: layout.FAMILY_IPV4, 16: layout.FAMILY_IPV6}
 _SIZES = {4: 4, 6: 16}
-
-# Whether a packed key of the endpoint map leads to this node.
-IsLocal = Callable[[bytes], bool]
 
 
 def read_routing(number: int, field: str) -> Routing:
@@ -72,49 +70,55 @@ def read_nodes(messages: Sequence[pb.RemoteNode], field: str) -> tuple[RemoteNod
     return tuple(found.values())
 
 
-def read_ipcache_update(
-    message: pb.UpdateIpcacheRequest, family: int, is_local: IsLocal
-) -> tuple[dict[bytes, bytes], list[bytes]]:
-    """Return packed entries and keys. `family` 4 or 6: of the tunnel, 0: without one nodes are routed to.
+@dataclass(frozen=True, slots=True)
+class IpcacheReader:
+    """Reads entries of the ipcache into keys and values of the map.
 
-    Raises InvalidArgument for an address that is given twice, is this node's or has no identity, and for a node of
-    another family.
+    `family` 4 or 6: of the addresses that are tunnelled to; 0: nobody is. `local`: keys of this node's own addresses.
+    An address that is given twice, is this node's or has no identity is InvalidArgument, and so is a node of another
+    family.
     """
-    upserts: dict[bytes, bytes] = {}
-    read_ipcache_entries(message.upserts, "upserts", family, is_local, upserts)
-    removals = [_key(one, f"removals[{index}]") for index, one in enumerate(message.removals)]
-    for index, key in enumerate(removals):
-        if key in upserts:
-            field = f"removals[{index}]"
-            raise InvalidArgument(f"{field}: {_shown(key)} is among the upserts, too", field=field)
-    return upserts, removals
 
+    family: int
+    local: Container[bytes]
 
-def read_ipcache_entries(
-    messages: Iterable[pb.IpcacheEntry],
-    field: str,
-    family: int,
-    is_local: IsLocal,
-    found: MutableMapping[bytes, bytes],
-) -> None:
-    """Add packed entries to those that were read before; see `read_ipcache_update`."""
-    size = _SIZES.get(family)
-    for index, message in enumerate(messages):
-        key = _key(message.address, f"{field}[{index}].address")
+    def update(self, message: pb.UpdateIpcacheRequest) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """Return the entries and the keys of a change."""
+        upserts: dict[bytes, bytes] = {}
+        self.add(upserts, message.upserts, "upserts")
+        removals = [_key(one, f"removals[{index}]") for index, one in enumerate(message.removals)]
+        for index, key in enumerate(removals):
+            if key in upserts:
+                field = f"removals[{index}]"
+                raise InvalidArgument(f"{field}: {_shown(key)} is among the upserts, too", field=field)
+        return upserts, removals
+
+    def add(self, found: MutableMapping[bytes, bytes], messages: Iterable[pb.IpcacheEntry], field: str) -> None:
+        """Add entries to those that were read before."""
+        size = _SIZES.get(self.family)
+        for index, message in enumerate(messages):
+            address, identity = message.address.packed, message.identity
+            kind = _FAMILIES.get(len(address))
+            key = layout.ENDPOINT_KEY.pack(address, kind) if kind is not None else b""
+            node = message.node.packed if size is not None else b""
+            if not key or not identity or key in found or key in self.local or (node and len(node) != size):
+                raise self._refusal(message, f"{field}[{index}]", found)
+            found[key] = layout.ipcache_packed(identity, node)
+
+    def _refusal(self, message: pb.IpcacheEntry, field: str, found: Container[bytes]) -> InvalidArgument:
+        key = _key(message.address, f"{field}.address")
         if not message.identity:
-            name = f"{field}[{index}].identity"
-            raise InvalidArgument(f"{name}: {_shown(key)} needs an identity other than 0", field=name)
-        if key in found:
-            raise InvalidArgument(f"{field}[{index}].address: {_shown(key)} was given before", field=field)
-        if is_local(key):
-            raise InvalidArgument(f"{field}[{index}].address: {_shown(key)} is an address of this node", field=field)
-        node = message.node.packed if size is not None else b""
-        if node and len(node) != size:
-            name = f"{field}[{index}].node"
-            raise InvalidArgument(
-                f"{name}: {_shown(key)} is behind {_spelled(node)}, and this node tunnels over IPv{family}", field=name
+            name, why = "identity", f"{_shown(key)} needs an identity other than 0"
+        elif key in found:
+            name, why = "address", f"{_shown(key)} was given before"
+        elif key in self.local:
+            name, why = "address", f"{_shown(key)} is an address of this node"
+        else:
+            name = "node"
+            why = (
+                f"{_shown(key)} is behind {_spelled(message.node.packed)}, and this node tunnels over IPv{self.family}"
             )
-        found[key] = layout.ipcache_packed(message.identity, node)
+        return InvalidArgument(f"{field}.{name}: {why}", field=f"{field}.{name}")
 
 
 def _key(message: types.IpAddress, field: str) -> bytes:

@@ -66,7 +66,15 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
     overlay = Overlay(worker, overlay_templates, datapath, blocking)
     others = OtherNodes(datapath, state, overlay, Routes(worker), blocking)
-    node = NodeConfigurer(state, NodeSide(worker), HostAddresses(worker, datapath), others, templates, settings=loader)
+    node = NodeConfigurer(
+        state,
+        NodeSide(worker),
+        HostAddresses(worker, datapath),
+        others,
+        templates,
+        settings=loader,
+        shape_changed=lambda: manager.trigger("prepare-template"),
+    )
     policies = Policies(datapath, state, blocking)
     kernel = Kernel(datapath, policies, attachers, host, blocking)
     links = Links(state.root / "links", worker, node.mtu)

@@ -12,7 +12,7 @@ either in force or was about to be.
 import asyncio
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from services.common import telemetry
@@ -57,10 +57,12 @@ class NodeConfigurer:
         templates: Templates,
         *,
         settings: LoaderSettings,
+        shape_changed: Callable[[], object] = lambda: None,
     ) -> None:
         """Wire; nothing is read yet. The settings' MTU holds where the configuration has none, and what they don't
-        allow to be masqueraded isn't.
+        allow to be masqueraded isn't. `shape_changed` is called when endpoints need other programs than before.
         """
+        self._shape_changed = shape_changed
         self._others = others
         self._underlay: Underlay | None = None
         self._state = state
@@ -126,6 +128,8 @@ class NodeConfigurer:
                 else:
                     self._state.forget_node()
                 raise
+        if header != header_before:
+            self._shape_changed()
         if config != before:
             _log.info("node configured", gateways=list(map(str, config.gateways)), mtu=self._mtu)
         return config != before, headers.digest(header)

@@ -147,7 +147,8 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         self, request: pb.UpdateIpcacheRequest, _context: Any
     ) -> pb.UpdateIpcacheResponse:
         """Change who is behind addresses of other nodes."""
-        upserts, removals = clustermessages.read_ipcache_update(request, self._family(), self._is_local)
+        reader = self._ipcache_reader()
+        upserts, removals = reader.update(request)
         await self._parts.shielded.run(self._parts.others.update_ipcache(upserts, removals))
         return pb.UpdateIpcacheResponse()
 
@@ -155,19 +156,16 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         self, requests: AsyncIterator[pb.SyncIpcacheRequest], _context: Any
     ) -> pb.SyncIpcacheResponse:
         """Make the ipcache what it is to be; a stream that breaks off ends here, before anything is changed."""
-        family, wanted = self._family(), dict[bytes, bytes]()
+        reader, wanted = self._ipcache_reader(), dict[bytes, bytes]()
         async for request in requests:
-            clustermessages.read_ipcache_entries(request.entries, "entries", family, self._is_local, wanted)
+            reader.add(wanted, request.entries, "entries")
         done = await self._parts.shielded.run(self._parts.others.sync_ipcache(wanted))
         return pb.SyncIpcacheResponse(written=done.written, removed=done.removed)
 
-    def _is_local(self, key: bytes) -> bool:
-        """Whether the endpoint map has a key."""
-        return self._parts.datapath.endpoints.has(key)
-
-    def _family(self) -> int:
+    def _ipcache_reader(self) -> clustermessages.IpcacheReader:
         config = self._parts.node.config
-        return config.underlay_family if config.routing is Routing.OVERLAY else 0
+        family = config.underlay_family if config.routing is Routing.OVERLAY else 0
+        return clustermessages.IpcacheReader(family, self._parts.datapath.endpoints.keys())
 
     async def SyncNodes(  # noqa: N802 - the name that grpc calls
         self, request: pb.SyncNodesRequest, _context: Any

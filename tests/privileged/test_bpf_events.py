@@ -121,8 +121,19 @@ RULES = (
 )
 
 
-def test_no_reason_is_left_out_but_for_one_that_takes_a_full_map() -> None:
-    assert REFUSED.keys() == set(DropReason) - {DropReason.CONNTRACK_FULL}
+# What takes a full map, and what only a node of a cluster refuses (test_bpf_cluster.py, test_overlay.py).
+ELSEWHERE = {
+    DropReason.CONNTRACK_FULL,
+    DropReason.NO_TUNNEL_KEY,
+    DropReason.UNROUTABLE,
+    DropReason.NO_TUNNEL_ENDPOINT,
+    DropReason.ENCAP_PROHIBITED,
+    DropReason.INVALID_IDENTITY,
+}
+
+
+def test_no_reason_is_left_out() -> None:
+    assert REFUSED.keys() == set(DropReason) - ELSEWHERE
 
 
 @pytest.mark.parametrize("reason", REFUSED, ids=lambda reason: reason.name)
