@@ -36,6 +36,8 @@ class Fake(ipam_pb2_grpc.IpamServiceServicer):
         raise AssertionError(f"no test here calls this: {request} {context}")
 
     AllocateAddresses = ConfirmAllocation = UnconfirmAllocation = ReleaseAddresses = ListAllocations = _never
+    ListClaims = ReleaseClaim = TakeOverClaim = _never
+    WatchPools: Any = _never
 
 
 def server(socket: Path, fake: Fake) -> edge.Server:
