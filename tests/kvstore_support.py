@@ -81,9 +81,8 @@ class Watching:
         """Wait until these are all values that there are."""
         try:
             await self.until(lambda: self.values == values)
-        except AssertionError:
-            assert self.values == values
-            raise
+        except AssertionError as error:
+            raise AssertionError(f"{error}; it has told {self.values}, and not {values}") from None
 
     async def _consume(self) -> None:
         async for batch in self._iterator:

@@ -258,7 +258,9 @@ async def test_metrics_show_requests_and_the_store(etcd: Etcd) -> None:
 
 async def test_a_caller_that_leaves_takes_its_request_along(etcd: Etcd) -> None:
     """Its turn is free again."""
-    async with client(etcd.endpoints, requests_in_flight=1) as kvstore:
+    seen: Counter[str] = Counter()
+    observe = lambda _verb, outcome, _seconds: seen.update([outcome])  # noqa: E731 - a function of its own says no more
+    async with client(etcd.endpoints, requests_in_flight=1, observe=observe) as kvstore:
         await kvstore.get("podlane/a")
         etcd.freeze()
         try:
@@ -271,6 +273,7 @@ async def test_a_caller_that_leaves_takes_its_request_along(etcd: Etcd) -> None:
         finally:
             etcd.thaw()
         assert await kvstore.get("podlane/a") is None
+    assert seen == {"ok": 2}
 
 
 async def test_a_client_that_was_stopped_opens_no_connection_again(etcd: Etcd) -> None:

@@ -119,6 +119,30 @@ async def test_a_store_that_was_emptied_is_seen_as_such_and_followed(
             await watching.has({"podlane/k/a": "other", "podlane/k/c": "1"})
 
 
+async def test_a_store_that_is_emptied_right_after_a_look_is_seen_as_such(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stream would begin at a revision that is far away."""
+    looks, look = 0, etcd_watch._Watch._continues
+
+    async def looked_before(watch: etcd_watch._Watch, revision: int) -> bool:
+        nonlocal looks
+        looks += 1
+        return looks == 1 or await look(watch, revision)
+
+    monkeypatch.setattr(etcd_watch._Watch, "_continues", looked_before)
+    async with client(etcd.endpoints) as kvstore:
+        for number in range(20):
+            await kvstore.put("podlane/k/a", str(number))
+        async with Watching(kvstore, "podlane/k/") as watching:
+            etcd.kill()
+            etcd.wipe()
+            etcd.start()
+            etcd.ctl("put", "podlane/k/a", "other")
+            await watching.has({"podlane/k/a": "other"})
+            assert looks >= 2
+
+
 async def test_what_an_emptied_store_lacks_is_not_gone_at_once(etcd: Etcd) -> None:
     """Whoever lives puts it again; a flush would cut all pods of other nodes."""
     async with client(etcd.endpoints) as kvstore, client(etcd.endpoints, lease_seconds=900) as other:

@@ -47,6 +47,7 @@ _BRIEF = 1.5
 """Seconds for a request once the store has been silent for long: as long as it takes to see that it is back."""
 _LEAST = 0.05
 """Seconds that an attempt needs to say anything."""
+_OUTCOMES = {Unavailable: "unavailable", FailedPrecondition: "refused", InvalidArgument: "invalid"}
 _log = telemetry.logger("kvstore")
 
 
@@ -105,18 +106,18 @@ class Members:
     async def call(self, verb: str, send: Send, *, repeatable: bool = True) -> Any:
         """Have a request answered. Raises Unavailable, FailedPrecondition, InvalidArgument, LeaseGone or Compacted."""
         async with self._limits:
-            begun, outcome = time.monotonic(), "unavailable"
+            begun, outcome = time.monotonic(), "ok"
             try:
                 answer = await self._call(send, repeatable=repeatable)
-                outcome = "ok"
-            except (FailedPrecondition, InvalidArgument) as error:
-                outcome = "refused" if isinstance(error, FailedPrecondition) else "invalid"
+            except PodlaneError as error:
+                outcome = _OUTCOMES[type(error)]
                 raise
-            except Gone:
-                outcome = "ok"
+            except asyncio.CancelledError:
+                outcome = ""
                 raise
             finally:
-                self._observe(verb, outcome, time.monotonic() - begun)
+                if outcome:
+                    self._observe(verb, outcome, time.monotonic() - begun)
             return answer
 
     def lost(self, member: Member, words: str) -> None:
@@ -165,6 +166,11 @@ class Members:
                 return await self._send(member, send)
         except TimeoutError:
             raise Problem(Verdict.LOST if sent else Verdict.UNREACHED, "doesn't answer") from None
+        except Problem as problem:
+            if sent or problem.verdict is not Verdict.LOST:
+                raise
+            # What got lost was a question of ours, not the request.
+            raise Problem(Verdict.UNREACHED, problem.words) from None
 
     async def _send(self, member: Member, send: Send) -> Any:
         for last in (False, True):

@@ -154,6 +154,10 @@ class _Watch:
         stream = await self._members.call("watch", lambda member, metadata: _open(member, metadata, request))
         try:
             answer = stream.first
+            if answer.header.revision < revision or self._store != self._members.store:
+                # Set back after we had looked, or a member that lags: to wait for a revision to come again would be to
+                # miss all that comes before.
+                return None
             while True:
                 if answer is grpc.aio.EOF:
                     return self._members.lost(stream.member, "has ended a watch")
