@@ -8,18 +8,16 @@
     with EtcdCluster() as cluster:              # three; cluster.members are what Etcd is one of
         cluster.leader().kill()
 
-    Etcd(tls=Certificates(directory))           # https, and clients need a certificate
+    Etcd(tls=Certificates(directory))           # https, and clients need a certificate (tests/certificates.py)
     etcd.protect("podlane", "secret")           # users and a role for the prefix podlane; root has password `root`
     Etcd(netns=Netns.path, addresses=["10.9.0.1"], port=2379)      # in a namespace, where others reach it
 
-Ports are chosen here, in a range below the kernel's own, and held by a lock file as long as the member's object lives,
-so that tests run side by side and a member comes back on its ports. In a namespace of its own any port is free.
+Ports are chosen here, in a range below the kernel's own, and held as long as the member's object lives, so that tests
+run side by side and a member comes back on its ports. In a namespace of its own any port is free.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 import random
 import shutil
 import signal
@@ -31,84 +29,43 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from tests.certificates import Certificates
+
 _PATIENCE = 30.0
 _PORTS = range(12000, 30000)
-_LOCKS = Path(tempfile.gettempdir()) / "podlane-test-ports"
 
 
 class Ports:
-    """Ports of loopback that nobody else's tests use while this lives."""
+    """Ports of loopback that nobody else's tests use while this lives.
+
+    What holds one is an abstract Unix socket of its name: those belong to a network namespace, as ports do, and leave
+    nothing behind.
+    """
 
     def __init__(self) -> None:
         """None yet."""
-        self._locks: list[int] = []
+        self._holds: list[socket.socket] = []
 
     def one(self) -> int:
         """Return a port that nobody listens on."""
-        _LOCKS.mkdir(mode=0o777, exist_ok=True)
         while True:
             port = random.choice(_PORTS)
-            lock = os.open(_LOCKS / str(port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            hold = socket.socket(socket.AF_UNIX)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hold.bind(f"\0podlane-test-port-{port}")
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind(("127.0.0.1", port))
             except OSError:
-                os.close(lock)
+                hold.close()
                 continue
-            self._locks.append(lock)
+            self._holds.append(hold)
             return port
 
     def close(self) -> None:
         """Give them back."""
-        while self._locks:
-            os.close(self._locks.pop())
-
-
-class Certificates:
-    """An authority, a server's certificate and a client's, as PEM files in a directory; and another authority."""
-
-    def __init__(self, directory: Path, addresses: Sequence[str] = ("127.0.0.1",)) -> None:
-        """Make them; the server's is for `addresses`."""
-        self._directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
-        self.ca, self.other_ca = self._authority("ca"), self._authority("other")
-        names = ",".join(f"IP:{address}" for address in addresses)
-        self.server, self.server_key = self.signed("server", names)
-        self.client, self.client_key = self.signed("client", "DNS:client")
-
-    def signed(self, name: str, names: str, authority: str = "ca") -> tuple[Path, Path]:
-        """Return a certificate and its key; `names` as in subjectAltName."""
-        (self._directory / f"{name}.ext").write_text(f"subjectAltName={names}\n")
-        self._openssl("req", *_NEW_KEY, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        self._openssl(
-            *("x509", "-req", "-in", f"{name}.csr", "-days", "30", "-extfile", f"{name}.ext", "-out", f"{name}.pem"),
-            *("-CA", f"{authority}.pem", "-CAkey", f"{authority}.key", "-CAcreateserial"),
-        )
-        return self._directory / f"{name}.pem", self._directory / f"{name}.key"
-
-    def _authority(self, name: str) -> Path:
-        self._openssl(
-            "req",
-            "-x509",
-            *_NEW_KEY,
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.pem",
-            "-days",
-            "30",
-            "-subj",
-            f"/CN={name}",
-        )
-        return self._directory / f"{name}.pem"
-
-    def _openssl(self, *argv: str) -> None:
-        subprocess.run(["openssl", *argv], cwd=self._directory, check=True, capture_output=True, timeout=60)
-
-
-_NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+        while self._holds:
+            self._holds.pop().close()
 
 
 class Etcd:

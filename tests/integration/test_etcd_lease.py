@@ -122,6 +122,19 @@ async def test_an_outage_that_took_the_lease_is_noticed_when_it_is_over(etcd: Et
         assert _there(etcd, "podlane/a")
 
 
+async def test_a_lease_that_an_emptied_store_has_lost_is_noticed_with_the_next_connection(etcd: Etcd) -> None:
+    """The next keep-alive would be minutes away, and the node invisible for as long."""
+    async with client(etcd.endpoints, lease_seconds=900) as kvstore:
+        lost = asyncio.Event()
+        kvstore.on_lease_lost(lost.set)
+        await kvstore.put("podlane/a", "1", leased=True)
+        etcd.kill()
+        etcd.wipe()
+        etcd.start()
+        assert await kvstore.get("podlane/a") is None
+        await asyncio.wait_for(lost.wait(), 30)
+
+
 async def test_an_outage_that_did_not_take_the_lease_changes_nothing(etcd: Etcd) -> None:
     """etcd gives all leases their whole time when it starts: what hangs on them stays, and nobody writes."""
     async with client(etcd.endpoints, lease_seconds=_SECONDS) as kvstore:

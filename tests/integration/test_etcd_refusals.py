@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.kvstore import Absent, Put
-from tests.etcd_support import Certificates, Etcd
+from tests.certificates import Certificates
+from tests.etcd_support import Etcd
 from tests.kvstore_support import Watching, client, until
 
 

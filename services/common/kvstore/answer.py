@@ -8,7 +8,9 @@ the request may have been carried out.
     UNREACHED      not carried out; another member, or this one later, may answer
     LOST           nobody knows whether it was carried out; whatever may be repeated is
     TOKEN          not carried out; log in again
-    MEMBER_REFUSES not carried out; this member and we can't agree on TLS, or it belongs to another store
+    TLS            not carried out; this member and we can't agree on certificates, as they are now
+    NO_USERS       not carried out; authentication is off, so there is nothing to log in to
+    MEMBER_REFUSES not carried out; it belongs to another store, or is no etcd
     STORE_REFUSES  not carried out; no member will: credentials, permission, another cluster, no space
     LEASE_GONE     not carried out; the lease isn't there any more
     COMPACTED      the revision is not kept any more
@@ -24,6 +26,8 @@ class Verdict(Enum):
     UNREACHED = auto()
     LOST = auto()
     TOKEN = auto()
+    NO_USERS = auto()
+    TLS = auto()
     MEMBER_REFUSES = auto()
     STORE_REFUSES = auto()
     LEASE_GONE = auto()
@@ -44,6 +48,7 @@ class Problem(Exception):
 _KNOWN = (
     ("invalid auth token", Verdict.TOKEN, "doesn't know our token"),
     ("revision of auth store is old", Verdict.TOKEN, "has changed its users since we logged in"),
+    ("authentication is not enabled", Verdict.NO_USERS, "has authentication off"),
     ("user name is empty", Verdict.TOKEN, "wants a user name and password: set [kvstore] username and password_file"),
     ("invalid user ID or password", Verdict.STORE_REFUSES, "refuses the user name or the password"),
     ("authentication failed", Verdict.STORE_REFUSES, "refuses the user name or the password"),
@@ -59,15 +64,17 @@ _KNOWN = (
     ("too many requests", Verdict.UNREACHED, "has too many requests"),
     ("not supported for learner", Verdict.UNREACHED, "is a learner, which answers nobody yet"),
     ("not capable", Verdict.UNREACHED, "is not ready yet"),
-    ("CERTIFICATE_VERIFY_FAILED", Verdict.MEMBER_REFUSES, "shows a certificate that [kvstore] ca has not signed"),
-    ("Hostname Verification", Verdict.MEMBER_REFUSES, "shows a certificate that is not for this address"),
-    ("BAD_CERTIFICATE", Verdict.MEMBER_REFUSES, "refuses our certificate"),
-    ("CERTIFICATE", Verdict.MEMBER_REFUSES, "refuses our certificate"),
-    ("Unwrap failed", Verdict.MEMBER_REFUSES, "refuses our certificate: it wants one that its own CA has signed"),
-    ("security handshaker", Verdict.MEMBER_REFUSES, "can't be asked: [kvstore] ca, certificate or key is no PEM file"),
-    ("WRONG_VERSION_NUMBER", Verdict.MEMBER_REFUSES, "doesn't speak TLS: is it http://?"),
+    ("certificate has expired", Verdict.TLS, "shows a certificate that has expired"),
+    ("certificate is not yet valid", Verdict.TLS, "shows a certificate of the future: do the clocks agree?"),
+    ("CERTIFICATE_VERIFY_FAILED", Verdict.TLS, "shows a certificate that [kvstore] ca has not signed"),
+    ("Hostname Verification", Verdict.TLS, "shows a certificate that is not for this address"),
+    ("BAD_CERTIFICATE", Verdict.TLS, "refuses our certificate"),
+    ("CERTIFICATE", Verdict.TLS, "refuses our certificate"),
+    ("Unwrap failed", Verdict.TLS, "refuses our certificate: it wants one that its own CA has signed"),
+    ("security handshaker", Verdict.TLS, "can't be asked: [kvstore] ca, certificate or key is no PEM file"),
+    ("WRONG_VERSION_NUMBER", Verdict.TLS, "doesn't speak TLS: is it http://?"),
     ("Handshake read failed", Verdict.UNREACHED, "ends the connection in the TLS handshake: is it http://?"),
-    ("handshake failed", Verdict.MEMBER_REFUSES, "and we can't agree on TLS"),
+    ("handshake failed", Verdict.TLS, "and we can't agree on TLS"),
     ("to all addresses; last error: UNAVAILABLE", Verdict.UNREACHED, "ends the connection at once: is it https://?"),
     ("Connection refused", Verdict.UNREACHED, "refuses connections"),
     ("No route to host", Verdict.UNREACHED, "can't be reached: no route to host"),

@@ -16,7 +16,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-import grpc
 from aetcd import rpc
 
 from services.common.config import KvstoreSettings
@@ -33,8 +32,8 @@ from services.common.kvstore import (
     check_once,
     etcd_messages,
 )
-from services.common.kvstore.answer import Problem, judge
-from services.common.kvstore.etcd_channel import Member
+from services.common.kvstore.answer import Problem
+from services.common.kvstore.etcd_channel import Member, translated
 from services.common.kvstore.etcd_lease import Lease
 from services.common.kvstore.etcd_members import Compacted, LeaseGone, Members, Observe, Send
 from services.common.kvstore.etcd_watch import Seen, follow
@@ -174,13 +173,12 @@ class EtcdKvstore:
         try:
             async with asyncio.timeout(_STATUS_SECONDS):
                 await member.connect()
-                answer = await member.maintenance.Status(rpc.StatusRequest())
+                with translated():
+                    answer = await member.maintenance.Status(rpc.StatusRequest())
         except TimeoutError:
             return MemberStatus(member.endpoint, error="doesn't answer")
         except Problem as problem:
             return MemberStatus(member.endpoint, error=problem.words)
-        except grpc.aio.AioRpcError as error:
-            return MemberStatus(member.endpoint, error=judge(error.code().name, error.details() or "").words)
         leader = answer.leader == answer.header.member_id
         return MemberStatus(member.endpoint, answer.version, leader, error="" if answer.leader else "has no leader")
 

@@ -11,6 +11,8 @@ TLS, nor several members, nor lists in pages and at revisions, nor where a watch
 """
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,7 +21,7 @@ from aetcd import rpc
 
 from services.common.config import KvstoreSettings
 from services.common.controller import backoff
-from services.common.kvstore.answer import Problem, Verdict
+from services.common.kvstore.answer import Problem, Verdict, judge
 
 RETRY_BASE, RETRY_CAP = 0.05, 1.0
 """Seconds between attempts at a member that fails."""
@@ -73,8 +75,9 @@ class Member:
     async def connect(self) -> None:
         """Connect, or fail to, whatever comes first: the next call says which."""
         channel = self._channel or self._open()
-        while (state := channel.get_state(try_to_connect=True)) in _UNDECIDED:
-            await channel.wait_for_state_change(state)
+        with translated():
+            while (state := channel.get_state(try_to_connect=True)) in _UNDECIDED:
+                await channel.wait_for_state_change(state)
 
     def answered(self) -> None:
         """It lives."""
@@ -108,6 +111,25 @@ class Member:
         return channel
 
 
+@contextlib.contextmanager
+def translated() -> Iterator[None]:
+    """Have as a Problem what gRPC raises in the block.
+
+    A channel that is closed cancels its calls, which looks as if whoever waits for them was cancelled.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise judge(error.code().name, error.details() or "") from None
+    except grpc.aio.UsageError:
+        raise Problem(Verdict.LOST, "was left while it was asked") from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise Problem(Verdict.LOST, "was left while it was asked") from None
+
+
 def credentials(settings: KvstoreSettings) -> grpc.ChannelCredentials:
     """Return what TLS needs, from the files that the settings name. Raises Problem when one can't be read."""
     key = read(settings.key) if settings.key != Path() else None
@@ -120,4 +142,4 @@ def read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Problem(Verdict.MEMBER_REFUSES, f"can't be asked: {path}: {error.strerror}") from None
+        raise Problem(Verdict.TLS, f"can't be asked: {path}: {error.strerror}") from None

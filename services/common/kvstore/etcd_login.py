@@ -7,12 +7,11 @@ file each time, so a changed one counts without a restart.
 
 import asyncio
 
-import grpc
 from aetcd import rpc
 
 from services.common.config import KvstoreSettings
-from services.common.kvstore.answer import judge
-from services.common.kvstore.etcd_channel import Member, read
+from services.common.kvstore.answer import Problem, Verdict
+from services.common.kvstore.etcd_channel import Member, read, translated
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -50,10 +49,11 @@ class Login:
         password = read(self._settings.password_file).decode(errors="replace").removesuffix("\n")
         request = rpc.AuthenticateRequest(name=self._settings.username, password=password)
         try:
-            answer = await member.auth.Authenticate(request, metadata=_REQUIRE_LEADER)
-        except grpc.aio.AioRpcError as error:
-            if "authentication is not enabled" in (error.details() or ""):
-                return ""  # it may be turned on later; requests without a token are refused then
-            raise judge(error.code().name, error.details() or "") from None
+            with translated():
+                answer = await member.auth.Authenticate(request, metadata=_REQUIRE_LEADER)
+        except Problem as problem:
+            if problem.verdict is not Verdict.NO_USERS:
+                raise
+            return ""  # it may be turned on later; requests without a token are refused then
         token: str = answer.token
         return token

@@ -30,9 +30,10 @@ from services.common import telemetry
 from services.common.config import KvstoreSettings
 from services.common.errors import FailedPrecondition, InvalidArgument, PodlaneError, Unavailable
 from services.common.kvstore import ownership
-from services.common.kvstore.answer import Problem, Verdict, judge
-from services.common.kvstore.etcd_channel import Member
+from services.common.kvstore.answer import Problem, Verdict
+from services.common.kvstore.etcd_channel import Member, translated
 from services.common.kvstore.etcd_login import Login, Metadata
+from services.common.kvstore.health import Health
 from services.common.kvstore.keys import Keys
 from services.common.kvstore.limits import Limits
 
@@ -46,6 +47,7 @@ _BRIEF = 1.5
 """Seconds for a request once the store has been silent for long: as long as it takes to see that it is back."""
 _LEAST = 0.05
 """Seconds that an attempt needs to say anything."""
+_OUTCOMES = {Unavailable: "unavailable", FailedPrecondition: "refused", InvalidArgument: "invalid"}
 _log = telemetry.logger("kvstore")
 
 
@@ -84,6 +86,7 @@ class Members:
         self.store = 0
         """Counts the stores that were seen: it grows when another etcd cluster takes the place of the one before."""
         self._store_id: int | None = None
+        self._closed = False
 
     def __iter__(self) -> Iterator[Member]:
         """Each of them."""
@@ -95,25 +98,26 @@ class Members:
         return self._limits.waiting
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, for good: a watch whose reader is late must not open them again."""
+        self._closed = True
         for member in self._members:
             await member.close()
 
     async def call(self, verb: str, send: Send, *, repeatable: bool = True) -> Any:
         """Have a request answered. Raises Unavailable, FailedPrecondition, InvalidArgument, LeaseGone or Compacted."""
         async with self._limits:
-            begun, outcome = time.monotonic(), "unavailable"
+            begun, outcome = time.monotonic(), "ok"
             try:
                 answer = await self._call(send, repeatable=repeatable)
-                outcome = "ok"
-            except (FailedPrecondition, InvalidArgument) as error:
-                outcome = "refused" if isinstance(error, FailedPrecondition) else "invalid"
+            except PodlaneError as error:
+                outcome = _OUTCOMES[type(error)]
                 raise
-            except Gone:
-                outcome = "ok"
+            except asyncio.CancelledError:
+                outcome = ""
                 raise
             finally:
-                self._observe(verb, outcome, time.monotonic() - begun)
+                if outcome:
+                    self._observe(verb, outcome, time.monotonic() - begun)
             return answer
 
     def lost(self, member: Member, words: str) -> None:
@@ -126,6 +130,8 @@ class Members:
         brief = self.health.silent_for() > self._timeout
         deadline = loop.time() + (min(_BRIEF, self._timeout) if brief else self._timeout)
         while True:
+            if self._closed:
+                raise Unavailable("the client of etcd was stopped")
             member = min(self._members, key=lambda one: max(one.retry_at, loop.time()))
             pause = max(0.0, member.retry_at - loop.time())
             if pause and loop.time() + pause + _LEAST >= deadline:
@@ -160,16 +166,21 @@ class Members:
                 return await self._send(member, send)
         except TimeoutError:
             raise Problem(Verdict.LOST if sent else Verdict.UNREACHED, "doesn't answer") from None
+        except Problem as problem:
+            if sent or problem.verdict is not Verdict.LOST:
+                raise
+            # What got lost was a question of ours, not the request.
+            raise Problem(Verdict.UNREACHED, problem.words) from None
 
     async def _send(self, member: Member, send: Send) -> Any:
         for last in (False, True):
             metadata = await self._login.metadata(member)
             try:
-                answer = await send(member, metadata)
-            except grpc.aio.AioRpcError as error:
-                problem = judge(error.code().name, error.details() or "")
+                with translated():
+                    answer = await send(member, metadata)
+            except Problem as problem:
                 if problem.verdict is not Verdict.TOKEN:
-                    raise problem from None
+                    raise
                 if last or not self._login.refused(metadata):
                     raise Problem(Verdict.STORE_REFUSES, problem.words) from None
             else:
@@ -238,9 +249,9 @@ class Members:
             case Verdict.STORE_REFUSES:
                 member.verified = False
                 raise self._refused(f"{member.endpoint}: {problem.words}") from None
-            case Verdict.MEMBER_REFUSES:
+            case Verdict.TLS:
                 await member.close()
-        refusing = problem.verdict is Verdict.MEMBER_REFUSES
+        refusing = problem.verdict in {Verdict.TLS, Verdict.MEMBER_REFUSES}
         member.failed(problem.words, self._random.random(), refusing=refusing)
         self.health.failing()
         self._leave(member)
@@ -273,44 +284,3 @@ class Members:
         if self.health.refused(message):
             _log.error("etcd can't be used", problem=words, still=_STILL)
         return FailedPrecondition(message)
-
-
-class Health:
-    """Whether the store answers, since when it doesn't, and which change of that was told already."""
-
-    def __init__(self) -> None:
-        """Nobody was asked."""
-        self.reachable = False
-        self.error = ""
-        self._silent_since: float | None = None
-        self._told = ""
-
-    def silent_for(self) -> float:
-        """Return the seconds since the first failure after the last answer; 0.0: the last request was answered."""
-        return time.monotonic() - self._silent_since if self._silent_since is not None else 0.0
-
-    def failing(self) -> None:
-        """An attempt has failed."""
-        if self._silent_since is None:
-            self._silent_since = time.monotonic()
-
-    def unanswered(self, error: str) -> bool:
-        """A request was given up; whether this is news."""
-        return self._change(error, "unanswered")
-
-    def refused(self, error: str) -> bool:
-        """A request was refused; whether this is news."""
-        self.failing()
-        return self._change(error, error)
-
-    def answered(self) -> float | None:
-        """A request was answered; the seconds that none was, if that was told."""
-        silent = self.silent_for() if self._told else None
-        self.reachable, self.error, self._silent_since, self._told = True, "", None, ""
-        return silent
-
-    def _change(self, error: str, what: str) -> bool:
-        self.reachable, self.error = False, error
-        news = self._told != what
-        self._told = what
-        return news

@@ -31,9 +31,9 @@ from services.common import telemetry
 from services.common.controller import backoff
 from services.common.errors import PodlaneError
 from services.common.kvstore import Batch, Entry, etcd_messages
-from services.common.kvstore.answer import judge
+from services.common.kvstore.answer import Problem
 from services.common.kvstore.differences import ELSEWHERE, differences, remember
-from services.common.kvstore.etcd_channel import RETRY_BASE, RETRY_CAP, Member
+from services.common.kvstore.etcd_channel import RETRY_BASE, RETRY_CAP, Member, translated
 from services.common.kvstore.etcd_login import Metadata
 from services.common.kvstore.etcd_members import Members
 
@@ -160,9 +160,10 @@ class _Watch:
                 if answer.canceled:
                     return self._cancelled(stream.member, answer)
                 self._take_in(answer)
-                answer = await stream.call.read()
-        except grpc.aio.AioRpcError as error:
-            self._members.lost(stream.member, judge(error.code().name, error.details() or "").words)
+                with translated():
+                    answer = await stream.call.read()
+        except Problem as problem:
+            self._members.lost(stream.member, problem.words)
         finally:
             stream.call.cancel()
 
