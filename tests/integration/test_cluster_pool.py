@@ -19,6 +19,7 @@ from services.common.kvstore import Kvstore
 from services.common.kvstore.keys import Keys
 from services.ipam.claimoperations import Whose
 from services.ipam.claims import State
+from services.ipam.metrics import Pools
 from services.ipam.model import Allocation
 from tests.cluster_pool_support import ClusterNode, node, store_of, until
 from tests.etcd_support import Etcd
@@ -62,6 +63,19 @@ async def test_a_first_claim_comes_by_itself_and_pods_get_addresses_of_it(tmp_pa
         assert [one.address for one in held.addresses] == [v4[2], v6[2]]
         assert [one.gateway for one in held.addresses] == [v4[1], v6[1]]
         assert await a.others() == {str(v4): "a", str(v6): "a"}
+
+
+async def test_claims_and_what_is_free_in_them_are_counted(tmp_path: Path, store: Kvstore, root: str):
+    async with node(tmp_path, store, "a", root=root, cluster_ranges=("10.0.0.0/24",), node_prefix_v4=29) as a:
+        await a.allocate("c1")
+        samples = {
+            (sample.name, *sample.labels.values()): sample.value
+            for family in Pools(a.allocator, a.pools).collect()
+            for sample in family.samples
+        }
+
+        assert samples["podlane_ipam_claims", "default", "held"] == 1
+        assert samples["podlane_ipam_claims_free", "default", "IPv4"] == 4
 
 
 async def test_three_nodes_race_for_four_ranges_and_no_address_is_given_twice(

@@ -367,7 +367,7 @@ class SimulatedNode:
             await self.keeper.finish_return(one)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from([28, 29, 30]), min_size=2, max_size=5))
 def test_nodes_that_claim_are_killed_and_come_back_never_give_out_of_one_range(seed: int, lengths: list[int]) -> None:
     """Each with a size of its own, requests and answers lost, in the order that the seed says."""
