@@ -8,7 +8,9 @@
  * destination's endpoint, as from another pod, or up the stack to the node itself.
  *
  * to_overlay: egress of the device. What pods send has its tunnel key already (from_container); what
- * the node's stack sends, or has routed for a pod, gets it here.
+ * the node's stack sends, or has routed for a pod, gets it here: for whom the ipcache knows from
+ * there, else from the route to the range of the node's pods, which says where to and has VNI 0.
+ * Thus the answer to a pod whom this node doesn't know yet finds its way.
  *
  * An endpoint's id is in what they count and tell of where the packet has one, else 0: the node.
  */
@@ -148,9 +150,25 @@ static __always_inline void to_overlay_source(const struct __sk_buff *skb, struc
 	}
 }
 
+/* Keeps where the route leads; its key's memory is about to be used. */
+static __always_inline void to_overlay_route(struct packet *packet)
+{
+	const struct bpf_tunnel_key *key = overlay_key(packet);
+	struct ipcache_value *via = (void *)&packet->to;
+
+	via->flags = IPCACHE_FLAG_TUNNELLED;
+#ifdef ENABLE_UNDERLAY_IPV6
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		via->node.words[i] = key->local_ipv6[i];
+#else
+	via->node.words[0] = bpf_htonl(key->local_ipv4);
+#endif
+}
+
 static __always_inline int to_overlay_verdict(struct __sk_buff *skb, struct packet *packet)
 {
-	const struct ipcache_value *to;
+	const struct ipcache_value *to, *via = (const void *)&packet->to;
 	int verdict;
 
 	packet_pull_headers(skb);
@@ -160,10 +178,14 @@ static __always_inline int to_overlay_verdict(struct __sk_buff *skb, struct pack
 	if (ipv6_is_group(&packet->destination) && packet->destination.family == FAMILY_IPV6)
 		return refused(DROP_LINK_LOCAL_NOISE);
 	to_overlay_source(skb, packet);
+	packet->destination_identity = IDENTITY_WORLD;
 	to = ipcache_lookup(&packet->destination);
-	if (!to || !(to->flags & IPCACHE_FLAG_TUNNELLED))
+	if (to)
+		packet->destination_identity = to->identity;
+	else
+		to = via;
+	if (!(to->flags & IPCACHE_FLAG_TUNNELLED))
 		return refused(DROP_NO_TUNNEL_ENDPOINT);
-	packet->destination_identity = to->identity;
 	if (overlay_set_key(skb, packet, packet->source_identity, &to->node))
 		return refused(DROP_NO_TUNNEL_KEY);
 	trace(skb, packet, TRACE_TO_OVERLAY);
@@ -178,10 +200,14 @@ int to_overlay(struct __sk_buff *skb)
 
 	if (!packet)
 		return TC_ACT_SHOT;
-	/* From a pod: it has its key. */
+	((struct ipcache_value *)&packet->to)->flags = 0;
 	if (!bpf_skb_get_tunnel_key(skb, overlay_key(packet), sizeof(struct bpf_tunnel_key),
-				    OVERLAY_GET_FLAGS))
-		return TC_ACT_OK;
+				    OVERLAY_GET_FLAGS)) {
+		/* From a pod: it has its key. */
+		if (overlay_key(packet)->tunnel_id)
+			return TC_ACT_OK;
+		to_overlay_route(packet);
+	}
 	packet_begin(packet, DIRECTION_EGRESS);
 	packet->from_stack = true;
 	packet->conntrack = 0;

@@ -23,8 +23,8 @@ from typing import Any, Self
 import grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
-from tests.cluster_support import WORLD_V4, Cluster, ClusterNode
 from tests.certificates import Certificates
+from tests.cluster_support import WORLD_V4, Cluster, ClusterNode
 from tests.etcd_support import Etcd, EtcdCluster
 from tests.node_support import Pod
 

@@ -38,6 +38,8 @@ class Changer:
         self._parts = parts
         self._map_size = map_size
         self._changing = asyncio.Lock()
+        self.moving: set[int] = set()
+        """Endpoints that are somebody else by now, whose programs are still of whom they were."""
         self._shielded = Shielded()
 
     async def stop(self) -> None:
@@ -90,6 +92,7 @@ class Changer:
             self._policies.resolver.settle()
             await asyncio.gather(*(one.managed.save(self._parts.store.update) for one in moved))
             await self._release(released)
+            self.moving.clear()  # they are compared next, and published when they are right
 
     async def identify(self, managed: ManagedEndpoint) -> None:
         """Give an endpoint the number that its labels are to have in place of a provisional one.
@@ -210,6 +213,7 @@ class Changer:
             if there.get(one.managed.endpoint.id) is one.managed:
                 released.append(one.managed.endpoint.identity)
                 one.take_in(self._policies.resolver)
+                self.moving.add(one.managed.endpoint.id)
                 one.note(why)
             else:
                 released.append(one.identity)
@@ -230,12 +234,13 @@ class Changer:
         except PodlaneError as error:
             return Effect(failures=[f"not in force yet: {error.message}; it is tried again"])
 
-    async def _regenerate(self, moved: Iterable[Moved], why: str, effect: Effect) -> None:
-        """Bring the programs of those to force who are somebody else, and wait for whoever is under way."""
+    async def _regenerate(self, moved: Sequence[Moved], why: str, effect: Effect) -> None:
+        """Bring the programs of those to force who are somebody else, and wait for whoever is under way.
+
+        Other nodes are told last: they drop what comes with another identity than they know of its sender.
+        """
         ends = list(effect.again)
         for one in moved:
-            self._policies.see_to_identity(one.managed)
-            self._parts.publish(one.managed)
             if one.managed.endpoint.state not in _GOING:
                 ends.append(self._parts.regenerate(one.managed, f"identity {one.identity}: {why}"))
         for end in ends:
@@ -243,3 +248,7 @@ class Changer:
                 await end
             except PodlaneError as error:
                 effect.failures.append(error.message)
+        for one in moved:
+            self.moving.discard(one.managed.endpoint.id)
+            self._policies.see_to_identity(one.managed)
+            self._parts.publish(one.managed)

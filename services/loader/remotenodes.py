@@ -1,7 +1,8 @@
 """Routes of the node's stack to other nodes' pods.
 
-    overlay    <range> dev podlane_vxlan src <gateway>: where to is said by the ipcache (bpf/bpf_overlay.c); the node's
-               own packets carry its gateway's address, which other nodes know it by
+    overlay    <range> encap ip dst <the node's address> dev podlane_vxlan src <gateway>: to the node whose range it is,
+               where the ipcache doesn't know better (bpf/bpf_overlay.c); the node's own packets carry its gateway's
+               address, which other nodes know it by
     native     <range> via <the node's address> dev <underlay>; an IPv6 range of a node that is known by its IPv4
                address goes via one of its IPv6 addresses
 
@@ -18,7 +19,7 @@ from services.common import telemetry
 from services.common.model import Address, Network, Route
 from services.loader import rtnl_ip
 from services.loader.model import NodeConfig, RemoteNode, Routing, Underlay
-from services.loader.netlink import NetlinkError, Rtnl, explain
+from services.loader.netlink import NetlinkError, Request, Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.rtnl_ip import RTPROT_NODES, RouteInfo
 
@@ -33,10 +34,12 @@ class WantedRoute:
     route: Route
     ifindex: int
     source: Address | None = None
+    tunnel: Address | None = None
 
     def is_made_by(self, there: RouteInfo) -> bool:
         """Whether the kernel has it."""
-        return (there.route, there.ifindex, there.source) == (self.route, self.ifindex, self.source)
+        have = (there.route, there.ifindex, there.source, there.tunnel)
+        return have == (self.route, self.ifindex, self.source, self.tunnel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ def wanted(
                 problems.append(f"node {node.name}: {network} overlaps this node's own pod ranges")
             elif config.routing is Routing.OVERLAY:
                 route, source = Route(network, None, mtu), sources.get(network.version)
-                found[network] = WantedRoute(node.name, route, overlay_ifindex, source)
+                found[network] = WantedRoute(node.name, route, overlay_ifindex, source, node.address)
             elif (gateway := _gateway(node, network.version)) is not None:
                 found[network] = WantedRoute(node.name, Route(network, gateway), underlay.ifindex)
             else:
@@ -132,10 +135,14 @@ def _ours(own: Rtnl) -> dict[Network, list[RouteInfo]]:
     return found
 
 
+def _request(one: WantedRoute) -> Request:
+    return rtnl_ip.new_route(one.ifindex, one.route, one.source, protocol=RTPROT_NODES, tunnel=one.tunnel)
+
+
 def _make(own: Rtnl, one: WantedRoute) -> list[str]:
     """Make a route; return why not. One by one: a node that isn't reachable mustn't keep the others'."""
     try:
-        own.batch([rtnl_ip.new_route(one.ifindex, one.route, one.source, protocol=RTPROT_NODES)])
+        own.batch([_request(one)])
     except NetlinkError as error:
         via = f" via {one.route.gateway}" if one.route.gateway else ""
         return [f"node {one.node}: no route to {one.route.destination}{via}: {error}"]

@@ -6,6 +6,7 @@ Numbers are from linux/if_addr.h, linux/rtnetlink.h and linux/neighbour.h.
 import errno
 import socket
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
@@ -23,6 +24,10 @@ _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_F_NODAD = 1, 2, 8, 0x2
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_METRICS, _RTA_TABLE = 1, 4, 5, 6, 7, 8, 15
+# Lightweight tunnels (linux/lwtunnel.h); the attribute has one number for both families.
+_RTA_ENCAP_TYPE, _RTA_ENCAP, _LWTUNNEL_IP_DST = 21, 22, 2
+_ENCAP_TYPE = struct.Struct("=H")
+_ENCAPS = {4: 2, 6: 4}
 _RTAX_MTU = 2
 _RT_TABLE_MAIN, RTPROT_STATIC = 254, 4
 # Ours, of routes to other nodes: those with any other are never touched.
@@ -75,10 +80,18 @@ def read_address(body: bytes) -> tuple[int, Interface]:
     return ifindex, ip_interface((ip_address(packed), length))
 
 
-def new_route(ifindex: int, route: Route, source: Address | None = None, *, protocol: int = RTPROT_STATIC) -> Request:
+def new_route(
+    ifindex: int,
+    route: Route,
+    source: Address | None = None,
+    *,
+    protocol: int = RTPROT_STATIC,
+    tunnel: Address | None = None,
+) -> Request:
     """Install a route through a device, in place of one to the same destination.
 
-    `source`: what the namespace's own packets carry as their source. `protocol`: who has made it.
+    `source`: what the namespace's own packets carry as their source. `protocol`: who has made it. `tunnel`: where a
+    flow-based tunnel device is to send what takes the route, unless it is told otherwise; with key 0.
     """
     on_link = route.destination.version == 4 and route.gateway is None
     scope = _RT_SCOPE_LINK if on_link else _RT_SCOPE_UNIVERSE
@@ -91,6 +104,9 @@ def new_route(ifindex: int, route: Route, source: Address | None = None, *, prot
         parts.append(attribute(_RTA_PREFSRC, source.packed))
     if route.mtu:
         parts.append(nested(_RTA_METRICS, u32(_RTAX_MTU, route.mtu)))
+    if tunnel is not None:
+        parts.append(attribute(_RTA_ENCAP_TYPE, _ENCAP_TYPE.pack(_ENCAPS[tunnel.version])))
+        parts.append(nested(_RTA_ENCAP, attribute(_LWTUNNEL_IP_DST, tunnel.packed)))
     return Request(RTM_NEWROUTE, b"".join(parts), NLM_F_CREATE | NLM_F_REPLACE, ("route", route.destination))
 
 
@@ -149,6 +165,7 @@ class RouteInfo:
     kind: int
     protocol: int = RTPROT_STATIC
     source: Address | None = None
+    tunnel: Address | None = None
 
     @property
     def unicast(self) -> bool:
@@ -178,7 +195,15 @@ def read_route(body: bytes) -> RouteInfo:
         kind,
         protocol,
         ip_address(found[_RTA_PREFSRC]) if _RTA_PREFSRC in found else None,
+        _read_tunnel(found),
     )
+
+
+def _read_tunnel(found: Mapping[int, bytes]) -> Address | None:
+    if number(found.get(_RTA_ENCAP_TYPE, b"")) not in _ENCAPS.values():
+        return None
+    target = attributes(found.get(_RTA_ENCAP, b"")).get(_LWTUNNEL_IP_DST)
+    return ip_address(target) if target else None
 
 
 def new_neighbour(ifindex: int, address: Address, mac: bytes) -> Request:

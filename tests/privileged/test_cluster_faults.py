@@ -70,10 +70,11 @@ def test_etcd_is_away_for_a_while() -> None:
             late = cluster.pod(one, "new")
             assert late.identity == local
 
-            cluster.etcds[0].start()
-            for pod in (known, new, late):
-                until(partial(published, cluster, pod), f"{pod.pod.name} is published")
-            cluster.settled()
+            with pinging(new, *web.addresses, *db.addresses):
+                cluster.etcds[0].start()
+                for pod in (known, new, late):
+                    until(partial(published, cluster, pod), f"{pod.pod.name} is published")
+                cluster.settled()
         shared = new.identity
         assert shared < LOCAL_SCOPE
         assert late.identity == shared

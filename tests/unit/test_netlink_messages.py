@@ -120,6 +120,15 @@ def test_an_on_link_route_has_link_scope():
     assert read(rtmsg, rtnl_ip.new_route(5, Route(ip_network("10.0.0.1/32"))))["scope"] == 253
 
 
+@pytest.mark.parametrize("tunnel", ["192.0.2.7", "2001:db8::7"])
+def test_a_route_says_where_a_tunnel_leads(tunnel: str):
+    """What pyroute2 doesn't know; `ip route` reads it in test_othernodes.py."""
+    request = rtnl_ip.new_route(5, ROUTE4, tunnel=ip_address(tunnel))
+
+    assert rtnl_ip.read_route(request.body).tunnel == ip_address(tunnel)
+    assert rtnl_ip.read_route(rtnl_ip.new_route(5, ROUTE4).body).tunnel is None
+
+
 def test_a_default_route_has_no_destination():
     message = read(rtmsg, rtnl_ip.new_route(5, ROUTE6))
 

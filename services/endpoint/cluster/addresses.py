@@ -8,7 +8,8 @@ Nothing is put that the store has already: what is there this node sees anyway, 
 address of this node that no endpoint has (a kill, a deletion that found the store away) is removed by the controller
 `prune-addresses`.
 
-Not published: an endpoint whose identity is provisional (`identities.py`), because no other node could know the number.
+Not published: an endpoint whose identity is provisional (`identities.py`), because no other node could know the number;
+and not before its programs have it, because others drop what comes with another identity than they know.
 """
 
 from collections.abc import Callable
@@ -33,7 +34,9 @@ _PRUNE_SECONDS = 5.0
 
 
 class Addresses:
-    """Publishes. `provisional` says why an identity isn't published, `ports` returns an endpoint's named ports."""
+    """Publishes. `provisional` says why an identity isn't published, `ports` returns an endpoint's named ports, `moving`
+    whether its programs are still of an identity that it had before.
+    """
 
     def __init__(
         self,
@@ -46,8 +49,10 @@ class Addresses:
         interval: float,
         provisional: Callable[[int], str],
         ports: Callable[[Endpoint], frozenset[NamedPort]],
+        moving: Callable[[int], bool],
     ) -> None:
         """Wire. `interval` in seconds: from one look at what is there to the next."""
+        self._moving = moving
         self._kvstore, self._keys, self._node = kvstore, keys, node
         self._registration, self._controllers = registration, own
         self._interval = interval
@@ -101,6 +106,8 @@ class Addresses:
             return
         if why := self._provisional(endpoint.identity):
             raise FailedPrecondition(f"its addresses are the world's to other nodes: {why}")
+        if self._moving(endpoint.id):
+            raise Unavailable("its programs don't have its identity yet")
         value = IpRecord(
             node=self._node,
             host=node.address,

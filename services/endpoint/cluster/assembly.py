@@ -68,6 +68,7 @@ class Cluster:
             own=own,
             interval=interval,
             provisional=self.identities.provisional,
+            moving=lambda id_: id_ in late.policies().changes.moving,
             ports=lambda endpoint: late.policies().who(endpoint).named_ports,
         )
         self.follower = Follower(
