@@ -9,7 +9,7 @@ TESTS ?= tests
 JOBS ?= 4
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup root demo test bench lint fmt proto check-proto lock clean
+.PHONY: menu setup root demo demo-cluster test bench lint fmt proto check-proto lock clean
 
 menu: ## print this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ root:
 
 demo: root setup ## one node, two pods, from CNI ADD to ping and 1 GiB of TCP, told as a story
 	$(Q)$(PYTHON) deploy/demo/demo.py
+
+demo-cluster: root setup ## etcd and three nodes: pods, a policy on all of them, a node that dies
+	$(Q)$(PYTHON) deploy/demo/cluster.py
 
 test: root setup ## all tests, in parallel
 	$(Q)$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)

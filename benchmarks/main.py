@@ -29,6 +29,7 @@ from benchmarks import (
     policymaps,
     policypath,
     programs,
+    scale,
     shim,
 )
 from benchmarks.harness import Report
@@ -94,6 +95,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "controllers": lambda report, _quick: controllers.report(report),
     "policy": lambda report, _quick: policy.report(report),
     "policymaps": lambda report, _quick: policymaps.report(report),
+    "scale": lambda report, quick: scale.report(report, quick=quick),
     "ipam": lambda report, quick: ipam.report(report, 2_000 if quick else 10_000),
 }
 

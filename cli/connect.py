@@ -51,6 +51,13 @@ def policy(settings: Settings) -> Service:
     return replace(endpoint(settings), stub=PolicyServiceStub)
 
 
+def cluster(settings: Settings) -> Service:
+    """Return the service for other nodes and the kvstore, which the endpoint service answers, too."""
+    from podlane.endpoint.v1.cluster_pb2_grpc import ClusterServiceStub
+
+    return replace(endpoint(settings), stub=ClusterServiceStub)
+
+
 def controllers(settings: Settings) -> list[Service]:
     """Return the service that every process answers beside its own, once for each process."""
     from podlane.common.v1.controllers_pb2_grpc import ControllerServiceStub

@@ -17,9 +17,11 @@ _NOUNS = {
     "gc": "find and remove what pods that are gone have left",
     "identity": "who endpoints are, as policy sees it",
     "ipam": "addresses and pools",
+    "kvstore": "what the nodes of a cluster tell each other",
     "monitor": "watch what happens to packets: drops, traces, verdicts of policy",
     "node": "start, stop and show the node's services",
     "policy": "who may talk to whom: NetworkPolicies, and what follows from them",
+    "status": "how it is with this node, its kvstore and the other nodes",
 }
 
 

@@ -80,7 +80,7 @@ def down(settings: Settings) -> None:
 @click.pass_obj
 def status(settings: Settings, output: str) -> None:
     """Show each service: health, pid, memory, socket. Exit code 1 when one isn't serving."""
-    found = asyncio.run(_status(settings))
+    found = asyncio.run(states(settings))
     if output == "json":
         show_json(found)
     else:
@@ -101,7 +101,8 @@ def status(settings: Settings, output: str) -> None:
         raise SystemExit(1)
 
 
-async def _status(settings: Settings) -> list[dict[str, Any]]:
+async def states(settings: Settings) -> list[dict[str, Any]]:
+    """Return what is known of each service."""
     found = [processes.find(settings, service) for service in processes.SERVICES]
     states = await asyncio.gather(*(health(process.socket) for process in found))
     return [

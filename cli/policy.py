@@ -24,10 +24,16 @@ group.add_command(diff)
 group.add_command(explain)
 
 
+cluster_option = click.option(
+    "--cluster", is_flag=True, help="On all nodes, by the kvstore, and not on this one alone."
+)
+
+
 @group.command("apply")
 @files_option
+@cluster_option
 @click.pass_obj
-def apply_documents(settings: Settings, files: tuple[str, ...]) -> None:
+def apply_documents(settings: Settings, files: tuple[str, ...], cluster: bool) -> None:
     """Take documents in, in place of those of the same kind and name: all or none.
 
     Returns when the kernel enforces what follows. Exit code 1 when it does not yet for some endpoint.
@@ -38,7 +44,7 @@ def apply_documents(settings: Settings, files: tuple[str, ...]) -> None:
       kubectl get networkpolicy -n shop -o yaml | podlane policy apply -f -
     """
     text = documents.checked(settings, files)
-    request = policy_pb2.ApplyPoliciesRequest(text=text.text, source=text.source)
+    request = policy_pb2.ApplyPoliciesRequest(text=text.text, source=text.source, cluster=cluster)
     reply = ask(policy(settings), "ApplyPolicies", request)
     for warning in reply.warnings:
         click.echo(documents.warning_line(warning, text), err=True)
@@ -48,8 +54,9 @@ def apply_documents(settings: Settings, files: tuple[str, ...]) -> None:
 @group.command("delete")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @files_option
+@cluster_option
 @click.pass_obj
-def delete_documents(settings: Settings, names: tuple[str, ...], files: tuple[str, ...]) -> None:
+def delete_documents(settings: Settings, names: tuple[str, ...], files: tuple[str, ...], cluster: bool) -> None:
     """Forget documents: all or none. NAME is networkpolicy/NAMESPACE/NAME, namespace/NAME or pod/NAMESPACE/NAME.
 
     \b
@@ -59,7 +66,7 @@ def delete_documents(settings: Settings, names: tuple[str, ...], files: tuple[st
     """
     if not names and not files:
         raise click.UsageError("name documents, or the file that has them: -f FILE")
-    request = policy_pb2.DeletePoliciesRequest(names=map(documents.parse_name, names))
+    request = policy_pb2.DeletePoliciesRequest(names=map(documents.parse_name, names), cluster=cluster)
     if files:
         text = documents.checked(settings, files)
         request.text, request.source = text.text, text.source

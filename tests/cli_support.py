@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 from click.testing import CliRunner
 from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc, policy_pb2, policy_pb2_grpc
+from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
 from cli.main import main
@@ -96,7 +97,7 @@ def _stop(server: grpc.Server) -> None:
 
 @contextlib.contextmanager
 def serving() -> Iterator[Services]:
-    """Serve the endpoint service, policies among it, and the loader, until the block ends."""
+    """Serve the endpoint service, policies among it, ipam and the loader, until the block ends."""
     with tempfile.TemporaryDirectory(prefix="pl-cli-") as directory:
         services = Services(Path(directory))
         services.config_file.write_text(f'[node]\nrun_dir = "{directory}"\nlib_dir = "{directory}"\n')
@@ -105,6 +106,7 @@ def serving() -> Iterator[Services]:
                 (endpoint_pb2, "EndpointService", endpoint_pb2_grpc),
                 (policy_pb2, "PolicyService", policy_pb2_grpc),
             ),
+            "ipam": ((ipam_pb2, "IpamService", ipam_pb2_grpc),),
             "loader": ((loader_pb2, "LoaderService", loader_pb2_grpc),),
         }
         with contextlib.ExitStack() as stack:

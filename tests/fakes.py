@@ -37,6 +37,7 @@ Two rules:
        changes nothing; UpdateIpcache changes it; it outlives the loader.
    B21 SyncNodes makes the other nodes those that it is told; they outlive the loader.
    B19 ProbeEndpoint says whether a packet passes and who has decided; of an endpoint without programs it is NOT_FOUND.
+   B20 WatchPools sends the pools at once, and again when their ranges change; it ends with the service.
 
 Trouble is scripted per method: `fail` raises instead of working, `hold` makes calls stand still before or after it,
 `calls` tells what was asked, and `reached` waits for it.
@@ -584,7 +585,8 @@ class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
             lambda server: ipam_pb2_grpc.add_IpamServiceServicer_to_server(self, server),
         )
         self.held: dict[Key, ipam_pb2.Allocation] = {}
-        self.ranges = {4: ip_network("10.7.0.0/16"), 6: ip_network("fd07::/112")}
+        self.ranges: dict[int, Any] = {4: ip_network("10.7.0.0/16"), 6: ip_network("fd07::/112")}
+        self._ranges_changed = asyncio.Event()
         self._next = 1
 
     def reserve(self, attachment: Attachment) -> ipam_pb2.Allocation:
@@ -609,17 +611,45 @@ class FakeIpam(FakeService, ipam_pb2_grpc.IpamServiceServicer):
             range=wire.write_network(network),
         )
 
+    def _pools(self) -> list[ipam_pb2.Pool]:
+        ranges = [
+            ipam_pb2.PoolRange(prefix=wire.write_network(one), gateway=wire.write_address(one[1]), size=65533)
+            for one in self.ranges.values()
+        ]
+        families = [types.IP_FAMILY_IPV4, types.IP_FAMILY_IPV6]
+        problems = [f"no IPv{family} range is claimed yet" for family in (4, 6) if family not in self.ranges]
+        return [ipam_pb2.Pool(name="default", ranges=ranges, families=families, problems=problems)]
+
+    def change_ranges(self, ranges: dict[int, Any]) -> None:
+        """Have other ranges from now on, and tell (B20)."""
+        self.ranges = ranges
+        self._ranges_changed.set()
+        self._ranges_changed = asyncio.Event()
+
     async def ListPools(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Show the pool."""
+        return await self.script.run("ListPools", request, lambda: ipam_pb2.ListPoolsResponse(pools=self._pools()))
 
-        def work() -> ipam_pb2.ListPoolsResponse:
-            ranges = [
-                ipam_pb2.PoolRange(prefix=wire.write_network(one), gateway=wire.write_address(one[1]), size=65533)
-                for one in self.ranges.values()
-            ]
-            return ipam_pb2.ListPoolsResponse(pools=[ipam_pb2.Pool(name="default", ranges=ranges)])
+    async def WatchPools(  # noqa: N802 - the name that grpc calls
+        self, _request: Any, _context: Any
+    ) -> AsyncIterator[ipam_pb2.WatchPoolsResponse]:
+        """Show the pool, and again when its ranges change (B20)."""
+        while True:
+            changed = self._ranges_changed
+            yield ipam_pb2.WatchPoolsResponse(pools=self._pools())
+            await changed.wait()
 
-        return await self.script.run("ListPools", request, work)
+    async def ListClaims(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Refuse: the pool is this node's own."""
+        raise FailedPrecondition("no pool of this node is a cluster's")
+
+    async def TakeOverClaim(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Refuse: the pool is this node's own."""
+        raise FailedPrecondition("no pool of this node is a cluster's")
+
+    async def ReleaseClaim(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Refuse: the pool is this node's own."""
+        raise FailedPrecondition("no pool of this node is a cluster's")
 
     async def AllocateAddresses(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Reserve the requested addresses (B9)."""

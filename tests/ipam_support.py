@@ -6,6 +6,7 @@ async with Ipam.running(tmp_path) as ipam:
 
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +31,11 @@ def attachment(name: str) -> common.Attachment:
 def texts(allocation: pb.Allocation) -> list[str]:
     """Return an allocation's addresses as text."""
     return [str(ip_address(one.address.address.packed)) for one in allocation.addresses]
+
+
+def network(prefix: common.IpPrefix) -> str:
+    """Return a prefix as text."""
+    return f"{ip_address(prefix.address.packed)}/{prefix.length}"
 
 
 class Calls:
@@ -85,6 +91,11 @@ class Calls:
         """List the pools."""
         return list((await self._call(self.stub.ListPools, pb.ListPoolsRequest())).pools)
 
+    async def claims(self) -> dict[str, pb.Claim]:
+        """List all claims, by range."""
+        reply: pb.ListClaimsResponse = await self._call(self.stub.ListClaims, pb.ListClaimsRequest())
+        return {network(one.range): one for one in reply.claims}
+
     async def _call(self, method: Any, request: Any) -> Any:
         return await self.peer.call(method, request, timeout=60)
 
@@ -100,8 +111,9 @@ class Ipam(Calls):
     @classmethod
     @contextlib.asynccontextmanager
     async def running(cls, directory: Path, **settings: Any) -> AsyncIterator["Ipam"]:
-        """Start the service, wait until it serves, stop it at the end."""
-        process = await start(directory, write_settings(directory, **settings))
+        """Start the service, wait until it serves, stop it at the end; `file`: settings that are written already."""
+        file = settings.pop("file", None) or write_settings(directory, **settings)
+        process = await start(directory, file)
         peer = Peer("ipam", socket_path(directory), 30.0)
         await peer.start()
         try:
@@ -140,6 +152,27 @@ def write_settings(
         f'[node]\nrun_dir = "{directory}/run"\nlib_dir = "{directory}/lib"\n'
         f"[ipam]\ncooldown_seconds = {cooldown}\nreservation_seconds = {reservation}\n"
         f'[[ipam.pools]]\nname = "default"\nranges = [{quoted}]\n{more}'
+    )
+    return file
+
+
+def write_cluster_settings(
+    directory: Path,
+    endpoints: Sequence[str],
+    cluster_ranges: Sequence[str],
+    *,
+    node: str = "a",
+    root: str = "podlane",
+    pool: str = "",
+    more: str = "",
+) -> Path:
+    """Write a configuration whose pool is a cluster's in `directory` and return its path; `pool`: more lines of it."""
+    file = directory / "podlane.toml"
+    file.write_text(
+        f'[node]\nname = "{node}"\nrun_dir = "{directory}/run"\nlib_dir = "{directory}/lib"\n'
+        f'[kvstore]\nendpoints = {json.dumps(list(endpoints))}\nroot = "{root}"\ntimeout_seconds = 1.0\n'
+        f"[ipam]\ncooldown_seconds = 0.0\nclaim_check_seconds = 0.05\n"
+        f'[[ipam.pools]]\nname = "default"\ncluster_ranges = {json.dumps(list(cluster_ranges))}\n{pool}{more}'
     )
     return file
 

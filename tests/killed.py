@@ -5,8 +5,8 @@ stdin; it prints the pid, and the exit code when the process has ended.
 
 Only what a process has done to the rest of the world tells one kill from another. So the crash points of a service are
 its *effects*: a file made, written, renamed or removed, a pin, a map's entry, a batch of netlink messages, a commit, a
-call of another service, an answer. All of them pass few doors, which this launcher watches; whatever goes by a door is
-a point, also what is added tomorrow. The services know nothing of it.
+change in the kvstore and its answer, a call of another service, an answer. All of them pass few doors, which this
+launcher watches; whatever goes by a door is a point, also what is added tomorrow. The services know nothing of it.
 
     DIRECTORY/<service>.trace    while the file exists, the effects are appended to it, one per line, before they happen
     DIRECTORY/<service>.armed    `NUMBER EFFECT`, then pids, one per line: the process dies, and those with it, right
@@ -158,6 +158,8 @@ def watch(service: str, effects: Effects) -> None:
     effects.before(importlib.import_module("services.common.db"), "_commit", functools.partial(_committed, effects))
     if service == "loader":
         _watch_kernel(effects)
+    if service == "ipam":
+        _watch_kvstore(effects)
     for module, kind in _SERVED[service]:
         served = getattr(importlib.import_module(f"services.{service}.{module}"), kind)
         for name, method in vars(served).items():
@@ -195,6 +197,18 @@ def _watch_calls(effects: Effects) -> None:
         return await work(self, method, request, timeout=timeout)
 
     peer.call = call
+
+
+def _watch_kvstore(effects: Effects) -> None:
+    """A request may have been carried out and its answer not have come: two points."""
+    kvstore = importlib.import_module("services.common.kvstore.etcd").EtcdKvstore
+    for name in ("put", "delete", "commit"):
+        effects.after(kvstore, name, f"kvstore {name} answered")
+        effects.before(kvstore, name, functools.partial(_asked, name))
+
+
+def _asked(name: str, *_: Any) -> str:
+    return f"kvstore {name}"
 
 
 def _watch_kernel(effects: Effects) -> None:

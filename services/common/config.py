@@ -48,12 +48,22 @@ class PoolSettings:
 
     name: str
     """Referred to by `pool` in the CNI configuration."""
-    ranges: tuple[str, ...]
-    """CIDRs of either family, e.g. 10.244.0.0/24 and fd00:10:244::/112."""
+    ranges: tuple[str, ...] = ()
+    """CIDRs of either family that are this node's own, e.g. 10.244.0.0/24 and fd00:10:244::/112."""
     exclude: tuple[str, ...] = ()
     """CIDRs or addresses that are never given out."""
     mtu: int = 0
     """Bytes; 0 lets the loader take the node's."""
+    cluster_ranges: tuple[str, ...] = ()
+    """Instead of `ranges`: CIDRs of the whole cluster, of which each node claims parts in the kvstore."""
+    node_prefix_v4: int = 24
+    """Prefix length of one claim of IPv4; the same on all nodes."""
+    node_prefix_v6: int = 112
+    """Prefix length of one claim of IPv6; the same on all nodes."""
+    spare: int = 16
+    """With fewer free addresses in a family another claim is made; with twice as many elsewhere one is given back."""
+    release_after_seconds: float = 300.0
+    """A claim is given back when nobody has held an address of it for this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,8 @@ class IpamSettings:
     metrics_listen: str = _SOCKET
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/ipam/metrics.sock."""
+    claim_check_seconds: float = 60.0
+    """How often this node's claims of cluster ranges are looked at in the kvstore."""
     pools: tuple[PoolSettings, ...] = (PoolSettings("default", ("10.244.0.0/24", "fd00:10:244::/112")),)
     """`[[ipam.pools]]`; the one named `default` serves requests that name none."""
 
@@ -128,6 +140,8 @@ class EndpointSettings:
     """Which labels are part of identities: prefixes of keys, `!` in front leaves out (docs/policy.md)."""
     identity_grace_seconds: float = 600.0
     """An identity that no endpoint has any more keeps its number for this long."""
+    identity_gc_interval_seconds: float = 900.0
+    """In a cluster: an identity that no node refers to is taken out of the kvstore after two of these."""
     allow_from_host: bool = True
     """A pod's own node always reaches it, whatever its policies: probes of the kubelet."""
     allow_to_host: bool = False
@@ -293,7 +307,7 @@ def _convert(hint: Any, value: Any, origin: str) -> Any:
 
 def _pool(entry: Mapping[str, Any], origin: str) -> PoolSettings:
     values = _parse_table(PoolSettings, entry, origin)
-    missing = {"name", "ranges"} - set(values)
+    missing = {"name", "ranges"} - set(values) - ({"ranges"} if "cluster_ranges" in values else set())
     if missing:
         raise InvalidArgument(f"{origin}: needs {' and '.join(sorted(missing))}", key=origin)
     return PoolSettings(**values)

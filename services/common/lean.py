@@ -7,10 +7,14 @@ has itself. Each of these imports is optional in its library ("except ImportErro
 prometheus_client as a package imports its HTTP servers and with them ssl, 4 MiB that it can't do without. Its modules
 stand alone: `metrics.py` imports the ones that count, from a package whose own first file was never run.
 
+gRPC's core writes lines of its own on stderr for each handshake that fails, once a second while a certificate is wrong.
+What they say is in the error that the call raises, and that is said once.
+
 `shed` must run before the first of those libraries is imported, so only `__main__.py` calls it.
 """
 
 import importlib.util
+import os
 import sys
 
 _UNUSED = ("rich", "ssl", "_hashlib")
@@ -19,6 +23,7 @@ _HOLLOW = ("prometheus_client",)
 
 def shed() -> None:
     """Make the unused modules unimportable in this process, and the hollow packages nothing but their modules."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name in _UNUSED:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None is how Python spells "not importable"
     for name in _HOLLOW:

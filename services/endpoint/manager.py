@@ -254,6 +254,7 @@ class Manager:
             await self._failed(managed, creation, error)
             raise
         self._publisher.begin(managed)
+        self._policies.see_to_identity(managed)
         return managed.endpoint
 
     def _new(self, spec: EndpointSpec) -> ManagedEndpoint:
@@ -270,7 +271,9 @@ class Manager:
         endpoint, now = managed.endpoint, wire.now()
         labels = endpoint.identity_labels
         who = f"({labels})" if labels else "(reserved:init): its labels are not known"
-        known = endpoint.noted(LogType.OTHER, LogCode.OK, f"identity {endpoint.identity} {who}", now)
+        why = self._policies.backend.provisional(endpoint.identity)
+        code, for_now = (LogCode.WARNING, f", until it has another one: {why}") if why else (LogCode.OK, "")
+        known = endpoint.noted(LogType.OTHER, code, f"identity {endpoint.identity} {who}{for_now}", now)
         # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
         managed.endpoint = known.moved(EndpointState.READY, "", now).moved(
             EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now

@@ -7,20 +7,22 @@ after a growing pause. The loader is lost when its stream of link removals ends,
 noticed at once. A peer that comes back may have been restarted, upgraded or reconfigured, which is why each run
 configures and compares again; where nothing has changed, that changes nothing.
 
+Where ipam's ranges change, because it claims them of a cluster's, the node is only configured again, and goes on taking
+endpoints meanwhile. Nothing is compared then: what is created at that moment isn't in the lists that were fetched.
+
 While the node isn't ready, health says NOT_SERVING and a CreateEndpoint waits a moment, then is told what for. Deleting
 does not need the node ready: pods must be removable while it drains or is ill.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from services.common import controllers, telemetry
-from services.common.config import LoaderSettings
 from services.common.controller import Parameters
 from services.common.errors import PodlaneError, Unavailable
-from services.endpoint import plan
-from services.endpoint.observed import LinkRemoval
+from services.endpoint.observed import LinkRemoval, NodeConfig, PoolRange
 from services.endpoint.peers import Ipam, Loader
 
 _log = telemetry.logger("node")
@@ -78,22 +80,26 @@ class NodeKeeper:
 
     def __init__(
         self,
-        settings: LoaderSettings,
+        config: Callable[[Iterable[PoolRange]], NodeConfig],
         loader: Loader,
         ipam: Ipam,
         restorer: Comparing,
         *,
+        configured: Callable[[NodeConfig], Awaitable[None]] | None = None,
         readiness: Readiness,
         removed: Callable[[LinkRemoval], None],
         registry: controllers.Registry,
     ) -> None:
-        """Wire."""
-        self._settings = settings
+        """Wire. `config` makes a configuration of ipam's ranges; `configured` is awaited when it is in force."""
+        self._config = config
+        self._configured = configured or _nobody
         self._loader, self._ipam = loader, ipam
         self._restorer, self._readiness = restorer, readiness
         self._removed = removed
         self._controllers = controllers.Manager("node", registry)
         self._watching: asyncio.Task[None] | None = None
+        self._ranges: tuple[PoolRange, ...] = ()
+        self._ranges_changed = False
 
     async def start(self) -> None:
         """Begin; whether the peers are there is not waited for."""
@@ -108,31 +114,42 @@ class NodeKeeper:
 
     async def _configure(self) -> None:
         """Bring the node to ready. Raises what keeps it from getting there."""
+        if self._ranges_changed and self._readiness.ready:
+            await self._put_in_force()
+            return
         await self._unwatch()
         subscribed = asyncio.Event()
         # From now on no removal is missed, also none that happens while all is compared.
         self._watching = asyncio.create_task(self._watch(subscribed))
         try:
-            ranges = await self._ipam.ranges()
-            config = plan.node_config(ranges, masquerade=self._settings.masquerade, mtu=self._settings.mtu)
-            changed = await self._loader.configure_node(config)
+            await self._put_in_force()
             await self._restorer.compare()
         except PodlaneError as error:
             await self._readiness.close(error.message)
             raise
         await self._readiness.open()
         subscribed.set()
-        _log.info("the node takes endpoints", changed=changed, ranges=[str(one) for one in config.pod_cidrs])
+        _log.info("the node takes endpoints")
+
+    async def _put_in_force(self) -> None:
+        ranges = await self._ipam.ranges()
+        config = self._config(ranges)
+        changed = await self._loader.configure_node(config)
+        await self._configured(config)
+        self._ranges, self._ranges_changed = ranges, False
+        _log.info("the node is configured", changed=changed, ranges=[str(one) for one in config.pod_cidrs])
 
     async def _watch(self, ready: asyncio.Event) -> None:
         """Tell of removals until a peer is lost; then, if the node was ready by then, begin anew."""
         losses = [asyncio.create_task(self._watch_links()), asyncio.create_task(self._ipam_lost(ready))]
+        ranges = asyncio.create_task(self._watch_ranges(ready))
         try:
             await asyncio.wait(losses, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in losses:
+            for task in (*losses, ranges):
                 task.cancel()
             ended = await asyncio.gather(*losses, return_exceptions=True)
+            await asyncio.gather(ranges, return_exceptions=True)
         why = next((one.message for one in ended if isinstance(one, PodlaneError)), "a peer went away")
         await ready.wait()
         _log.warning("the node takes no endpoints", why=why)
@@ -147,8 +164,22 @@ class NodeKeeper:
         await ready.wait()
         await self._ipam.lost()
 
+    async def _watch_ranges(self, ready: asyncio.Event) -> None:
+        """Have the node configured again once ipam's ranges aren't what it was configured with."""
+        await ready.wait()
+        # An ipam that ends is noticed by others; one that is older and doesn't know the call has ranges that stay.
+        with contextlib.suppress(PodlaneError):
+            async for ranges in self._ipam.range_changes():
+                if ranges != self._ranges:
+                    self._ranges_changed = True
+                    self._controllers.trigger(CONFIGURE)
+
     async def _unwatch(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait((self._watching,))
             self._watching = None
+
+
+async def _nobody(_config: NodeConfig) -> None:
+    """There are no other nodes to be told."""

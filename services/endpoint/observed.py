@@ -10,14 +10,29 @@ from services.endpoint.policy.desired import Delta
 from services.endpoint.policy.entry import PROTOCOLS, Direction, protocol_name
 
 
+class Routing(IntEnum):
+    """How pods of other nodes are reached; the numbers are the API's."""
+
+    ALONE = 0
+    OVERLAY = 1
+    NATIVE = 2
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
-    """What all endpoints of the node share. `mtu` in bytes, 0: the loader finds out."""
+    """What all endpoints of the node share. `mtu` in bytes, 0: the loader finds out; so it does for `underlay_device`,
+    empty, and the other zeros.
+    """
 
     pod_cidrs: tuple[Network, ...]
     gateways: tuple[Address, ...]
     masquerade: bool
     mtu: int
+    routing: Routing = Routing.ALONE
+    underlay_device: str = ""
+    underlay_family: int = 0
+    tunnel_port: int = 0
+    cluster_cidrs: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from services.common import telemetry
+from services.common import controllers, telemetry
+from services.common.controller import Parameters
 from services.common.errors import Internal, PodlaneError
 from services.common.lifecycle import Shielded
 from services.endpoint import options
@@ -66,6 +67,11 @@ class Operator:
             return [await self._preview(managed, level) for managed in chosen]
         request = Request(level, (ASKED,))
         return await self._shielded.run(self._run(chosen, request))
+
+    async def begin(self, own: controllers.Manager, interval: float) -> None:
+        """Begin to regenerate all endpoints every `interval` seconds."""
+        periodic = Parameters(run=self.regenerate_periodically, interval=interval, retry=False)
+        own.update("endpoint-regenerate", periodic, delay=interval)
 
     async def regenerate_periodically(self) -> None:
         """Regenerate all that are ready, as needed: the controller `endpoint-regenerate`. Raises the first error."""

@@ -27,6 +27,7 @@ from services.endpoint.options import OptionInfo, Options
 from services.endpoint.policy import Direction, PolicyEntry
 
 FAMILIES = {4: types.IP_FAMILY_IPV4, 6: types.IP_FAMILY_IPV6}
+_LENGTHS = {types.IP_FAMILY_IPV4: 4, types.IP_FAMILY_IPV6: 16}
 # What SQLite's integers hold, and what an ifindex can be (an int in struct ifinfomsg).
 _LARGEST_INTEGER, _LARGEST_IFINDEX = 2**63 - 1, 2**31 - 1
 
@@ -191,6 +192,11 @@ def write_node_config(config: NodeConfig) -> loader_pb2.NodeConfig:
         gateways=map(wire.write_address, config.gateways),
         masquerade=config.masquerade,
         mtu=config.mtu,
+        routing=loader_pb2.Routing.ValueType(config.routing),
+        underlay_device=config.underlay_device,
+        underlay_family=config.underlay_family,
+        tunnel_port=config.tunnel_port,
+        cluster_cidrs=map(wire.write_network, config.cluster_cidrs),
     )
 
 
@@ -252,6 +258,21 @@ def _read_programs(messages: Iterable[loader_pb2.Program]) -> tuple[Program, ...
     return tuple(
         Program(one.name, one.id, one.tag, one.instructions, one.verified_instructions, one.hook) for one in messages
     )
+
+
+def read_ranges(pools: Iterable[ipam_pb2.Pool]) -> tuple[PoolRange, ...]:
+    """Return the ranges of all pools."""
+    return tuple(map(read_range, (one for pool in pools for one in pool.ranges)))
+
+
+def missing_ranges(pools: Iterable[ipam_pb2.Pool]) -> str:
+    """Say what the node waits for if a family that it is to have has no range yet; empty: it has all."""
+    listed = tuple(pools)
+    there = {len(one.prefix.address.packed) for pool in listed for one in pool.ranges}
+    for pool in listed:
+        if any(_LENGTHS[family] not in there for family in pool.families):
+            return f"ipam waits for a pod CIDR from the kvstore: pool {pool.name!r}: {'; '.join(pool.problems)}"
+    return ""
 
 
 def read_range(message: ipam_pb2.PoolRange) -> PoolRange:

@@ -16,7 +16,7 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
 from services.common import wire
 from services.common.client import Peer
-from services.common.errors import FailedPrecondition, Internal, InvalidArgument
+from services.common.errors import FailedPrecondition, Internal, InvalidArgument, Unavailable
 from services.common.model import Address, Attachment, Network, Pod
 from services.endpoint import peer_messages
 from services.endpoint.model import Endpoint, Level, Link
@@ -118,7 +118,10 @@ class Ipam(Protocol):
     """Who holds which address."""
 
     async def ranges(self) -> tuple[PoolRange, ...]:
-        """Return all ranges of all pools."""
+        """Return all ranges of all pools. Raises Unavailable while a family has none: its router isn't known."""
+
+    def range_changes(self) -> AsyncIterator[tuple[PoolRange, ...]]:
+        """Yield all ranges of all pools, and again whenever they change."""
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """Make a reservation permanent. Raises NotFound when it has expired."""
@@ -316,8 +319,16 @@ class IpamPeer:
     async def ranges(self) -> tuple[PoolRange, ...]:
         """See Ipam."""
         reply = await self._peer.call(self._stub.ListPools, ipam_pb2.ListPoolsRequest(), timeout=_CALL_SECONDS)
+        if missing := peer_messages.missing_ranges(reply.pools):
+            raise Unavailable(missing, service="ipam")
         with _trusting("ipam"):
-            return tuple(peer_messages.read_range(one) for pool in reply.pools for one in pool.ranges)
+            return peer_messages.read_ranges(reply.pools)
+
+    async def range_changes(self) -> AsyncIterator[tuple[PoolRange, ...]]:
+        """See Ipam."""
+        async for reply in self._peer.stream(self._stub.WatchPools, ipam_pb2.WatchPoolsRequest()):
+            with _trusting("ipam"):
+                yield peer_messages.read_ranges(reply.pools)
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """See Ipam."""

@@ -6,7 +6,7 @@ as it should be is not written again, however the services were restarted.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from services.common.model import Address
@@ -182,13 +182,13 @@ def repeat(endpoint: Endpoint, spec: EndpointSpec) -> Repeat:
     return Repeat.SAME if usable and same else Repeat.REBUILD
 
 
-def node_config(ranges: Iterable[PoolRange], *, masquerade: bool, mtu: int) -> NodeConfig:
-    """Return what the loader is to be told: all ranges, and the first range's router of each family."""
+def node_config(ranges: Iterable[PoolRange], common: NodeConfig) -> NodeConfig:
+    """Return what the loader is to be told: `common`, all ranges, and the first range's router of each family."""
     listed = tuple(ranges)
     gateways: dict[int, Address] = {}
     for one in listed:
         gateways.setdefault(one.gateway.version, one.gateway)
-    return NodeConfig(tuple(one.prefix for one in listed), tuple(gateways.values()), masquerade, mtu)
+    return replace(common, pod_cidrs=tuple(one.prefix for one in listed), gateways=tuple(gateways.values()))
 
 
 def join(addresses: Iterable[Address]) -> str:

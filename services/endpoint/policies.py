@@ -20,14 +20,16 @@ Not here: how documents change (`policychanger.py`), what policies mean (`policy
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common import controllers, policydigest, telemetry
-from services.common.controller import Parameters
+from services.common.controller import ControllerDone, Parameters
 from services.common.errors import Exhausted, FailedPrecondition, NotFound, PodlaneError
+from services.common.model import Address
+from services.endpoint.cluster.records import IpRecord
 from services.endpoint.enforce import Enforcer
-from services.endpoint.identities import LocalBackend
+from services.endpoint.identities import Backend
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import INIT_IDENTITY, Endpoint
 from services.endpoint.node import Readiness
@@ -49,7 +51,9 @@ from services.endpoint.store import Store
 
 _log = telemetry.logger("policies")
 
+RESOLVE_IDENTITY = "resolve-identity"
 _GC_SECONDS = 30.0
+_LONGEST_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +73,21 @@ class Parts:
 class Policies:
     """A component: `start` reads documents and identities, after the endpoints were read."""
 
-    def __init__(self, parts: Parts, settings: Settings, labels: LabelFilter, grace: float) -> None:
-        """Wire. `labels` says which are part of identities, `grace` for how many seconds a number outlives its use."""
+    def __init__(self, parts: Parts, settings: Settings, labels: LabelFilter, backend: Backend) -> None:
+        """Wire. `labels` says which are part of identities, `backend` gives them numbers."""
         self._parts = parts
         self._settings = settings
         self.filter = labels
-        self.backend = LocalBackend(grace)
+        self.backend = backend
         self.repository = Repository()
         self.enforcer = Enforcer(parts.loader, parts.registry, self.wanted, parts.regenerate)
-        self.before_first: Callable[[], Awaitable[None]] | None = None
+        self.look_first_at: Sequence[Callable[[], Awaitable[None]]] = ()
         """Awaited in the first session, before the node takes endpoints."""
         self._resolver: Resolver | None = None
         self.changes = Changer(self, parts, settings.policy_map_size)
+        self._peers: dict[Address, IpRecord] = {}
         self._watching: asyncio.Task[None] | None = None
+        self._restored: Mapping[int, Labels] = {}
 
     async def start(self) -> None:
         """Read documents and identities. Raises CorruptState, Unavailable."""
@@ -92,7 +98,11 @@ class Policies:
             number = managed.endpoint.identity
             if number >= SMALLEST:
                 used[number] = used.get(number, 0) + 1
+                # A kill may have left an endpoint the number that its labels had before.
+                identities.setdefault(number, managed.endpoint.identity_labels)
         self.backend.restore(identities, used)
+        self.backend.renumber = self._renumber
+        self._restored = identities
         self._watching = asyncio.create_task(self._watch())
         self._parts.controllers.update("sync-policymap", Parameters(run=self._sync))
         self._parts.controllers.update("identity-gc", Parameters(run=self.backend.expire, interval=_GC_SECONDS))
@@ -142,6 +152,8 @@ class Policies:
             known = await self._parts.loader.prefixes()
             self._resolver = self._resolved(PrefixTable(self._settings.prefix_map_size, known))
             await self.changes.identify_anew()
+            for managed in self._parts.registry:
+                self.see_to_identity(managed)
 
     async def reconcile(self, datapaths: Iterable[Datapath]) -> bool:
         """Make up for changes that a killed process has kept from the kernel, in the order of all changes; return
@@ -171,9 +183,9 @@ class Policies:
 
     async def look_first(self) -> None:
         """Take in what nobody has looked at yet, once, before the node takes endpoints."""
-        first, self.before_first = self.before_first, None
-        if first is not None:
-            await first()
+        first, self.look_first_at = self.look_first_at, ()
+        for look in first:
+            await look()
 
     def _resolved(self, prefixes: PrefixTable) -> Resolver:
         resolver = Resolver(self._settings, prefixes)
@@ -183,7 +195,11 @@ class Policies:
             resolver.put_policy(policy)
         for managed in self._parts.registry:
             endpoint = managed.endpoint
+            if endpoint.identity >= SMALLEST and resolver.labels(endpoint.identity) is None:
+                resolver.put_identity(endpoint.identity, endpoint.identity_labels)
             resolver.put_endpoint(endpoint.id, endpoint.identity, self.who(endpoint).named_ports)
+        for address, record in self._peers.items():
+            resolver.put_peer(str(address), record.identity, record.ports)
         resolver.settle()
         return resolver
 
@@ -215,6 +231,41 @@ class Policies:
         managed.update(identity=number, identity_labels=who.labels)
         Moved(managed, who, number).take_in(self.resolver)
         self.settle(f"identity {number} ({who.labels}) is new")
+
+    def see_to_identity(self, managed: ManagedEndpoint) -> None:
+        """Have an endpoint get the number that its labels are to have, if it hasn't: the controller `resolve-identity`.
+
+        It ends when it has.
+        """
+        if not self.backend.provisional(managed.endpoint.identity):
+            return
+
+        async def run() -> None:
+            if self.backend.provisional(managed.endpoint.identity):
+                await self.changes.identify(managed)
+            raise ControllerDone
+
+        if not managed.controllers.trigger(RESOLVE_IDENTITY):
+            managed.controllers.update(RESOLVE_IDENTITY, Parameters(run=run, retry_cap=_LONGEST_SECONDS))
+
+    def _renumber(self, number: int) -> None:
+        for managed in self._parts.registry:
+            if managed.endpoint.identity == number:
+                self.see_to_identity(managed)
+
+    def put_peers(self, records: Mapping[Address, IpRecord | None]) -> None:
+        """Take in named ports of pods on other nodes, by address; None: it has none any more."""
+        for address, record in records.items():
+            if record is None:
+                self._peers.pop(address, None)
+            else:
+                self._peers[address] = record
+            if self._resolver is not None and record is None:
+                self._resolver.drop_peer(str(address))
+            elif self._resolver is not None and record is not None:
+                self._resolver.put_peer(str(address), record.identity, record.ports)
+        if self._resolver is not None and self.settle("pods of other nodes have come and gone"):
+            self._parts.controllers.trigger("sync-policymap")
 
     async def forget(self, managed: ManagedEndpoint) -> None:
         """Let an endpoint go that is gone."""
@@ -258,6 +309,8 @@ class Policies:
         """Take in identities that others have, and let go of those that are no more."""
         async for batch in self.backend.watch():
             try:
+                if new := {number: labels for number, labels in batch.items() if labels is not None}:
+                    await self._parts.policy_store.change((), (), self._not_yet_known(new))
                 for number, labels in batch.items():
                     self._learn(number, labels)
                 if self._resolver is not None:
@@ -268,6 +321,11 @@ class Policies:
                     await self._parts.policy_store.forget_identities(gone)
             except PodlaneError as error:
                 _log.warning("identities", error=error.message)
+
+    def _not_yet_known(self, identities: Mapping[int, Labels]) -> dict[int, Labels]:
+        """Return those that aren't on disk: the resolver has what is."""
+        known = self._resolver.identities() if self._resolver is not None else self._restored
+        return {number: labels for number, labels in identities.items() if known.get(number) != labels}
 
     def _learn(self, number: int, labels: Labels | None) -> None:
         if self._resolver is None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from services.common import wire
-from services.common.errors import PodlaneError
+from services.common.errors import PodlaneError, Unavailable
 from services.common.lifecycle import Shielded
 from services.endpoint.enforce import Effect
 from services.endpoint.managed import ManagedEndpoint
@@ -91,6 +91,28 @@ class Changer:
             await asyncio.gather(*(one.managed.save(self._parts.store.update) for one in moved))
             await self._release(released)
 
+    async def identify(self, managed: ManagedEndpoint) -> None:
+        """Give an endpoint the number that its labels are to have in place of a provisional one.
+
+        Raises Unavailable, FailedPrecondition, Exhausted: then it keeps the one that it has.
+        """
+        await self._parts.readiness.wait()
+        await self._shielded.run(self._identify(managed))
+
+    async def _identify(self, managed: ManagedEndpoint) -> None:
+        if not managed.endpoint.built or managed.endpoint.state in _GOING:
+            raise Unavailable("the endpoint isn't ready")
+        async with self._changing:
+            who = self._policies.who(managed.endpoint)
+            if not who.labels:
+                return
+            number = await self._policies.backend.allocate_shared(who.labels)
+            if number == managed.endpoint.identity:
+                await self._policies.release(number)
+                return
+            change = Change(why="the cluster has given its labels a number")
+            await self._carry_through(change, "", self._policies.repository, [Moved(managed, who, number)])
+
     async def _apply(
         self, documents: Sequence[Document], source: str, dropped: tuple[DocumentName, ...]
     ) -> tuple[Change, Effect]:
@@ -107,7 +129,9 @@ class Changer:
 
     async def _carry_out(self, change: Change, source: str = "") -> Effect:
         after = self._after(change)
-        moved = await self._allocate(self._moved(change, after))
+        return await self._carry_through(change, source, after, await self._allocate(self._moved(change, after)))
+
+    async def _carry_through(self, change: Change, source: str, after: Repository, moved: list[Moved]) -> Effect:
         try:
             if change.put or change.dropped or moved:
                 self._try(change, source, moved)
@@ -210,6 +234,7 @@ class Changer:
         """Bring the programs of those to force who are somebody else, and wait for whoever is under way."""
         ends = list(effect.again)
         for one in moved:
+            self._policies.see_to_identity(one.managed)
             self._parts.publish(one.managed)
             if one.managed.endpoint.state not in _GOING:
                 ends.append(self._parts.regenerate(one.managed, f"identity {one.identity}: {why}"))

@@ -1,15 +1,17 @@
 """PolicyService: messages in, messages out, no decisions."""
 
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any
 
 import structlog
 from podlane.endpoint.v1 import policy_pb2 as pb
 from podlane.endpoint.v1 import policy_pb2_grpc
 
-from services.common.errors import NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.endpoint import messages, policymessages
+from services.endpoint.cluster.documents import ClusterDocuments
+from services.endpoint.enforce import Effect
 from services.endpoint.flowwatch import FlowWatch
 from services.endpoint.policies import Policies
 from services.endpoint.policy.document import Document, DocumentKind, DocumentName, documents_of, name_of
@@ -17,6 +19,7 @@ from services.endpoint.policy.labels import DEFAULT_NAMESPACE
 from services.endpoint.policy.networkpolicy import NetworkPolicy
 from services.endpoint.policy.parse import InvalidDocuments, parse
 from services.endpoint.policy.repository import Stored
+from services.endpoint.policychange import Change
 from services.endpoint.policyview import PolicyView
 from services.endpoint.registry import Registry
 
@@ -24,8 +27,17 @@ from services.endpoint.registry import Registry
 class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     """The RPCs of policy.proto."""
 
-    def __init__(self, policies: Policies, view: PolicyView, watch: FlowWatch, registry: Registry) -> None:
-        """Serve what they do."""
+    def __init__(
+        self,
+        policies: Policies,
+        view: PolicyView,
+        watch: FlowWatch,
+        registry: Registry,
+        *,
+        documents: ClusterDocuments | None = None,
+    ) -> None:
+        """Serve what they do; `documents` are those of a cluster."""
+        self._documents = documents
         self._policies = policies
         self._view = view
         self._watch = watch
@@ -37,7 +49,7 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         """Take documents in."""
         begin = time.perf_counter()
         found = parse(policymessages.read_text(request.text), request.source or "text", self._policies.filter)
-        change, effect = await self._policies.changes.apply(documents_of(found), "")
+        change, effect = await self._apply(documents_of(found), cluster=request.cluster)
         structlog.contextvars.bind_contextvars(changed=change.why, endpoints=len(effect.endpoints))
         return pb.ApplyPoliciesResponse(
             documents=policymessages.write_outcomes(change.outcomes),
@@ -50,12 +62,21 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
     ) -> pb.DeletePoliciesResponse:
         """Forget documents."""
         begin = time.perf_counter()
-        change, effect = await self._policies.changes.apply((), "", self._names(request))
+        change, effect = await self._apply((), self._names(request), cluster=request.cluster)
         structlog.contextvars.bind_contextvars(changed=change.why, endpoints=len(effect.endpoints))
         return pb.DeletePoliciesResponse(
             documents=policymessages.write_outcomes(change.outcomes),
             effect=policymessages.write_effect(effect, time.perf_counter() - begin),
         )
+
+    async def _apply(
+        self, documents: Sequence[Document], dropped: Sequence[DocumentName] = (), *, cluster: bool
+    ) -> tuple[Change, Effect]:
+        if not cluster:
+            return await self._policies.changes.apply(documents, "", dropped)
+        if self._documents is None:
+            raise FailedPrecondition("this node is alone: [kvstore] endpoints names no etcd, so there is no cluster")
+        return await self._documents.apply(documents, dropped)
 
     def _names(self, request: pb.DeletePoliciesRequest) -> list[DocumentName]:
         names = [policymessages.read_name(one, f"names[{index}]") for index, one in enumerate(request.names)]

@@ -13,7 +13,7 @@ somebody else now, the endpoint is kept, says so in its log and in CHECK, and is
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from services.common import telemetry
+from services.common import controllers, telemetry
 from services.common.errors import PodlaneError
 from services.common.model import Attachment
 from services.endpoint import plan
@@ -40,9 +40,18 @@ _ADDRESSES = {
 class Restorer:
     """Compares and mends."""
 
-    def __init__(self, manager: Manager, loader: Loader, ipam: Ipam, publisher: Publisher, policies: Policies) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        loader: Loader,
+        ipam: Ipam,
+        publisher: Publisher,
+        policies: Policies,
+        *,
+        own: controllers.Manager,
+    ) -> None:
         """Wire; `compare` works."""
-        self._manager = manager
+        self._manager, self._own = manager, own
         self._policies = policies
         self._publisher = publisher
         self._loader, self._ipam = loader, ipam
@@ -74,8 +83,15 @@ class Restorer:
             await self._act(managed, verdict)
         await self._policies.look_first()
         # One that goes and was published by an earlier process has nobody else who takes its record away.
-        await self._publisher.prune(one.endpoint for one in self._manager if one.endpoint.id not in going)
+        await self._prune(going)
         _log.info("compared", **{action.name.lower(): count for action, count in counts.items()})
+
+    async def _prune(self, going: set[int]) -> None:
+        if self._publisher.registration is not None:
+            # A cluster's store may be away, which keeps nobody.
+            self._publisher.prune_soon(self._own)
+        else:
+            await self._publisher.prune(one.endpoint for one in self._manager if one.endpoint.id not in going)
 
     async def _act(self, managed: ManagedEndpoint, verdict: plan.Verdict) -> None:
         why = "; ".join(verdict.reasons)

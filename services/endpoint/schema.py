@@ -2,6 +2,7 @@
 
 endpoints, addresses, log, ids, node_options     store.py          identities, documents   policystore.py
 kvstore                                          common/kvstore    what is published
+node                                             store.py          what tells this machine from one of its name
 """
 
 from services.common.kvstore.embedded import SCHEMA
@@ -71,5 +72,9 @@ MIGRATIONS = (
         json TEXT NOT NULL,
         PRIMARY KEY (kind, namespace, name)
     ) STRICT, WITHOUT ROWID;
+    """,
+    """
+    CREATE TABLE node (instance TEXT NOT NULL) STRICT;
+    INSERT INTO node VALUES (lower(hex(randomblob(16))));
     """,
 )

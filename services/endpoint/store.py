@@ -53,6 +53,14 @@ class Store:
         """Return every endpoint, restoring or disconnecting, the ids and the node's switches. Raises CorruptState."""
         return await self._database.read(_load)
 
+    async def instance(self) -> str:
+        """Return what tells this machine from another one of its name: made with the database."""
+
+        def query(connection: Connection) -> str:
+            return str(connection.execute("SELECT instance FROM node").fetchone()["instance"])
+
+        return await self._database.read(query)
+
     async def write_node_options(self, options: Mapping[str, bool]) -> None:
         """Write the node's switches, all of them."""
 

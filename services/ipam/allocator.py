@@ -7,10 +7,13 @@ Order of every change, so that memory never promises what the disk doesn't hold:
     release    commit → memory (only now can others get it) → answer
     expiry     is a release, by a controller at the deadline and also whenever an allocation finds nothing left
 
+An allocation that finds nothing even so waits a moment for another range, where there may be one (`supply.py`).
+
 Not here: which address comes next (`pool.py`), what a request may ask (`space.py`).
 """
 
 import asyncio
+from dataclasses import replace
 
 from services.common import telemetry
 from services.common.controller import Parameters
@@ -22,6 +25,7 @@ from services.common.model import Attachment
 from services.ipam.ledger import Ledger, Reservation
 from services.ipam.model import Allocation, AllocationRequest, Clock, PoolStatus
 from services.ipam.store import Store
+from services.ipam.supply import Configured, Supply
 
 _log = telemetry.logger("allocator")
 
@@ -31,6 +35,8 @@ _BATCH = 256
 _EXPIRY = "expire-reservations"
 # After a failed expiry: the disk may come back.
 _RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 1.0, 30.0
+# How long an allocation waits for another range, if its caller waits longer.
+PATIENCE = 5.0
 # Names in the warning about stranded allocations; the rest is a number.
 _SHOWN = 10
 
@@ -38,13 +44,17 @@ _SHOWN = 10
 class Allocator:
     """A component: `start` reads the disk and begins to expire, `stop` waits for what runs."""
 
-    def __init__(self, ledger: Ledger, store: Store, clock: Clock, controllers: Registry) -> None:
-        """Wire the parts. `controllers` gets the one that expires reservations."""
+    def __init__(
+        self, ledger: Ledger, store: Store, clock: Clock, controllers: Registry, supply: Supply | None = None
+    ) -> None:
+        """Wire the parts. `controllers` gets the one that expires reservations; `supply` None: no more ranges come."""
         self._ledger = ledger
         self._store = store
         self._clock = clock
+        self._supply = supply or Configured()
         self._owners = KeyedLocks()
-        self._shielded = Shielded()
+        self.shielded = Shielded()
+        """What must be finished although its caller hangs up; `stop` waits for it."""
         self._controllers = Manager("ipam", controllers)
         self.early_reuses = 0
         """Addresses given out before their cool-down had passed, since the start."""
@@ -66,29 +76,30 @@ class Allocator:
     async def stop(self) -> None:
         """Stop expiring and wait for the verbs that run."""
         await self._controllers.remove_all()
-        await self._shielded.stop()
+        await self.shielded.stop()
 
-    async def allocate(self, request: AllocationRequest) -> tuple[Allocation, bool]:
-        """Return what the owner holds and whether it is new.
+    async def allocate(self, request: AllocationRequest, patience: float = PATIENCE) -> tuple[Allocation, bool]:
+        """Return what the owner holds and whether it is new; wait up to `patience` seconds for another range.
 
         Raises NotFound (pool), InvalidArgument, AlreadyExists (a requested address is held by another owner),
-        FailedPrecondition (this owner holds other than what is asked for), Exhausted, Unavailable (disk).
+        FailedPrecondition (this owner holds other than what is asked for), Exhausted, Unavailable (disk, or no range
+        was claimed yet).
         """
-        return await self._shielded.run(self._allocate(request))
+        return await self.shielded.run(self._allocate(request, patience))
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """Make a reservation permanent; a repeat by the same endpoint changes nothing.
 
         Raises NotFound (nothing held: it has expired), AlreadyExists (another endpoint confirmed it), Unavailable.
         """
-        return await self._shielded.run(self._confirm(owner, endpoint_id))
+        return await self.shielded.run(self._confirm(owner, endpoint_id))
 
     async def unconfirm(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
         """Make what an endpoint has confirmed a reservation again and return what the owner holds now.
 
         What nobody, or another endpoint, has confirmed is left as it is. Raises Unavailable.
         """
-        return await self._shielded.run(self._unconfirm(owner, endpoint_id))
+        return await self.shielded.run(self._unconfirm(owner, endpoint_id))
 
     async def release(self, owner: Attachment, endpoint_id: int = 0) -> Allocation | None:
         """Take back what the owner holds and return it; None when that is nothing.
@@ -96,32 +107,33 @@ class Allocator:
         `endpoint_id` 0: whoever confirmed it, if anybody did; else FailedPrecondition when it wasn't that endpoint.
         Raises Unavailable.
         """
-        return await self._shielded.run(self._release(owner, endpoint_id))
+        return await self.shielded.run(self._release(owner, endpoint_id))
 
     async def expire(self) -> int:
         """Release every reservation whose time has come and return how many those were. Raises Unavailable."""
-        return await self._shielded.run(self._expire())
+        return await self.shielded.run(self._expire())
 
     async def page(self, pool: str, owner: Attachment | None, after: int, size: int) -> list[Allocation]:
         """Return allocations with an id beyond `after`, as they are on disk."""
         return await self._store.page(pool, owner, after, size)
 
     def status(self) -> list[PoolStatus]:
-        """Return how full each pool is."""
-        return self._ledger.status()
+        """Return how full each pool is, and what is wrong with it."""
+        return [replace(pool, problems=self._supply.problems(pool.name)) for pool in self._ledger.status()]
 
     def mtu(self, pool: str) -> int:
         """Return a pool's MTU in bytes; 0 when the node's is to be used, or the pool is not configured any more."""
         found = self._ledger.pool(pool)
         return found.mtu if found is not None else 0
 
-    async def _allocate(self, request: AllocationRequest) -> tuple[Allocation, bool]:
+    async def _allocate(self, request: AllocationRequest, patience: float) -> tuple[Allocation, bool]:
         async with self._owners.hold(request.owner):
             held = self._ledger.held_by(request.owner)
             if held is not None:
                 self._ledger.check_repeat(held, request)
                 return await self._fresh_enough(held), False
-            reservation = await self._reserve(request)
+            reservation = await self._reserve(request, patience)
+            self._supply.taken(reservation.allocation.pool)
             try:
                 await self._store.add(reservation.allocation, reservation.reused)
             except BaseException:
@@ -130,15 +142,14 @@ class Allocator:
             self._plan_expiry()
             return reservation.allocation, True
 
-    async def _reserve(self, request: AllocationRequest) -> Reservation:
+    async def _reserve(self, request: AllocationRequest, patience: float) -> Reservation:
         try:
             reservation = self._ledger.reserve(request)
         except Exhausted:
             # Waits for other owners' locks while holding one: no cycle, because who comes here holds nothing that
             # could expire, so nobody waits for this lock from there.
-            if not await self._expire():
-                raise
-            reservation = self._ledger.reserve(request)
+            await self._expire()
+            reservation = await self._reserve_when_there_is_more(request, patience)
         if reservation.too_early:
             self.early_reuses += len(reservation.too_early)
             _log.warning(
@@ -148,6 +159,17 @@ class Allocator:
                 early_reuses=self.early_reuses,
             )
         return reservation
+
+    async def _reserve_when_there_is_more(self, request: AllocationRequest, patience: float) -> Reservation:
+        until, hope = self._clock.monotonic() + patience, True
+        while True:
+            try:
+                return self._ledger.reserve(request)
+            except Exhausted as error:
+                pool, left = error.fields["pool"], until - self._clock.monotonic()
+                if not hope or left <= 0:
+                    raise self._supply.refusal(pool, error) from None
+            hope = await self._supply.more(pool, left)
 
     async def _fresh_enough(self, held: Allocation) -> Allocation:
         """Give a reservation that is handed out again the time that a new one would have."""

@@ -9,7 +9,7 @@ reservation takes an address of every family it needs or none of any. Each verb 
 anything, so one that raises has changed nothing.
 
 Allocations whose address no range holds any more (*stranded*) are kept, shown, confirmed and released like all
-others; only no statistics count them.
+others; only no statistics count them. A range that comes finds those again that have their address in it.
 
 Restarting converts between clocks: rows carry wall time, waits are monotonic. A reservation never waits longer than a
 new one would, and a release never counts as earlier than the rows say, however the wall clock was set in between.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from services.common.errors import FailedPrecondition
-from services.common.model import Address, Attachment
+from services.common.model import Address, Attachment, Network
 from services.ipam.model import (
     DEFAULT_POOL,
     FAMILIES,
@@ -33,7 +33,7 @@ from services.ipam.model import (
     Release,
 )
 from services.ipam.pool import AddressPool, Origin, Taken
-from services.ipam.ranges import Pool
+from services.ipam.ranges import Pool, Range
 from services.ipam.space import AddressSpace
 
 _ADDRESS_TYPES: dict[int, type[IPv4Address] | type[IPv6Address]] = {4: IPv4Address, 6: IPv6Address}
@@ -87,6 +87,29 @@ class Ledger:
         self._restore_releases(releases)
         return stranded
 
+    def add_range(self, pool: str, one: Range) -> None:
+        """Give addresses out of a range from now on; it overlaps none that is there."""
+        self._space.add(pool, one, self._clock.monotonic())
+        for allocation in self._by_owner.values():
+            for held in allocation.addresses:
+                if held.address in one.prefix and self._restore_address(held.address, allocation.owner):
+                    self._count_reserved(held.address, allocation)
+
+    def remove_range(self, pool: str, prefix: Network) -> None:
+        """Give nothing out of a range any more; what is held of it is kept."""
+        self._space.remove(pool, prefix)
+
+    def holders(self, prefix: Network) -> int:
+        """Return how many allocations need a range: they have an address in it, or their gateway."""
+        return sum(
+            any(held.address in prefix or held.gateway in prefix for held in allocation.addresses)
+            for allocation in self._by_owner.values()
+        )
+
+    def addresses(self, pool: str, family: int) -> AddressPool:
+        """Return the addresses of a pool that has the family."""
+        return self._space.of(self._space.pools[pool], family)
+
     def held_by(self, owner: Attachment) -> Allocation | None:
         """Return what an owner holds."""
         return self._by_owner.get(owner)
@@ -103,7 +126,7 @@ class Ledger:
         pool, families = self._space.choose(request)
         now, wall = self._clock.monotonic(), self._clock.wall()
         takes = self._take_all(request, pool, families, now)
-        held = tuple(_held(pool, family, *take) for family, take in zip(families, takes, strict=True))
+        held = tuple(_held(family, *take) for family, take in zip(families, takes, strict=True))
         self._last_id += 1
         allocation = Allocation(
             id=self._last_id,
@@ -142,9 +165,11 @@ class Ledger:
         """Make everything as it was before `reserve`."""
         del self._by_owner[reservation.allocation.owner]
         del self._deadlines[reservation.allocation.owner]
-        for addresses, taken in reservation.takes:
-            addresses.count_reserved(taken.address, -1)
-            addresses.undo(taken)
+        for held, (addresses, taken) in zip(reservation.allocation.addresses, reservation.takes, strict=True):
+            # Its range may have gone meanwhile, and everything that was known of it.
+            if self._space.usable(held.address) is addresses:
+                addresses.count_reserved(taken.address, -1)
+                addresses.undo(taken)
 
     def check_repeat(self, held: Allocation, request: AllocationRequest) -> None:
         """Raise FailedPrecondition when a request asks for other than what its owner holds."""
@@ -221,7 +246,14 @@ class Ledger:
         """Return how full each pool is, in the order of the configuration."""
         now = self._clock.monotonic()
         return [
-            PoolStatus(pool.name, pool.mtu, tuple(self._space.statuses(pool, now)), self._next_expiry(pool))
+            PoolStatus(
+                pool.name,
+                pool.mtu,
+                tuple(self._space.statuses(pool, now)),
+                self._next_expiry(pool),
+                families=pool.families,
+                cluster=pool.cluster is not None,
+            )
             for pool in self._space.pools.values()
         ]
 
@@ -243,6 +275,11 @@ class Ledger:
             addresses.restore_held(int(address), owner)
         return addresses is not None
 
+    def _count_reserved(self, address: Address, allocation: Allocation) -> None:
+        addresses = self._space.usable(address)
+        if addresses is not None and allocation.expires is not None:
+            addresses.count_reserved(int(address), 1)
+
     def _restore_deadlines(self, allocations: Iterable[Allocation]) -> None:
         now, wall = self._clock.monotonic(), self._clock.wall()
         reserved = [(held.expires, held) for held in allocations if held.expires is not None]
@@ -254,10 +291,11 @@ class Ledger:
         now, wall = self._clock.monotonic(), self._clock.wall()
         for release in sorted(releases, key=lambda release: release.at):
             addresses = self._space.usable(release.address)
-            if addresses is not None:
+            # A row may be older than its address' holder: from before the range went and came back.
+            if addresses is not None and addresses.holder(int(release.address)) is None:
                 addresses.restore_released(int(release.address), now - max(wall - release.at, 0.0))
 
 
-def _held(pool: Pool, family: int, addresses: AddressPool, taken: Taken) -> HeldAddress:
-    origin = pool.of(family)[addresses.range_of(taken.address)]
+def _held(family: int, addresses: AddressPool, taken: Taken) -> HeldAddress:
+    origin = addresses.range_of(taken.address)
     return HeldAddress(_ADDRESS_TYPES[family](taken.address), origin.gateway, origin.prefix)

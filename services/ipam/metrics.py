@@ -2,6 +2,8 @@
 
 podlane_ipam_addresses{pool,range,state}    how full each range is; the states add up to its size
 podlane_ipam_early_reuses_total             addresses given out before their cool-down had passed: the pool is small
+podlane_ipam_claims{pool,state}             this node's claims of a cluster pool, by state
+podlane_ipam_claims_free{pool,family}       addresses that are free in them; below the pool's `spare` more is claimed
 """
 
 from collections.abc import Iterable
@@ -10,14 +12,17 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from services.ipam.allocator import Allocator
+from services.ipam.clusterpool import ClusterPools
+from services.ipam.model import FAMILIES
 
 
 class Pools(Collector):
     """Looks at the pools when it is asked."""
 
-    def __init__(self, allocator: Allocator) -> None:
-        """Look through `allocator`."""
+    def __init__(self, allocator: Allocator, claims: ClusterPools | None = None) -> None:
+        """Look through `allocator` and `claims`; None: no pool is a cluster's."""
         self._allocator = allocator
+        self._claims = claims
 
     def collect(self) -> Iterable[Metric]:
         """Return the families."""
@@ -41,3 +46,18 @@ class Pools(Collector):
             "Addresses given out before their cool-down had passed.",
             self._allocator.early_reuses,
         )
+        if self._claims is not None:
+            yield from _claims(self._claims)
+
+
+def _claims(pools: ClusterPools) -> Iterable[Metric]:
+    counts = GaugeMetricFamily("podlane_ipam_claims", "This node's claims of a cluster pool.", labels=["pool", "state"])
+    for (pool, state), count in sorted(pools.counts().items()):
+        counts.add_metric([pool, state], count)
+    yield counts
+    free = GaugeMetricFamily(
+        "podlane_ipam_claims_free", "Addresses that are free in this node's claims.", labels=["pool", "family"]
+    )
+    for (pool, family), count in pools.free().items():
+        free.add_metric([pool, FAMILIES[family]], count)
+    yield free

@@ -93,6 +93,12 @@ class PoolStatus:
     mtu: int
     ranges: tuple[RangeStatus, ...]
     next_expiry: float | None
+    families: tuple[int, ...] = ()
+    """What it has, or is to have."""
+    cluster: bool = False
+    """Its ranges are claimed in the kvstore."""
+    problems: tuple[str, ...] = ()
+    """What is wrong with its ranges, one sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

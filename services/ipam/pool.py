@@ -11,18 +11,21 @@ Invariants: an address is in one state only. Everything behind the cursor is hel
 by name, which the cursor steps over. It passes each address once, so `take` is O(1) amortised and a full /16 costs
 what an empty one costs. The cursor is not stored: after a restart it starts over and steps over what the rows say.
 
+Ranges come and go: one that is added is used after all others, one that is removed is forgotten with whatever is held
+in it. Whether it may go is decided elsewhere (`claims.py`), by what `idle_since` and `cooling` say.
+
 Not here: who may release what, expiry, and whether an address is usable before `claim` (see `ledger.py`).
 """
 
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import islice, takewhile
 
-from services.common.model import Attachment
+from services.common.model import Attachment, Network
 from services.ipam.ranges import Range, Span
 
 
@@ -43,6 +46,21 @@ class Taken:
     released: float = 0.0
 
 
+class _Part:
+    """One range and what is counted of it."""
+
+    __slots__ = ("first", "idle_since", "last", "range", "reserved", "used")
+
+    def __init__(self, one: Range, idle_since: float) -> None:
+        self.range = one
+        self.first, self.last = int(one.prefix.network_address), int(one.prefix.broadcast_address)
+        self.idle_since = idle_since
+        self.used = self.reserved = 0
+
+    def has(self, address: int) -> bool:
+        return self.first <= address <= self.last
+
+
 class AddressPool:
     """The addresses of one family of one pool."""
 
@@ -53,20 +71,57 @@ class AddressPool:
         self._released: OrderedDict[int, float] = OrderedDict()  # by time of release
         self._again: list[int] = []
         # Popped from the end: the first range of the configuration is used first.
-        self._ahead: list[Span] = [span for one in reversed(ranges) for span in reversed(one.spans)]
-        order = sorted(range(len(ranges)), key=lambda index: int(ranges[index].prefix.network_address))
-        self._starts = [int(ranges[index].prefix.network_address) for index in order]
-        self._index_of_start = order
-        self._used = [0] * len(ranges)
-        self._reserved = [0] * len(ranges)
+        self._ahead: list[Span] = []
+        self._parts: list[_Part] = []
+        self._sorted: list[_Part] = []
+        for one in ranges:
+            self.add(one, 0.0)
+
+    def add(self, one: Range, now: float) -> None:
+        """Add a range that overlaps none, all of it fresh."""
+        self._ahead[:0] = reversed(one.spans)
+        self._parts.append(_Part(one, now))
+        self._sorted = sorted(self._parts, key=lambda part: part.first)
+
+    def remove(self, prefix: Network) -> None:
+        """Forget a range and all that is known of its addresses; unknown is fine."""
+        part = next((part for part in self._parts if part.range.prefix == prefix), None)
+        if part is None:
+            return
+        self._parts.remove(part)
+        self._sorted.remove(part)
+        self._ahead = [span for span in self._ahead if not part.has(span[0])]
+        self._again = [address for address in self._again if not part.has(address)]
+        heapify(self._again)
+        for known in (self._held, self._released):
+            for address in [address for address in known if part.has(address)]:
+                del known[address]
+
+    @property
+    def ranges(self) -> Iterator[Range]:
+        """Its ranges, in the order in which they came."""
+        return (part.range for part in self._parts)
 
     def holder(self, address: int) -> Attachment | None:
         """Return who holds an address."""
         return self._held.get(address)
 
-    def range_of(self, address: int) -> int:
-        """Return the index of the range of a usable address, in the order of the configuration."""
-        return self._index_of_start[bisect_right(self._starts, address) - 1]
+    def range_of(self, address: int) -> Range:
+        """Return the range of a usable address."""
+        return self._part(address).range
+
+    def idle_since(self, prefix: Network) -> float | None:
+        """Return since when nobody has held an address of a range; None: somebody does."""
+        part = next(part for part in self._parts if part.range.prefix == prefix)
+        return None if part.used else part.idle_since
+
+    def surely_free(self) -> int:
+        """Return how many addresses are fresh, at no cost; `free` is this and what has cooled down."""
+        return sum(part.range.size - part.used for part in self._parts) - len(self._released)
+
+    def free(self, now: float) -> int:
+        """Return how many addresses can be given out without disturbing one that cools down."""
+        return sum(part.range.size - part.used for part in self._parts) - sum(self.cooling(now))
 
     def take(self, owner: Attachment, now: float) -> Taken | None:
         """Give the next address to `owner`; None when none is left."""
@@ -108,6 +163,7 @@ class AddressPool:
         """Let a held address cool down from `now`, which must not be earlier than any release before it."""
         self._drop(address)
         self._released[address] = now
+        self._part(address).idle_since = now
 
     def restore_held(self, address: int, owner: Attachment) -> None:
         """Put back an allocation that was read from disk."""
@@ -116,27 +172,31 @@ class AddressPool:
     def restore_released(self, address: int, released: float) -> None:
         """Put back a release that was read from disk; they must come in the order of their times."""
         self._released[address] = released
+        self._part(address).idle_since = max(self._part(address).idle_since, released)
 
     def used(self) -> tuple[int, ...]:
         """Return how many addresses are held, per range."""
-        return tuple(self._used)
+        return tuple(part.used for part in self._parts)
 
     def reserved(self) -> tuple[int, ...]:
         """Return how many of the held addresses are reservations, per range."""
-        return tuple(self._reserved)
+        return tuple(part.reserved for part in self._parts)
 
     def count_reserved(self, address: int, change: int) -> None:
         """Note that a held address became a reservation (1) or is none any more (-1)."""
-        self._reserved[self.range_of(address)] += change
+        self._part(address).reserved += change
 
     def cooling(self, now: float) -> tuple[int, ...]:
         """Return how many addresses cool down, per range."""
-        counts = [0] * len(self._used)
+        counts = {part.first: 0 for part in self._parts}
         for address, released in reversed(self._released.items()):
             if now - released >= self._cooldown:
                 break
-            counts[self.range_of(address)] += 1
-        return tuple(counts)
+            counts[self._part(address).first] += 1
+        return tuple(counts.values())
+
+    def _part(self, address: int) -> _Part:
+        return self._sorted[bisect_right(self._sorted, address, key=lambda part: part.first) - 1]
 
     def _take_released(self, owner: Attachment, oldest: tuple[int, float], origin: Origin) -> Taken:
         address, released = oldest
@@ -146,11 +206,11 @@ class AddressPool:
 
     def _hold(self, address: int, owner: Attachment) -> None:
         self._held[address] = owner
-        self._used[self.range_of(address)] += 1
+        self._part(address).used += 1
 
     def _drop(self, address: int) -> None:
         del self._held[address]
-        self._used[self.range_of(address)] -= 1
+        self._part(address).used -= 1
 
     def _next_fresh(self) -> int | None:
         """Return the next address that was never given out, and move past it."""

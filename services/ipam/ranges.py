@@ -8,11 +8,14 @@ address, exclusions, and the gateway. Ranges too small to have the first two giv
 first range of that family that is neither excluded nor network or broadcast. It is taken from that range and is
 the gateway of all the others too. A first range of one address, `10.244.255.254/32`, therefore *names* the gateway.
 
+A **cluster pool** has no ranges of its own: the node claims parts of `cluster_ranges` while it runs (`clusterpool.py`).
+Where no pool has a range of a family, the gateway comes from the first claim of that family instead.
+
 Everything wrong with the configuration is refused here, by the name of its pool and key.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from itertools import combinations
@@ -59,17 +62,50 @@ class Range:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """What the nodes of a cluster share, and how one takes its parts."""
+
+    ranges: tuple[Network, ...]
+    excluded: tuple[Network, ...]
+    lengths: Mapping[int, int]
+    """The prefix length of one claim, by family."""
+    spare: int
+    """Free addresses below which another claim is made."""
+    release_after: float
+    """Seconds that a claim is wholly free before it is given back."""
+
+    def of(self, family: int) -> tuple[Network, ...]:
+        """Return the ranges of one family, in the order of the configuration."""
+        return tuple(one for one in self.ranges if one.version == family)
+
+    def holds(self, prefix: Network) -> bool:
+        """Return whether a prefix is a part of one of the ranges."""
+        return any(_contains(one, prefix) for one in self.ranges)
+
+    def claimed(self, prefix: Network, gateway: Address) -> Range:
+        """Return what can be given out of a claim, on a node with this gateway."""
+        return _range(prefix, self.excluded, gateway)
+
+    def first(self, prefix: Network) -> Address | None:
+        """Return the first address of a claim that can be a gateway; None when all of it is excluded."""
+        return _first(prefix, self.excluded)
+
+
+@dataclass(frozen=True, slots=True)
 class Pool:
     """One configured pool."""
 
     name: str
     mtu: int
     ranges: tuple[Range, ...]
+    cluster: Cluster | None = None
+    """None: `ranges` are the configuration's; else they are what the node has claimed of it so far."""
 
     @property
     def families(self) -> tuple[int, ...]:
-        """The IP versions it has, ascending."""
-        return tuple(sorted({one.prefix.version for one in self.ranges}))
+        """The IP versions it has, or is to have, ascending."""
+        prefixes = self.cluster.ranges if self.cluster else [one.prefix for one in self.ranges]
+        return tuple(sorted({one.version for one in prefixes}))
 
     def of(self, family: int) -> tuple[Range, ...]:
         """Return its ranges of one family, in the order of the configuration."""
@@ -89,12 +125,19 @@ def plan(settings: Sequence[PoolSettings]) -> tuple[Pool, ...]:
     return pools
 
 
+def gateways(pools: Iterable[Pool]) -> dict[int, Address]:
+    """Return the node's gateways as far as the configuration has them, by family."""
+    found: dict[int, Address] = {}
+    for one in (one for pool in pools if pool.cluster is None for one in pool.ranges):
+        found.setdefault(one.prefix.version, one.gateway)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class _Parsed:
     """A pool whose text has been read, before the node's gateways are known."""
 
-    name: str
-    mtu: int
+    settings: PoolSettings
     prefixes: tuple[Network, ...]
     excluded: tuple[Network, ...]
 
@@ -102,33 +145,81 @@ class _Parsed:
     def read(cls, settings: PoolSettings) -> "_Parsed":
         key = f"[[ipam.pools]] {settings.name!r}"
         check_name(settings.name, f"{key} name")
-        if not settings.ranges:
-            raise InvalidArgument(f"{key} ranges: at least one is needed", pool=settings.name)
+        if settings.ranges and settings.cluster_ranges:
+            raise InvalidArgument(
+                f"{key} cluster_ranges: it has ranges, too; a pool is this node's own or the cluster's",
+                pool=settings.name,
+            )
+        if not (settings.ranges or settings.cluster_ranges):
+            raise InvalidArgument(f"{key} ranges: at least one is needed, or cluster_ranges", pool=settings.name)
         # 68: the least that IPv4 links must carry (RFC 791).
         if settings.mtu != 0 and not 68 <= settings.mtu <= 65535:
             raise InvalidArgument(
                 f"{key} mtu: {settings.mtu} is neither 0 nor between 68 and 65535", pool=settings.name
             )
-        prefixes = tuple(_network(text, f"{key} ranges[{index}]") for index, text in enumerate(settings.ranges))
+        which, texts = ("ranges", settings.ranges) if settings.ranges else ("cluster_ranges", settings.cluster_ranges)
+        prefixes = tuple(_network(text, f"{key} {which}[{index}]") for index, text in enumerate(texts))
         for index, prefix in enumerate(prefixes):
             if prefix.is_multicast or prefix.is_loopback or prefix.network_address.is_unspecified:
-                raise InvalidArgument(f"{key} ranges[{index}]: {prefix} holds no unicast addresses", pool=settings.name)
+                raise InvalidArgument(
+                    f"{key} {which}[{index}]: {prefix} holds no unicast addresses", pool=settings.name
+                )
         excluded = tuple(_network(text, f"{key} exclude[{index}]") for index, text in enumerate(settings.exclude))
         for index, network in enumerate(excluded):
-            if not any(_overlap(network, prefix) for prefix in prefixes):
+            if not any(overlap(network, prefix) for prefix in prefixes):
                 raise InvalidArgument(
                     f"{key} exclude[{index}]: {network} lies in none of the pool's ranges", pool=settings.name
                 )
-        return cls(settings.name, settings.mtu, prefixes, excluded)
+        if settings.cluster_ranges:
+            _check_claims(settings, key, prefixes)
+        return cls(settings, prefixes, excluded)
 
-    def finish(self, gateways: dict[int, Address]) -> Pool:
-        return Pool(self.name, self.mtu, tuple(self._range(prefix, gateways) for prefix in self.prefixes))
+    @property
+    def name(self) -> str:
+        return self.settings.name
 
-    def _range(self, prefix: Network, gateways: dict[int, Address]) -> Range:
-        gateway = gateways[prefix.version]
-        spans = _without(_spans(prefix, self.excluded), (int(gateway), int(gateway)))
-        excluded = tuple(network for network in self.excluded if _overlap(network, prefix))
-        return Range(prefix, gateway, excluded, spans)
+    def finish(self, gateways: Mapping[int, Address]) -> Pool:
+        if not self.settings.cluster_ranges:
+            ranges = tuple(_range(prefix, self.excluded, gateways[prefix.version]) for prefix in self.prefixes)
+            return Pool(self.name, self.settings.mtu, ranges)
+        cluster = Cluster(
+            self.prefixes,
+            self.excluded,
+            {4: self.settings.node_prefix_v4, 6: self.settings.node_prefix_v6},
+            self.settings.spare,
+            self.settings.release_after_seconds,
+        )
+        return Pool(self.name, self.settings.mtu, (), cluster)
+
+
+def _check_claims(settings: PoolSettings, key: str, prefixes: Iterable[Network]) -> None:
+    # Longer ones would have nothing left to give out beside a gateway.
+    longest = {4: ("node_prefix_v4", settings.node_prefix_v4, 30), 6: ("node_prefix_v6", settings.node_prefix_v6, 126)}
+    for family, (name, length, most) in longest.items():
+        if not 1 <= length <= most:
+            raise InvalidArgument(f"{key} {name}: /{length} is not between /1 and /{most}", pool=settings.name)
+        for prefix in prefixes:
+            if prefix.version == family and prefix.prefixlen > length:
+                raise InvalidArgument(
+                    f"{key} {name}: a claim of /{length} is larger than {prefix} of cluster_ranges", pool=settings.name
+                )
+    if settings.spare < 1:
+        raise InvalidArgument(f"{key} spare: {settings.spare} is not at least 1", pool=settings.name)
+    # Written so that TOML's nan fails too.
+    if not settings.release_after_seconds >= 0:
+        raise InvalidArgument(
+            f"{key} release_after_seconds: {settings.release_after_seconds} is not at least 0", pool=settings.name
+        )
+
+
+def _range(prefix: Network, excluded: Iterable[Network], gateway: Address) -> Range:
+    touching = tuple(network for network in excluded if overlap(network, prefix))
+    return Range(prefix, gateway, touching, _without(_spans(prefix, touching), (int(gateway), int(gateway))))
+
+
+def _first(prefix: Network, excluded: Iterable[Network]) -> Address | None:
+    spans = _spans(prefix, excluded)
+    return prefix.network_address + (spans[0][0] - int(prefix.network_address)) if spans else None
 
 
 def _network(text: str, field: str) -> Network:
@@ -138,8 +229,12 @@ def _network(text: str, field: str) -> Network:
         raise InvalidArgument(f"{field}: {error}", field=field) from None
 
 
-def _overlap(one: Network, other: Network) -> bool:
-    # Of two CIDRs that share an address one holds the other.
+def _contains(one: Network, other: Network) -> bool:
+    return one.version == other.version and other.network_address in one and one.prefixlen <= other.prefixlen
+
+
+def overlap(one: Network, other: Network) -> bool:
+    """Return whether two CIDRs share an address: one of them holds the other."""
     return one.network_address in other or other.network_address in one
 
 
@@ -152,7 +247,7 @@ def _refuse_duplicates(names: Sequence[str]) -> None:
 def _refuse_overlaps(pools: Iterable[_Parsed]) -> None:
     ranges = [(pool.name, prefix) for pool in pools for prefix in pool.prefixes]
     for (name, prefix), (other_name, other) in combinations(ranges, 2):
-        if _overlap(prefix, other):
+        if overlap(prefix, other):
             raise InvalidArgument(
                 f"[[ipam.pools]]: range {prefix} of pool {name!r} overlaps {other} of pool {other_name!r}: "
                 "one address must never be in two places",
@@ -162,7 +257,7 @@ def _refuse_overlaps(pools: Iterable[_Parsed]) -> None:
 
 def _refuse_empty(pools: Iterable[Pool]) -> None:
     for pool in pools:
-        for family in pool.families:
+        for family in pool.families if pool.cluster is None else ():
             if not any(one.spans for one in pool.of(family)):
                 raise InvalidArgument(
                     f"[[ipam.pools]] {pool.name!r}: nothing is left to give out in {FAMILIES[family]}: gateway and "
@@ -174,17 +269,17 @@ def _refuse_empty(pools: Iterable[Pool]) -> None:
 def _gateways(pools: Iterable[_Parsed]) -> dict[int, Address]:
     gateways: dict[int, Address] = {}
     for pool in pools:
-        for prefix in pool.prefixes:
+        for prefix in pool.prefixes if pool.settings.ranges else ():
             if prefix.version in gateways:
                 continue
-            spans = _spans(prefix, pool.excluded)
-            if not spans:
+            gateway = _first(prefix, pool.excluded)
+            if gateway is None:
                 raise InvalidArgument(
                     f"[[ipam.pools]] {pool.name!r}: the node's {FAMILIES[prefix.version]} gateway is the first address "
                     f"of {prefix}, and all of that is excluded",
                     pool=pool.name,
                 )
-            gateways[prefix.version] = prefix.network_address + (spans[0][0] - int(prefix.network_address))
+            gateways[prefix.version] = gateway
     return gateways
 
 

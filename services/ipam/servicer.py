@@ -1,8 +1,9 @@
 """IpamService: messages in, messages out, no decisions."""
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from ipaddress import ip_network
 from typing import Any
 
@@ -12,35 +13,43 @@ from podlane.ipam.v1 import ipam_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2_grpc
 
 from services.common import wire
-from services.common.errors import InvalidArgument
+from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.model import Address, Route
-from services.ipam.allocator import Allocator
+from services.ipam.allocator import PATIENCE, Allocator
+from services.ipam.claimoperations import ClaimOperations, ClaimView, Whose
 from services.ipam.model import Allocation, AllocationRequest, HeldAddress, PoolStatus, RangeStatus
+from services.ipam.supply import Changes
 
 _FAMILIES = {common.IP_FAMILY_IPV4: 4, common.IP_FAMILY_IPV6: 6}
+_FAMILY_NUMBERS = {family: number for number, family in _FAMILIES.items()}
 _DEFAULTS = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 _PAGE, _LONGEST_PAGE = 1000, 10000
 # Allocations that are written before other calls get their turn.
 _CHUNK = 200
 _LARGEST_UINT64 = 2**64 - 1
 _LARGEST_ENDPOINT_ID = 65535
+# Seconds of a call's time that are left for its answer.
+_TO_ANSWER = 0.5
+_CLAIM_STATES = {whose: pb.ClaimState.Value(f"CLAIM_STATE_{whose.name}") for whose in Whose}
 
 
 class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
     """The RPCs of ipam.proto."""
 
-    def __init__(self, allocator: Allocator) -> None:
-        """Serve what `allocator` does."""
+    def __init__(self, allocator: Allocator, changes: Changes, claims: ClaimOperations | None) -> None:
+        """Serve what `allocator` and `claims` do; `claims` None: no pool is a cluster's."""
         self._allocator = allocator
+        self._changes = changes
+        self._claims = claims
         self._routes = functools.cache(_routes)
 
     async def AllocateAddresses(  # noqa: N802 - the name that grpc calls
-        self, request: pb.AllocateAddressesRequest, _context: Any
+        self, request: pb.AllocateAddressesRequest, context: Any
     ) -> pb.AllocateAddressesResponse:
         """Reserve one address per family, or return what the owner holds."""
         wanted = _read_request(request)
         structlog.contextvars.bind_contextvars(attachment=str(wanted.owner))
-        allocation, created = await self._allocator.allocate(wanted)
+        allocation, created = await self._allocator.allocate(wanted, _patience(context.time_remaining()))
         structlog.contextvars.bind_contextvars(addresses=allocation.describe(), created=created)
         return pb.AllocateAddressesResponse(
             allocation=_write_allocation(allocation),
@@ -97,6 +106,51 @@ class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
     ) -> pb.ListPoolsResponse:
         """List the pools and how full they are."""
         return pb.ListPoolsResponse(pools=map(_write_pool, self._allocator.status()))
+
+    async def WatchPools(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.WatchPoolsRequest, _context: Any
+    ) -> AsyncIterator[pb.WatchPoolsResponse]:
+        """Stream the pools, once now and then after each change of ranges."""
+        async with contextlib.aclosing(self._changes.watch()) as changes:
+            async for _ in changes:
+                yield pb.WatchPoolsResponse(pools=map(_write_pool, self._allocator.status()))
+
+    async def ListClaims(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.ListClaimsRequest, _context: Any
+    ) -> pb.ListClaimsResponse:
+        """List the claims of all nodes."""
+        views, error = await self._claiming.views()
+        return pb.ListClaimsResponse(claims=map(_write_claim, views), error=error)
+
+    async def TakeOverClaim(  # noqa: N802 - the name that grpc calls
+        self, request: pb.TakeOverClaimRequest, _context: Any
+    ) -> pb.TakeOverClaimResponse:
+        """Become the holder of a dead node's range."""
+        prefix = wire.read_network(request.range, "range")
+        node = wire.check_name(request.from_node, "from_node")
+        structlog.contextvars.bind_contextvars(range=str(prefix), from_node=node)
+        view = await self._allocator.shielded.run(self._claiming.take_over(prefix, node, force=request.force))
+        return pb.TakeOverClaimResponse(claim=_write_claim(view))
+
+    async def ReleaseClaim(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ReleaseClaimRequest, _context: Any
+    ) -> pb.ReleaseClaimResponse:
+        """Give a range back."""
+        prefix = wire.read_network(request.range, "range")
+        structlog.contextvars.bind_contextvars(range=str(prefix))
+        await self._allocator.shielded.run(self._claiming.release(prefix))
+        return pb.ReleaseClaimResponse()
+
+    @property
+    def _claiming(self) -> ClaimOperations:
+        if self._claims is None:
+            raise FailedPrecondition("no pool of this node is a cluster's: [[ipam.pools]] cluster_ranges makes one")
+        return self._claims
+
+
+def _patience(left: float | None) -> float:
+    """Return how long a call may wait for another range, so that its caller still hears how that ended."""
+    return PATIENCE if left is None else min(PATIENCE, max(0.0, left - _TO_ANSWER))
 
 
 def _read_request(request: pb.AllocateAddressesRequest) -> AllocationRequest:
@@ -176,6 +230,22 @@ def _write_pool(pool: PoolStatus) -> pb.Pool:
         ranges=map(_write_range, pool.ranges),
         mtu=pool.mtu,
         next_expiry=wire.write_time(pool.next_expiry) if pool.next_expiry is not None else None,
+        problems=pool.problems,
+        cluster=pool.cluster,
+        families=[_FAMILY_NUMBERS[family] for family in pool.families],
+    )
+
+
+def _write_claim(view: ClaimView) -> pb.Claim:
+    return pb.Claim(
+        pool=view.pool,
+        range=wire.write_network(view.prefix),
+        node=view.node,
+        instance=view.instance,
+        claimed=wire.write_time(view.claimed) if view.claimed else None,
+        state=_CLAIM_STATES[view.whose],
+        allocations=view.allocations,
+        gateway=view.gateway,
     )
 
 

@@ -3,11 +3,15 @@
 An address is found by its number, not by the name of the pool that gave it: pools may be renamed and ranges moved
 between restarts, and still one address must never be in two hands.
 
+The ranges of a cluster pool come and go (`add`, `remove`). An address whose range has gone is *stranded*: nobody finds
+it here, and so it is given out to nobody.
+
 Not here: owners and time (see `ledger.py`).
 """
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from services.common.errors import AlreadyExists, Exhausted, InvalidArgument, NotFound
 from services.common.model import Address, Network
@@ -15,6 +19,12 @@ from services.common.wire import iso
 from services.ipam.model import DEFAULT_POOL, FAMILIES, Allocation, AllocationRequest, RangeStatus
 from services.ipam.pool import AddressPool
 from services.ipam.ranges import Pool, Range
+
+# By whether the pool is the cluster's.
+_WHAT_TO_DO = {
+    False: "delete pods or add a range to [[ipam.pools]]",
+    True: "delete pods or have the node claim another range of the cluster",
+}
 
 
 class _Place:
@@ -40,10 +50,29 @@ class AddressSpace:
         self._addresses = {
             (pool.name, family): AddressPool(pool.of(family), cooldown) for pool in pools for family in pool.families
         }
-        self._places = {
-            family: _Place((one, self._addresses[pool.name, family], pool) for pool in pools for one in pool.of(family))
-            for family in FAMILIES
-        }
+        self._places: dict[int, _Place] = {}
+        for family in FAMILIES:
+            self._place(family)
+
+    def _place(self, family: int) -> None:
+        having = [pool for pool in self.pools.values() if family in pool.families]
+        self._places[family] = _Place(
+            (one, self._addresses[pool.name, family], pool) for pool in having for one in pool.of(family)
+        )
+
+    def add(self, name: str, one: Range, now: float) -> None:
+        """Add a range to a pool; it overlaps none."""
+        pool, family = self.pools[name], one.prefix.version
+        self.pools[name] = replace(pool, ranges=(*pool.ranges, one))
+        self._addresses[name, family].add(one, now)
+        self._place(family)
+
+    def remove(self, name: str, prefix: Network) -> None:
+        """Forget a range of a pool; what is held of it is stranded."""
+        pool = self.pools[name]
+        self.pools[name] = replace(pool, ranges=tuple(one for one in pool.ranges if one.prefix != prefix))
+        self._addresses[name, prefix.version].remove(prefix)
+        self._place(prefix.version)
 
     def of(self, pool: Pool, family: int) -> AddressPool:
         """Return a pool's addresses of one family, which it must have."""
@@ -91,7 +120,7 @@ class AddressSpace:
         soon = f"the next reservation expires {iso(expiry)}" if expiry is not None else "no reservation will expire"
         return Exhausted(
             f"pool {pool.name!r} has no free {FAMILIES[family]} address: {used} of {size} used, {reserved} of them "
-            f"reserved, {cooling} cooling down; {soon}; delete pods or add a range to [[ipam.pools]]",
+            f"reserved, {cooling} cooling down; {soon}; {_WHAT_TO_DO[pool.cluster is not None]}",
             pool=pool.name,
             family=FAMILIES[family],
             ranges=" ".join(str(one.prefix) for one in ranges),

@@ -45,6 +45,18 @@ MIGRATIONS = (
         at REAL NOT NULL
     ) STRICT, WITHOUT ROWID;
     """,
+    # Claims of the cluster's ranges (`claimstore.py`), and whose they are.
+    """
+    CREATE TABLE claims (
+        range TEXT PRIMARY KEY,
+        pool TEXT NOT NULL,
+        state TEXT NOT NULL,
+        first BLOB NOT NULL,
+        claimed REAL NOT NULL,
+        number INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE instance (id TEXT NOT NULL) STRICT;
+    """,
 )
 
 _INSERT = f"INSERT INTO allocations VALUES ({', '.join('?' * 18)})"  # noqa: S608 - only question marks

@@ -1,6 +1,7 @@
 """Calling another service: errors arrive as raised, a restart is waited for, a dead peer is told as such."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,12 @@ class Fake(ipam_pb2_grpc.IpamServiceServicer):
         raise AssertionError(f"no test here calls this: {request} {context}")
 
     AllocateAddresses = ConfirmAllocation = UnconfirmAllocation = ReleaseAddresses = ListAllocations = _never
+    ListClaims = TakeOverClaim = ReleaseClaim = _never
+
+    async def WatchPools(  # noqa: N802 - grpc's name
+        self, _request: pb.WatchPoolsRequest, _context: Any
+    ) -> AsyncIterator[pb.WatchPoolsResponse]:
+        yield pb.WatchPoolsResponse()
 
 
 def server(socket: Path, fake: Fake) -> edge.Server:

@@ -40,6 +40,12 @@ class Scripted(ipam_pb2_grpc.IpamServiceServicer):
         raise AssertionError(f"no test here calls this: {request} {context}")
 
     AllocateAddresses = ConfirmAllocation = UnconfirmAllocation = ListAllocations = _never
+    ListClaims = TakeOverClaim = ReleaseClaim = _never
+
+    async def WatchPools(  # noqa: N802 - the name that grpc calls
+        self, _request: Any, _context: Any
+    ) -> AsyncIterator[pb.WatchPoolsResponse]:
+        yield pb.WatchPoolsResponse()
 
 
 class Rig:

@@ -4,12 +4,13 @@ import asyncio
 import itertools
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_network
 
 import pytest
 from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2
 
-from services.common import lifecycle
+from services.common import lifecycle, wire
 from services.common.errors import CorruptState, Unavailable
 from services.endpoint.main import build
 from tests.endpoint_support import READY, FakePod, Surroundings
@@ -216,6 +217,33 @@ async def test_a_peer_that_restarts_gets_its_configuration_back_and_the_next_add
         assert (await client.create(around.pod())).created
         assert (await client.get(pod)).state == READY
     assert around.loader.script.count("RegenerateEndpoint") == 2
+
+
+async def test_a_range_that_ipam_has_claimed_reaches_the_loader_while_the_node_takes_endpoints(
+    around: Surroundings,
+) -> None:
+    """Nothing is compared for that, and readiness stays."""
+    async with around.service() as client:
+        pod, listed = around.pod(), around.loader.script.count("ListEndpointDatapaths")
+        around.ipam.change_ranges(around.ipam.ranges | {0: ip_network("10.8.0.0/24")})
+        await around.loader.script.until(lambda: around.loader.script.count("ConfigureNode") == 2)
+
+        request = around.loader.script.calls[-1][1]
+        cidrs = [str(wire.read_network(one, "pod_cidrs")) for one in request.config.pod_cidrs]
+        assert cidrs == ["10.7.0.0/16", "fd07::/112", "10.8.0.0/24"]
+        assert around.loader.script.count("ListEndpointDatapaths") == listed
+        assert await client.serving()
+        assert (await client.create(pod)).created
+
+
+async def test_without_a_pod_cidr_the_node_waits_and_says_for_what(around: Surroundings) -> None:
+    """Of one of its families: its router's address comes with the first range."""
+    both, around.ipam.ranges = around.ipam.ranges, {4: around.ipam.ranges[4]}
+    async with around.service(wait=False) as client:
+        with pytest.raises(Unavailable, match="waits for a pod CIDR from the kvstore: pool 'default': no IPv6"):
+            await client.create(around.pod())
+        around.ipam.change_ranges(both)
+        await client.until_serving()
 
 
 async def test_without_peers_health_says_not_serving_and_create_says_what_it_waits_for() -> None:

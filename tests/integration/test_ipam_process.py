@@ -14,6 +14,7 @@ import pytest
 from podlane.ipam.v1 import ipam_pb2 as pb
 
 from services.common import errors
+from services.ipam.store import MIGRATIONS
 from tests.ipam_support import Ipam, database_path, refusal, texts, write_settings
 
 GRPCURL = str(Path(sys.executable).with_name("grpcurl"))
@@ -139,7 +140,7 @@ async def test_a_database_of_a_newer_podlane_is_refused_and_kept(tmp_path: Path)
     code, said = await refusal(tmp_path, tmp_path / "podlane.toml")
 
     assert code == 1
-    assert "has schema 99 and this program knows schemas up to 1: a newer podlane wrote it" in said
+    assert f"has schema 99 and this program knows schemas up to {len(MIGRATIONS)}: a newer podlane wrote it" in said
     with contextlib.closing(sqlite3.connect(database_path(tmp_path))) as connection:
         assert connection.execute("SELECT count(*) FROM allocations").fetchone() == (1,)
 

@@ -49,6 +49,18 @@ def test_pools_are_an_array_of_tables(tmp_path: Path):
     assert load(tmp_path, text).ipam.pools == (config.PoolSettings("a", ("10.0.0.0/24",), ("10.0.0.9",), 1400),)
 
 
+def test_a_pool_has_ranges_or_the_clusters(tmp_path: Path):
+    text = (
+        '[[ipam.pools]]\nname = "a"\ncluster_ranges = ["10.0.0.0/16"]\nnode_prefix_v4 = 26\nspare = 4\n'
+        "release_after_seconds = 60\n"
+    )
+
+    (pool,) = load(tmp_path, text).ipam.pools
+
+    assert (pool.ranges, pool.cluster_ranges) == ((), ("10.0.0.0/16",))
+    assert (pool.node_prefix_v4, pool.node_prefix_v6, pool.spare, pool.release_after_seconds) == (26, 112, 4, 60.0)
+
+
 def test_the_environment_overrides_the_file(tmp_path: Path):
     settings = load(
         tmp_path,

@@ -8,7 +8,7 @@ import pytest
 from services.common.model import AssignedAddress, Attachment, Pod
 from services.endpoint import plan, policy
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Level, Link, Program, Regeneration
-from services.endpoint.observed import Allocation, Datapath, Observed, PoolRange
+from services.endpoint.observed import Allocation, Datapath, NodeConfig, Observed, PoolRange
 from services.endpoint.plan import Action, Claim, Repeat, Wanted
 
 ATTACHMENT = Attachment("podnet", "c0ffee", "eth0")
@@ -199,7 +199,7 @@ def test_the_node_gets_all_ranges_and_one_router_per_family() -> None:
         )
     ]
 
-    config = plan.node_config(ranges, masquerade=True, mtu=1400)
+    config = plan.node_config(ranges, NodeConfig((), (), masquerade=True, mtu=1400))
 
     assert [str(one) for one in config.pod_cidrs] == ["10.7.0.0/24", "fd07::/112", "10.8.0.0/24"]
     assert [str(one) for one in config.gateways] == ["10.7.0.1", "fd07::1"]

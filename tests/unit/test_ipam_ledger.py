@@ -1,7 +1,7 @@
 """Who holds what: requests that are refused, numbers that are right, clocks that jump."""
 
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
@@ -10,7 +10,7 @@ from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition,
 from services.common.model import Attachment
 from services.ipam.ledger import Ledger
 from services.ipam.model import Allocation, AllocationRequest, Clock, Release
-from services.ipam.ranges import plan
+from services.ipam.ranges import Range, plan
 
 POOLS = (
     PoolSettings("default", ("10.0.0.0/29", "fd00::/120")),
@@ -326,3 +326,79 @@ def test_ids_go_on_after_a_restart(ledger: Ledger, time: Time):
     after.restore([held], [])
 
     assert after.reserve(request("c2")).allocation.id == held.id + 1
+
+
+CLUSTER = PoolSettings("default", cluster_ranges=("10.0.0.0/24",), node_prefix_v4=29)
+
+
+def part(third: int) -> Range:
+    cluster = plan((CLUSTER,))[0].cluster
+    assert cluster is not None
+    return cluster.claimed(ip_network(f"10.0.0.{third}/29"), ip_address("10.0.0.1"))
+
+
+def test_a_cluster_pool_begins_with_nothing_and_gives_what_comes(time: Time):
+    ledger = make(time, CLUSTER)
+    with pytest.raises(Exhausted, match="0 of 0 used"):
+        ledger.reserve(request())
+
+    ledger.add_range("default", part(0))
+    ledger.add_range("default", part(8))
+
+    taken = [addresses(ledger.reserve(request(f"c{number}")).allocation)[0] for number in range(11)]
+    assert taken == [f"10.0.0.{number}" for number in (2, 3, 4, 5, 6, 9, 10, 11, 12, 13, 14)]
+    assert [one.used for one in ledger.status()[0].ranges] == [5, 6]
+
+
+def test_what_is_held_of_a_range_that_goes_is_kept_and_found_when_it_comes_back(time: Time):
+    ledger = make(time, CLUSTER)
+    ledger.add_range("default", part(0))
+    reserved = ledger.reserve(request("c1")).allocation
+    confirmed = ledger.confirmed(ledger.reserve(request("c2")).allocation, 7)
+    ledger.put(confirmed)
+
+    ledger.remove_range("default", part(0).prefix)
+    assert ledger.status()[0].ranges == ()
+    assert ledger.held_by(owner("c1")) == reserved
+    assert ledger.holders(part(0).prefix) == 2
+    with pytest.raises(InvalidArgument, match="in no range"):
+        ledger.reserve(request("c3", requested="10.0.0.4"))
+
+    ledger.add_range("default", part(0))
+    (status,) = ledger.status()[0].ranges
+    assert (status.used, status.reserved) == (2, 1)
+    assert addresses(ledger.reserve(request("c3")).allocation) == ["10.0.0.4"]
+    ledger.release(confirmed)
+    ledger.release(reserved)
+    assert ledger.status()[0].ranges[0].used == 1
+
+
+def test_a_commit_that_fails_after_its_range_has_gone_is_undone(time: Time):
+    ledger = make(time, CLUSTER)
+    ledger.add_range("default", part(0))
+    ledger.add_range("default", part(8))
+    reservation = ledger.reserve(request("c1"))
+    before = ledger.status()[0].ranges[1]
+
+    ledger.remove_range("default", part(0).prefix)
+    ledger.undo(reservation)
+
+    assert ledger.held_by(owner("c1")) is None
+    assert ledger.status()[0].ranges == (before,)
+
+
+def test_a_release_of_before_a_range_went_does_not_free_what_is_held_now(time: Time):
+    """Rows of a range that was lost and came back may tell of both."""
+    ledger = make(time, CLUSTER)
+    ledger.add_range("default", part(0))
+    held = ledger.reserve(request("c1")).allocation
+    after = make(time, CLUSTER)
+    after.add_range("default", part(0))
+
+    after.restore([held], [Release(held.addresses[0].address, time.wall - 1.0)])
+
+    assert [one.used for one in after.status()[0].ranges] == [1]
+    others = {addresses(after.reserve(request(f"d{number}")).allocation)[0] for number in range(4)}
+    assert addresses(held)[0] not in others
+    with pytest.raises(Exhausted):
+        after.reserve(request("late"))

@@ -27,3 +27,10 @@ def test_a_service_loads_neither_tls_nor_http_servers_nor_tracebacks_in_colour(s
     assert loaded.isdisjoint({"ssl", "_ssl", "_hashlib", "http.server", "wsgiref", "urllib.request", "rich"})
     assert {"prometheus_client.metrics", "prometheus_client.registry"} <= loaded
     assert "prometheus_client.exposition" not in loaded
+
+
+def test_what_speaks_with_etcd_is_loaded_only_where_etcd_is_set():
+    program = "import json, sys, services.common.kvstore.choose; print(json.dumps(list(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert {"aetcd", "services.common.kvstore.etcd"}.isdisjoint(json.loads(told.stdout))

@@ -103,6 +103,26 @@ class PoolAgainstModel(RuleBasedStateMachine):
             self.released[taken.address] = taken.released
 
     @rule()
+    def a_range_comes(self) -> None:
+        if len(self.ranges) == 2:
+            (more,) = ranges_of("10.0.0.128/29")
+            self.ranges = (*self.ranges, more)
+            self.usable += [address for first, last in more.spans for address in range(first, last + 1)]
+            self.pool.add(more, self.now)
+
+    @precondition(lambda self: len(self.ranges) == 3)
+    @rule()
+    def it_goes(self) -> None:
+        """Whatever is held of it."""
+        *rest, gone = self.ranges
+        self.ranges = tuple(rest)
+        self.pool.remove(gone.prefix)
+        self.usable = [address for address in self.usable if not gone.usable(address)]
+        self.held = {address for address in self.held if not gone.usable(address)}
+        self.released = {address: at for address, at in self.released.items() if not gone.usable(address)}
+        self.undoable = [taken for taken in self.undoable if not gone.usable(taken.address)]
+
+    @rule()
     def restart(self) -> None:
         """Rebuilding from the rows gives a pool that goes on as the old one would have."""
         self.pool = AddressPool(self.ranges, COOLDOWN)
@@ -118,6 +138,12 @@ class PoolAgainstModel(RuleBasedStateMachine):
         for index, one in enumerate(self.ranges):
             assert self.pool.used()[index] == sum(one.usable(address) for address in self.held)
             assert self.pool.cooling(self.now)[index] == sum(one.usable(address) for address in cooling)
+            idle = self.pool.idle_since(one.prefix)
+            released = [at for address, at in self.released.items() if one.usable(address)]
+            assert (idle is None) == any(one.usable(address) for address in self.held)
+            assert idle is None or idle >= max(released, default=0.0)
+        assert self.pool.free(self.now) == len(self.usable) - len(self.held) - len(cooling)
+        assert self.pool.surely_free() <= self.pool.free(self.now)
         assert all((self.pool.holder(address) == OWNER) == (address in self.held) for address in self.usable)
 
 

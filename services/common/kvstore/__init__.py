@@ -27,6 +27,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.errors import InvalidArgument
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -58,7 +60,7 @@ class AbsentBelow:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """Condition: the key's last change is that of `revision`."""
+    """Condition: the key's last change is that of `revision`; 0: there is no such key."""
 
     key: str
     revision: int
@@ -84,6 +86,15 @@ Condition = Absent | AbsentBelow | Unchanged
 Change = Put | Delete
 Batch = Mapping[str, Entry | None]
 """Entries by key; None: gone."""
+
+
+def check_once(changes: Sequence[Change]) -> None:
+    """Raise InvalidArgument when a key is changed twice: no store could say which comes last."""
+    seen: set[str] = set()
+    for change in changes:
+        if change.key in seen:
+            raise InvalidArgument(f"a commit changes {change.key} twice", key=change.key)
+        seen.add(change.key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,8 @@ class Kvstore(Protocol):
         """Remove a key; False when it was not there."""
 
     async def commit(self, conditions: Sequence[Condition], changes: Sequence[Change]) -> bool:
-        """Make all changes if all conditions hold; return whether they did.
+        """Make all changes if all conditions hold; return whether they did. Raises InvalidArgument for a key that is
+        changed twice.
 
         An answer that was lost may have been yes: who gets Unavailable looks what is there before trying again.
         """

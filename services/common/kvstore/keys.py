@@ -86,9 +86,14 @@ class Keys:
         """One identity; `labels` in their canonical text."""
         return f"{self.identity_values}{labels}"
 
+    @property
+    def identity_references(self) -> str:
+        """Who uses identities."""
+        return f"{self.root}/state/identities/v1/ref/"
+
     def identity_references_of(self, number: int) -> str:
         """Who uses one identity."""
-        return f"{self.root}/state/identities/v1/ref/{number}/"
+        return f"{self.identity_references}{number}/"
 
     def identity_reference(self, number: int, node: str) -> str:
         """One node's use of one identity."""

@@ -10,7 +10,7 @@ and then the numbers go round in a circle, as endpoint ids do, so that the one t
 An endpoint whose pod restarts with the same labels finds its number, and its peers' maps are right before it is back.
 
 Reserved identities (below 256) are Cilium's. Numbers from 1<<24 are not in this book: they stand for address prefixes
-(`prefixes.py`).
+(`prefixes.py`). Of a cluster's nodes each has numbers from LOCAL_SCOPE for the time in which its kvstore is away.
 """
 
 from collections import OrderedDict
@@ -25,6 +25,8 @@ from services.endpoint.policy.labels import Labels
 SMALLEST, LARGEST = 256, 65535
 CIDR_SCOPE = 1 << 24
 """Added to the number of an address prefix; Cilium's scope of node-local CIDR identities."""
+LOCAL_SCOPE = 3 << 24
+"""Added to the number of labels that the cluster hasn't numbered yet: this node's own number, known to no other."""
 
 
 class Reserved(IntEnum):

@@ -4,8 +4,8 @@ An endpoint's labels are, in this order: those of its pod's document, or else th
 them what an operator has said (`labelchanges.py`). While there is none of the three its labels are not known, which is
 something else than having none: it has the identity init.
 
-Each document has one owner: a file of the watched directory, or whoever applied it. What a file has nobody else
-changes, so that the directory tells what is in force.
+Each document has one owner: a file of the watched directory, the kvstore, or whoever applied it here. What a file has
+nobody else changes, so that the directory tells what is in force; nor what the kvstore has.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,10 +19,15 @@ from services.endpoint.policy.document import Document, DocumentKind, DocumentNa
 from services.endpoint.policy.labels import DEFAULT_NAMESPACE, NO_LABELS, LabelFilter, Labels, identity_labels
 from services.endpoint.policy.networkpolicy import NamedPort, NamespaceDocument, NetworkPolicy, PodDocument
 
+CLUSTER = "kvstore"
+"""The source of documents that hold on all nodes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A document in force; `source` is a file of the watched directory, empty: applied. `applied` in epoch seconds."""
+    """A document in force; `source` is a file of the watched directory or CLUSTER, empty: applied. `applied` in epoch
+    seconds.
+    """
 
     document: Document
     source: str
@@ -105,6 +110,8 @@ class Repository:
 
 
 def _owned(there: Stored) -> str:
+    if there.source == CLUSTER:
+        return f"{there.name} holds for the whole cluster: change it with --cluster, or delete it so"
     if there.source:
         return f"{there.name} is in the watched file {there.source}: change it there"
     argument = "/".join((str(there.name.kind).lower(), *filter(None, there.name[1:])))

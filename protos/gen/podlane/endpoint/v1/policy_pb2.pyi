@@ -92,7 +92,7 @@ class Document(_message.Message):
     ENDPOINTS_FIELD_NUMBER: _builtins.int
     DIRECTIONS_FIELD_NUMBER: _builtins.int
     source: _builtins.str
-    """Where it is from: a file of the watched directory; empty: it was applied."""
+    """Where it is from: a file of the watched directory, or `kvstore`: it holds on all nodes; empty: it was applied here."""
     json: _builtins.str
     """As JSON; only in GetPolicy."""
     @_builtins.property
@@ -133,18 +133,22 @@ class ApplyPoliciesRequest(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     source: _builtins.str
     """What errors call the text, for example the file's name."""
+    cluster: _builtins.bool
+    """They are to hold on all nodes: they go into the kvstore, too. UNAVAILABLE: it doesn't answer; nothing was changed."""
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         source: _builtins.str = ...,
+        cluster: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "source", b"source", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -319,9 +323,12 @@ class DeletePoliciesRequest(_message.Message):
     NAMES_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     source: _builtins.str
     """What errors call the text."""
+    cluster: _builtins.bool
+    """They hold on all nodes, and are to go there."""
     @_builtins.property
     def names(self) -> _containers.RepeatedCompositeFieldContainer[Global___DocumentName]: ...
     def __init__(
@@ -330,10 +337,11 @@ class DeletePoliciesRequest(_message.Message):
         names: _abc.Iterable[Global___DocumentName] | None = ...,
         text: _builtins.str = ...,
         source: _builtins.str = ...,
+        cluster: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "source", b"source", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "names", b"names", "source", b"source", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

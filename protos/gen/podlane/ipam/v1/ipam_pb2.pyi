@@ -45,6 +45,54 @@ ALLOCATION_STATE_CONFIRMED: AllocationState.ValueType  # 2
 """An endpoint holds it until it is released."""
 Global___AllocationState: _TypeAlias = AllocationState  # noqa: Y015
 
+class _ClaimState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClaimStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClaimState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLAIM_STATE_UNSPECIFIED: _ClaimState.ValueType  # 0
+    """Not set."""
+    CLAIM_STATE_CLAIMING: _ClaimState.ValueType  # 1
+    """This node is about to claim it."""
+    CLAIM_STATE_HELD: _ClaimState.ValueType  # 2
+    """This node's; addresses are given out of it."""
+    CLAIM_STATE_RETURNING: _ClaimState.ValueType  # 3
+    """This node is about to give it back."""
+    CLAIM_STATE_LOST: _ClaimState.ValueType  # 4
+    """Was this node's and belongs to another one by now; pods that have addresses of it keep them."""
+    CLAIM_STATE_OTHER: _ClaimState.ValueType  # 5
+    """Another node's."""
+    CLAIM_STATE_ABSENT: _ClaimState.ValueType  # 6
+    """Of another node that is not registered in the kvstore: it is down, or gone for good."""
+    CLAIM_STATE_STRANGER: _ClaimState.ValueType  # 7
+    """Has this node's name, but another instance made it: a second node of this name, or this one before it lost its
+    database.
+    """
+
+class ClaimState(_ClaimState, metaclass=_ClaimStateEnumTypeWrapper):
+    """What a claim is to the node that is asked."""
+
+CLAIM_STATE_UNSPECIFIED: ClaimState.ValueType  # 0
+"""Not set."""
+CLAIM_STATE_CLAIMING: ClaimState.ValueType  # 1
+"""This node is about to claim it."""
+CLAIM_STATE_HELD: ClaimState.ValueType  # 2
+"""This node's; addresses are given out of it."""
+CLAIM_STATE_RETURNING: ClaimState.ValueType  # 3
+"""This node is about to give it back."""
+CLAIM_STATE_LOST: ClaimState.ValueType  # 4
+"""Was this node's and belongs to another one by now; pods that have addresses of it keep them."""
+CLAIM_STATE_OTHER: ClaimState.ValueType  # 5
+"""Another node's."""
+CLAIM_STATE_ABSENT: ClaimState.ValueType  # 6
+"""Of another node that is not registered in the kvstore: it is down, or gone for good."""
+CLAIM_STATE_STRANGER: ClaimState.ValueType  # 7
+"""Has this node's name, but another instance made it: a second node of this name, or this one before it lost its
+database.
+"""
+Global___ClaimState: _TypeAlias = ClaimState  # noqa: Y015
+
 @_typing.final
 class Allocation(_message.Message):
     """What one owner holds."""
@@ -445,14 +493,29 @@ class Pool(_message.Message):
     RANGES_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
     NEXT_EXPIRY_FIELD_NUMBER: _builtins.int
+    PROBLEMS_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    FAMILIES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mtu: _builtins.int
     """Bytes; 0 lets the loader take the node's."""
+    cluster: _builtins.bool
+    """Its ranges are claimed in the kvstore; there may be none yet."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolRange]: ...
     @_builtins.property
     def next_expiry(self) -> _timestamp_pb2.Timestamp:
         """When the next reservation of this pool expires; absent when nothing is reserved."""
+
+    @_builtins.property
+    def problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is wrong with its ranges, one sentence each: none is claimed yet, or one belongs to another node by now."""
+
+    @_builtins.property
+    def families(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.IpFamily.ValueType]:
+        """What it has, or is to have once ranges are claimed.
+        next field: 8
+        """
 
     def __init__(
         self,
@@ -461,10 +524,13 @@ class Pool(_message.Message):
         ranges: _abc.Iterable[Global___PoolRange] | None = ...,
         mtu: _builtins.int = ...,
         next_expiry: _timestamp_pb2.Timestamp | None = ...,
+        problems: _abc.Iterable[_builtins.str] | None = ...,
+        cluster: _builtins.bool = ...,
+        families: _abc.Iterable[_types_pb2.IpFamily.ValueType] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_expiry", b"next_expiry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mtu", b"mtu", "name", b"name", "next_expiry", b"next_expiry", "ranges", b"ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "families", b"families", "mtu", b"mtu", "name", b"name", "next_expiry", b"next_expiry", "problems", b"problems", "ranges", b"ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -514,3 +580,228 @@ class PoolRange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PoolRange: _TypeAlias = PoolRange  # noqa: Y015
+
+@_typing.final
+class WatchPoolsRequest(_message.Message):
+    """Watches all pools."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPoolsRequest: _TypeAlias = WatchPoolsRequest  # noqa: Y015
+
+@_typing.final
+class WatchPoolsResponse(_message.Message):
+    """All pools, in the order of the configuration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]: ...
+    def __init__(
+        self,
+        *,
+        pools: _abc.Iterable[Global___Pool] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pools", b"pools"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchPoolsResponse: _TypeAlias = WatchPoolsResponse  # noqa: Y015
+
+@_typing.final
+class Claim(_message.Message):
+    """One claim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POOL_FIELD_NUMBER: _builtins.int
+    RANGE_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    CLAIMED_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ALLOCATIONS_FIELD_NUMBER: _builtins.int
+    GATEWAY_FIELD_NUMBER: _builtins.int
+    pool: _builtins.str
+    node: _builtins.str
+    """Who holds it; of a lost one the new holder."""
+    instance: _builtins.str
+    """Tells apart nodes of one name."""
+    state: Global___ClaimState.ValueType
+    allocations: _builtins.int
+    """The asked node's allocations that have an address, or their gateway, in it."""
+    gateway: _builtins.bool
+    """The asked node's gateway is in it, so it stays for as long as the node lives.
+    next field: 9
+    """
+    @_builtins.property
+    def range(self) -> _types_pb2.IpPrefix: ...
+    @_builtins.property
+    def claimed(self) -> _timestamp_pb2.Timestamp:
+        """Absent when the kvstore's value doesn't tell."""
+
+    def __init__(
+        self,
+        *,
+        pool: _builtins.str = ...,
+        range: _types_pb2.IpPrefix | None = ...,
+        node: _builtins.str = ...,
+        instance: _builtins.str = ...,
+        claimed: _timestamp_pb2.Timestamp | None = ...,
+        state: Global___ClaimState.ValueType = ...,
+        allocations: _builtins.int = ...,
+        gateway: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claimed", b"claimed", "range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocations", b"allocations", "claimed", b"claimed", "gateway", b"gateway", "instance", b"instance", "node", b"node", "pool", b"pool", "range", b"range", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Claim: _TypeAlias = Claim  # noqa: Y015
+
+@_typing.final
+class ListClaimsRequest(_message.Message):
+    """Lists all claims."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClaimsRequest: _TypeAlias = ListClaimsRequest  # noqa: Y015
+
+@_typing.final
+class ListClaimsResponse(_message.Message):
+    """All claims, by pool and range."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    error: _builtins.str
+    """Why other nodes' claims are missing: the kvstore could not be asked. Empty: none is missing."""
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___Claim]: ...
+    def __init__(
+        self,
+        *,
+        claims: _abc.Iterable[Global___Claim] | None = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "error", b"error"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListClaimsResponse: _TypeAlias = ListClaimsResponse  # noqa: Y015
+
+@_typing.final
+class TakeOverClaimRequest(_message.Message):
+    """Names the range and who is believed to hold it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    FROM_NODE_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    from_node: _builtins.str
+    """The dead node; if another one holds the range, nothing is done."""
+    force: _builtins.bool
+    """Do it although the node is registered in the kvstore."""
+    @_builtins.property
+    def range(self) -> _types_pb2.IpPrefix: ...
+    def __init__(
+        self,
+        *,
+        range: _types_pb2.IpPrefix | None = ...,
+        from_node: _builtins.str = ...,
+        force: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "from_node", b"from_node", "range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeOverClaimRequest: _TypeAlias = TakeOverClaimRequest  # noqa: Y015
+
+@_typing.final
+class TakeOverClaimResponse(_message.Message):
+    """The claim, now this node's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLAIM_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def claim(self) -> Global___Claim: ...
+    def __init__(
+        self,
+        *,
+        claim: Global___Claim | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claim", b"claim"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TakeOverClaimResponse: _TypeAlias = TakeOverClaimResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseClaimRequest(_message.Message):
+    """Names the range to give back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RANGE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def range(self) -> _types_pb2.IpPrefix: ...
+    def __init__(
+        self,
+        *,
+        range: _types_pb2.IpPrefix | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["range", b"range"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseClaimRequest: _TypeAlias = ReleaseClaimRequest  # noqa: Y015
+
+@_typing.final
+class ReleaseClaimResponse(_message.Message):
+    """It was given back."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseClaimResponse: _TypeAlias = ReleaseClaimResponse  # noqa: Y015

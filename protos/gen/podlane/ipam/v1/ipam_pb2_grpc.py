@@ -65,6 +65,26 @@ class IpamServiceStub:
                 request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsRequest.SerializeToString,
                 response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsResponse.FromString,
                 _registered_method=True)
+        self.WatchPools = channel.unary_stream(
+                '/podlane.ipam.v1.IpamService/WatchPools',
+                request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.WatchPoolsRequest.SerializeToString,
+                response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.WatchPoolsResponse.FromString,
+                _registered_method=True)
+        self.ListClaims = channel.unary_unary(
+                '/podlane.ipam.v1.IpamService/ListClaims',
+                request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListClaimsRequest.SerializeToString,
+                response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListClaimsResponse.FromString,
+                _registered_method=True)
+        self.TakeOverClaim = channel.unary_unary(
+                '/podlane.ipam.v1.IpamService/TakeOverClaim',
+                request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.TakeOverClaimRequest.SerializeToString,
+                response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.TakeOverClaimResponse.FromString,
+                _registered_method=True)
+        self.ReleaseClaim = channel.unary_unary(
+                '/podlane.ipam.v1.IpamService/ReleaseClaim',
+                request_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseClaimRequest.SerializeToString,
+                response_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseClaimResponse.FromString,
+                _registered_method=True)
 
 
 class IpamServiceServicer:
@@ -76,7 +96,8 @@ class IpamServiceServicer:
         All families or none: RESOURCE_EXHAUSTED leaves nothing behind. A reservation that nobody confirms
         before `expires` is taken back. Errors: INVALID_ARGUMENT, NOT_FOUND (pool), ALREADY_EXISTS (a
         requested address is held by another owner), RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the owner
-        holds other addresses than the requested ones).
+        holds other addresses than the requested ones), UNAVAILABLE (a cluster pool has no range on this node yet).
+        In a cluster pool a call that finds nothing waits a moment for another range to be claimed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -119,6 +140,39 @@ class IpamServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchPools(self, request, context):
+        """Sends the pools as they are, and again whenever the ranges of one have changed. What is used of them is as it was
+        at that moment; it changes without a message. The stream ends when the service stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListClaims(self, request, context):
+        """Lists what nodes have claimed of the cluster's ranges, all nodes of the cluster. FAILED_PRECONDITION: no pool of
+        this node is a cluster's; so for the two calls that follow.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeOverClaim(self, request, context):
+        """Makes this node the holder of a range that a dead node has claimed. The dead node's pods must never run again:
+        their addresses are given out anew. NOT_FOUND: nobody has claimed it; INVALID_ARGUMENT: it is in no cluster pool
+        of this node, or this node's own; FAILED_PRECONDITION: another node has claimed it, or the node is alive.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReleaseClaim(self, request, context):
+        """Gives a range that this node has claimed back to the cluster now. NOT_FOUND: this node doesn't hold it.
+        FAILED_PRECONDITION: it is in use, has the node's gateway, or would be claimed again at once.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_IpamServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -151,6 +205,26 @@ def add_IpamServiceServicer_to_server(servicer, server):
                     servicer.ListPools,
                     request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsRequest.FromString,
                     response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsResponse.SerializeToString,
+            ),
+            'WatchPools': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchPools,
+                    request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.WatchPoolsRequest.FromString,
+                    response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.WatchPoolsResponse.SerializeToString,
+            ),
+            'ListClaims': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListClaims,
+                    request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListClaimsRequest.FromString,
+                    response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListClaimsResponse.SerializeToString,
+            ),
+            'TakeOverClaim': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeOverClaim,
+                    request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.TakeOverClaimRequest.FromString,
+                    response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.TakeOverClaimResponse.SerializeToString,
+            ),
+            'ReleaseClaim': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReleaseClaim,
+                    request_deserializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseClaimRequest.FromString,
+                    response_serializer=podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseClaimResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -316,6 +390,114 @@ class IpamService:
             '/podlane.ipam.v1.IpamService/ListPools',
             podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsRequest.SerializeToString,
             podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchPools(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/podlane.ipam.v1.IpamService/WatchPools',
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.WatchPoolsRequest.SerializeToString,
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.WatchPoolsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListClaims(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.ipam.v1.IpamService/ListClaims',
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListClaimsRequest.SerializeToString,
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.ListClaimsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeOverClaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.ipam.v1.IpamService/TakeOverClaim',
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.TakeOverClaimRequest.SerializeToString,
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.TakeOverClaimResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReleaseClaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.ipam.v1.IpamService/ReleaseClaim',
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseClaimRequest.SerializeToString,
+            podlane_dot_ipam_dot_v1_dot_ipam__pb2.ReleaseClaimResponse.FromString,
             options,
             channel_credentials,
             insecure,

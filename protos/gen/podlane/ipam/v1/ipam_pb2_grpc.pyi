@@ -38,7 +38,8 @@ class IpamServiceStub:
     All families or none: RESOURCE_EXHAUSTED leaves nothing behind. A reservation that nobody confirms
     before `expires` is taken back. Errors: INVALID_ARGUMENT, NOT_FOUND (pool), ALREADY_EXISTS (a
     requested address is held by another owner), RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the owner
-    holds other addresses than the requested ones).
+    holds other addresses than the requested ones), UNAVAILABLE (a cluster pool has no range on this node yet).
+    In a cluster pool a call that finds nothing waits a moment for another range to be claimed.
     """
     ConfirmAllocation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]
     """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
@@ -54,6 +55,23 @@ class IpamServiceStub:
     """Lists allocations in the order of their creation, a page at a time."""
     ListPools: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListPoolsRequest, _ipam_pb2.ListPoolsResponse]
     """Lists the pools with their ranges and how full each is."""
+    WatchPools: _grpc.UnaryStreamMultiCallable[_ipam_pb2.WatchPoolsRequest, _ipam_pb2.WatchPoolsResponse]
+    """Sends the pools as they are, and again whenever the ranges of one have changed. What is used of them is as it was
+    at that moment; it changes without a message. The stream ends when the service stops.
+    """
+    ListClaims: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ListClaimsRequest, _ipam_pb2.ListClaimsResponse]
+    """Lists what nodes have claimed of the cluster's ranges, all nodes of the cluster. FAILED_PRECONDITION: no pool of
+    this node is a cluster's; so for the two calls that follow.
+    """
+    TakeOverClaim: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.TakeOverClaimRequest, _ipam_pb2.TakeOverClaimResponse]
+    """Makes this node the holder of a range that a dead node has claimed. The dead node's pods must never run again:
+    their addresses are given out anew. NOT_FOUND: nobody has claimed it; INVALID_ARGUMENT: it is in no cluster pool
+    of this node, or this node's own; FAILED_PRECONDITION: another node has claimed it, or the node is alive.
+    """
+    ReleaseClaim: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseClaimRequest, _ipam_pb2.ReleaseClaimResponse]
+    """Gives a range that this node has claimed back to the cluster now. NOT_FOUND: this node doesn't hold it.
+    FAILED_PRECONDITION: it is in use, has the node's gateway, or would be claimed again at once.
+    """
 
 @_typing.type_check_only
 class IpamServiceAsyncStub(IpamServiceStub):
@@ -65,7 +83,8 @@ class IpamServiceAsyncStub(IpamServiceStub):
     All families or none: RESOURCE_EXHAUSTED leaves nothing behind. A reservation that nobody confirms
     before `expires` is taken back. Errors: INVALID_ARGUMENT, NOT_FOUND (pool), ALREADY_EXISTS (a
     requested address is held by another owner), RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the owner
-    holds other addresses than the requested ones).
+    holds other addresses than the requested ones), UNAVAILABLE (a cluster pool has no range on this node yet).
+    In a cluster pool a call that finds nothing waits a moment for another range to be claimed.
     """
     ConfirmAllocation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]  # type: ignore[assignment]
     """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
@@ -81,6 +100,23 @@ class IpamServiceAsyncStub(IpamServiceStub):
     """Lists allocations in the order of their creation, a page at a time."""
     ListPools: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListPoolsRequest, _ipam_pb2.ListPoolsResponse]  # type: ignore[assignment]
     """Lists the pools with their ranges and how full each is."""
+    WatchPools: _aio.UnaryStreamMultiCallable[_ipam_pb2.WatchPoolsRequest, _ipam_pb2.WatchPoolsResponse]  # type: ignore[assignment]
+    """Sends the pools as they are, and again whenever the ranges of one have changed. What is used of them is as it was
+    at that moment; it changes without a message. The stream ends when the service stops.
+    """
+    ListClaims: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ListClaimsRequest, _ipam_pb2.ListClaimsResponse]  # type: ignore[assignment]
+    """Lists what nodes have claimed of the cluster's ranges, all nodes of the cluster. FAILED_PRECONDITION: no pool of
+    this node is a cluster's; so for the two calls that follow.
+    """
+    TakeOverClaim: _aio.UnaryUnaryMultiCallable[_ipam_pb2.TakeOverClaimRequest, _ipam_pb2.TakeOverClaimResponse]  # type: ignore[assignment]
+    """Makes this node the holder of a range that a dead node has claimed. The dead node's pods must never run again:
+    their addresses are given out anew. NOT_FOUND: nobody has claimed it; INVALID_ARGUMENT: it is in no cluster pool
+    of this node, or this node's own; FAILED_PRECONDITION: another node has claimed it, or the node is alive.
+    """
+    ReleaseClaim: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ReleaseClaimRequest, _ipam_pb2.ReleaseClaimResponse]  # type: ignore[assignment]
+    """Gives a range that this node has claimed back to the cluster now. NOT_FOUND: this node doesn't hold it.
+    FAILED_PRECONDITION: it is in use, has the node's gateway, or would be claimed again at once.
+    """
 
 class IpamServiceServicer(metaclass=_abc_1.ABCMeta):
     """IPAM gives out pod addresses and never gives one twice. Every call is idempotent per owner."""
@@ -95,7 +131,8 @@ class IpamServiceServicer(metaclass=_abc_1.ABCMeta):
         All families or none: RESOURCE_EXHAUSTED leaves nothing behind. A reservation that nobody confirms
         before `expires` is taken back. Errors: INVALID_ARGUMENT, NOT_FOUND (pool), ALREADY_EXISTS (a
         requested address is held by another owner), RESOURCE_EXHAUSTED, FAILED_PRECONDITION (the owner
-        holds other addresses than the requested ones).
+        holds other addresses than the requested ones), UNAVAILABLE (a cluster pool has no range on this node yet).
+        In a cluster pool a call that finds nothing waits a moment for another range to be claimed.
         """
 
     @_abc_1.abstractmethod
@@ -141,5 +178,46 @@ class IpamServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ListPoolsResponse, _abc.Awaitable[_ipam_pb2.ListPoolsResponse]]:
         """Lists the pools with their ranges and how full each is."""
+
+    @_abc_1.abstractmethod
+    def WatchPools(
+        self,
+        request: _ipam_pb2.WatchPoolsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_ipam_pb2.WatchPoolsResponse], _abc.AsyncIterator[_ipam_pb2.WatchPoolsResponse]]:
+        """Sends the pools as they are, and again whenever the ranges of one have changed. What is used of them is as it was
+        at that moment; it changes without a message. The stream ends when the service stops.
+        """
+
+    @_abc_1.abstractmethod
+    def ListClaims(
+        self,
+        request: _ipam_pb2.ListClaimsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ListClaimsResponse, _abc.Awaitable[_ipam_pb2.ListClaimsResponse]]:
+        """Lists what nodes have claimed of the cluster's ranges, all nodes of the cluster. FAILED_PRECONDITION: no pool of
+        this node is a cluster's; so for the two calls that follow.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeOverClaim(
+        self,
+        request: _ipam_pb2.TakeOverClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.TakeOverClaimResponse, _abc.Awaitable[_ipam_pb2.TakeOverClaimResponse]]:
+        """Makes this node the holder of a range that a dead node has claimed. The dead node's pods must never run again:
+        their addresses are given out anew. NOT_FOUND: nobody has claimed it; INVALID_ARGUMENT: it is in no cluster pool
+        of this node, or this node's own; FAILED_PRECONDITION: another node has claimed it, or the node is alive.
+        """
+
+    @_abc_1.abstractmethod
+    def ReleaseClaim(
+        self,
+        request: _ipam_pb2.ReleaseClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ipam_pb2.ReleaseClaimResponse, _abc.Awaitable[_ipam_pb2.ReleaseClaimResponse]]:
+        """Gives a range that this node has claimed back to the cluster now. NOT_FOUND: this node doesn't hold it.
+        FAILED_PRECONDITION: it is in use, has the node's gateway, or would be claimed again at once.
+        """
 
 def add_IpamServiceServicer_to_server(servicer: IpamServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
