@@ -239,10 +239,9 @@ class Changer:
 
         Other nodes are told last: they drop what comes with another identity than they know of its sender.
         """
+        there = [one for one in moved if one.managed.endpoint.state not in _GOING]
         ends = list(effect.again)
-        for one in moved:
-            if one.managed.endpoint.state not in _GOING:
-                ends.append(self._parts.regenerate(one.managed, f"identity {one.identity}: {why}"))
+        ends += [self._parts.regenerate(one.managed, f"identity {one.identity}: {why}") for one in there]
         for end in ends:
             try:
                 await end

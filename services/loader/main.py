@@ -131,7 +131,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         datapath,
         Hook(take_over),
         Hook(begin_controllers),
-        AddressMonitor(lambda: manager.trigger("node-addresses")),
+        AddressMonitor(lambda: (manager.trigger("node-addresses"), manager.trigger("node-routes"))),
         node,
         links,
         Hook(events.start),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from services.common import telemetry
 from services.common.config import LoaderSettings
-from services.common.errors import FailedPrecondition, PodlaneError
+from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 from services.loader import headers
 from services.loader.hostaddresses import HostAddresses
 from services.loader.model import NodeConfig, RemoteNode, Routing, Underlay
@@ -174,11 +174,17 @@ class NodeConfigurer:
             return await self._apply(config, await self._find_underlay(config))
 
     async def compare_others(self) -> None:
-        """Compare what there is because of other nodes with the kernel; nothing on a node that is alone."""
+        """Compare what there is because of other nodes with the kernel; nothing on a node that is alone.
+
+        Raises Unavailable while there is no route to some of their ranges.
+        """
         async with self._lock:
             config = self._config
-            if config is not None and config.routing is not Routing.ALONE:
-                await self._apply(config, await self._find_underlay(config))
+            if config is None or config.routing is Routing.ALONE:
+                return
+            problems = (await self._apply(config, await self._find_underlay(config))).problems
+        if problems:
+            raise Unavailable(f"{len(problems)} ranges of other nodes have no route: {'; '.join(problems)}")
 
     async def compare_addresses(self) -> None:
         """Let the node's addresses be the host to policy as they are now; nothing before the first configuration."""

@@ -80,13 +80,19 @@ def write_node(config: NodeConfig) -> str:
             "gateways": [str(address) for address in config.gateways],
             "masquerade": config.masquerade,
             "mtu": config.mtu,
-            "routing": config.routing.name.lower(),
-            "underlay_device": config.underlay_device,
-            "underlay_family": config.underlay_family,
-            "tunnel_port": config.tunnel_port,
-            "cluster_cidrs": [str(network) for network in config.cluster_cidrs],
+            **(_write_routing(config) if config.routing is not Routing.ALONE else {}),
         }
     )
+
+
+def _write_routing(config: NodeConfig) -> dict[str, Any]:
+    return {
+        "routing": config.routing.name.lower(),
+        "underlay_device": config.underlay_device,
+        "underlay_family": config.underlay_family,
+        "tunnel_port": config.tunnel_port,
+        "cluster_cidrs": [str(network) for network in config.cluster_cidrs],
+    }
 
 
 def read_node(text: str, path: Path) -> NodeConfig:
@@ -161,7 +167,7 @@ def _node(values: Any) -> NodeConfig:
         gateways=tuple(ip_address(text) for text in values["gateways"]),
         masquerade=bool(values["masquerade"]),
         mtu=int(values["mtu"]),
-        # What follows is not in the files of versions that knew of no other nodes.
+        # What follows is not in the files of nodes that are alone, nor of versions that knew of no others.
         routing=Routing[values.get("routing", Routing.ALONE.name).upper()],
         underlay_device=str(values.get("underlay_device", "")),
         underlay_family=int(values.get("underlay_family", 0)),

@@ -34,8 +34,8 @@ _PRUNE_SECONDS = 5.0
 
 
 class Addresses:
-    """Publishes. `provisional` says why an identity isn't published, `ports` returns an endpoint's named ports, `moving`
-    whether its programs are still of an identity that it had before.
+    """Publishes. `provisional` says why an identity isn't published, `ports` returns an endpoint's named ports, and
+    `moving` whether its programs are still of an identity that it had before.
     """
 
     def __init__(
