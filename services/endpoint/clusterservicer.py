@@ -58,10 +58,10 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
         reply.nodes.extend(_node(record) for _, record in sorted(cluster.follower.nodes.items()))
         ipcache = cluster.follower.ipcache
         reply.ipcache.CopyFrom(pb.Ipcache(entries=len(ipcache), pending=ipcache.pending))
-        wrong = list(cluster.follower.wrong.values())
+        wrong = cluster.follower.problems()
         reply.problems.extend(wrong[:_SHOWN])
         if len(wrong) > _SHOWN:
-            reply.problems.append(f"and {len(wrong) - _SHOWN:,} keys more whose values make no sense")
+            reply.problems.append(f"and {len(wrong) - _SHOWN:,} problems more")
         return reply
 
     async def ListEntries(  # noqa: N802 - the name that grpc calls

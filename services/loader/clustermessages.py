@@ -74,13 +74,14 @@ def read_nodes(messages: Sequence[pb.RemoteNode], field: str) -> tuple[RemoteNod
 class IpcacheReader:
     """Reads entries of the ipcache into keys and values of the map.
 
-    `family` 4 or 6: of the addresses that are tunnelled to; 0: nobody is. `local`: keys of this node's own addresses.
-    An address that is given twice, is this node's or has no identity is InvalidArgument, and so is a node of another
-    family.
+    `family` 4 or 6: of the addresses that are tunnelled to; 0: nobody is. An address that is given twice or has no
+    identity is InvalidArgument, and so is a node of another family.
+
+    An address that is this node's, too, isn't refused: every node may have a bridge of the same address, and the
+    programs ask the endpoint map first.
     """
 
     family: int
-    local: Container[bytes]
 
     def update(self, message: pb.UpdateIpcacheRequest) -> tuple[dict[bytes, bytes], list[bytes]]:
         """Return the entries and the keys of a change."""
@@ -101,7 +102,7 @@ class IpcacheReader:
             kind = _FAMILIES.get(len(address))
             key = layout.ENDPOINT_KEY.pack(address, kind) if kind is not None else b""
             node = message.node.packed if size is not None else b""
-            if not key or not identity or key in found or key in self.local or (node and len(node) != size):
+            if not key or not identity or key in found or (node and len(node) != size):
                 raise self._refusal(message, f"{field}[{index}]", found)
             found[key] = layout.ipcache_packed(identity, node)
 
@@ -111,8 +112,6 @@ class IpcacheReader:
             name, why = "identity", f"{_shown(key)} needs an identity other than 0"
         elif key in found:
             name, why = "address", f"{_shown(key)} was given before"
-        elif key in self.local:
-            name, why = "address", f"{_shown(key)} is an address of this node"
         else:
             name = "node"
             why = (

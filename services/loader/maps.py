@@ -241,11 +241,6 @@ class Endpoints(BpfMap):
         value = libbpf.map_lookup(self.fd, key, layout.ENDPOINT_VALUE.size)
         return layout.read_endpoint(key, value) if value is not None else None
 
-    def keys(self) -> frozenset[bytes]:
-        """Return the packed keys of all entries."""
-        entries = libbpf.map_entries(self.fd, layout.ENDPOINT_KEY.size, layout.ENDPOINT_VALUE.size)
-        return frozenset(key for key, _ in entries)
-
     def delete(self, address: Address) -> bool:
         """Remove an address; False when it led nowhere."""
         return libbpf.map_delete(self.fd, layout.endpoint_key(address))

@@ -165,7 +165,7 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
     def _ipcache_reader(self) -> clustermessages.IpcacheReader:
         config = self._parts.node.config
         family = config.underlay_family if config.routing is Routing.OVERLAY else 0
-        return clustermessages.IpcacheReader(family, self._parts.datapath.endpoints.keys())
+        return clustermessages.IpcacheReader(family)
 
     async def SyncNodes(  # noqa: N802 - the name that grpc calls
         self, request: pb.SyncNodesRequest, _context: Any

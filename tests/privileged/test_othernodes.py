@@ -103,8 +103,6 @@ async def test_a_stream_that_breaks_off_changes_nothing(cluster: LoaderCluster, 
     [
         ([entry(ONE, 0, NODE)], r"entries\[0\].identity: 10.102.0.10 needs an identity other than 0"),
         ([entry(ONE, 300), entry(ONE, 301)], r"entries\[1\].address: 10.102.0.10 was given before"),
-        ([entry(ip_address("10.101.0.1"), 300)], "10.101.0.1 is an address of this node"),
-        ([entry(ip_address("10.99.0.1"), 300)], "10.99.0.1 is an address of this node"),
         ([entry(ONE, 300, NODE_V6)], "10.102.0.10 is behind fd00:99::2, and this node tunnels over IPv4"),
         ([pb.IpcacheEntry(identity=300)], r"entries\[0\].address: an IP address has 4 or 16 bytes, this one has 0"),
     ],

@@ -113,3 +113,13 @@ def test_many_pairs_are_not_kept_for_ever() -> None:
     for number in range(10_000):
         book.put_ip(ADDRESSES[0], ip("a", HOSTS[0], 256 + number))
     assert len(book._shared) < 2000
+
+
+def test_who_can_not_be_tunnelled_to_is_not_told() -> None:
+    book = Ipcache("own", overlay=True)
+    book.family = 4
+    book.put_ip(ADDRESSES[0], ip("a", ip_address("2001:db8::1"), 300))
+    book.put_ip(ADDRESSES[1], ip("b", HOSTS[0], 301))
+    assert dict(book.all()) == {ADDRESSES[1]: Peer(301, HOSTS[0])}
+    book.put_ip(ADDRESSES[1], ip("b", ip_address("2001:db8::1"), 301))
+    assert book.changes(10).removals == [ADDRESSES[1]]

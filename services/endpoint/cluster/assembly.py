@@ -117,6 +117,7 @@ class Cluster:
             pod_cidrs=config.pod_cidrs,
             routing=self.routing.name.lower(),
         )
+        self.follower.ipcache.family = underlay.address.version
         self.registration.describe(record)
         self.follower.resync()
         if before is not None and before.address != record.address:

@@ -99,6 +99,22 @@ class Follower:
         self._controllers.update(SYNC_IPCACHE, Parameters(run=self._sync_ipcache, interval=_COMPARE_SECONDS))
         self._controllers.update(SYNC_NODES, Parameters(run=self._sync_nodes, interval=_COMPARE_SECONDS))
 
+    def problems(self) -> list[str]:
+        """Say what is wrong with what other nodes have published, one sentence each."""
+        found = list(self.wrong.values())
+        own = self._registration.record
+        for name, other in sorted(self.nodes.items()) if own is not None else ():
+            if other.routing != own.routing:
+                found.append(
+                    f"node {name} has {other.routing} routing, this one {own.routing}: pods don't reach each other"
+                )
+            elif own.routing == "overlay" and other.address.version != own.address.version:
+                found.append(
+                    f"node {name} is at {other.address}, and this one is at {own.address}: set [cluster] "
+                    "underlay_family alike on all nodes"
+                )
+        return found
+
     # From the store
 
     async def _follow_nodes(self) -> None:

@@ -44,6 +44,10 @@ class Ipcache:
         """Start empty."""
         self._node = node
         self._overlay = overlay
+        self.family = 0
+        """4 or 6: by which this node reaches others in overlay mode; 0: not known yet. Who is reached by the other one
+        isn't told: this node can't tunnel there.
+        """
         self._ips: dict[bytes, Peer] = {}
         self._of_nodes: dict[bytes, Peer] = {}
         self._addresses_of: dict[str, frozenset[bytes]] = {}
@@ -93,7 +97,7 @@ class Ipcache:
         while self._touched and len(changes.upserts) + len(changes.removals) < limit:
             packed = self._touched.pop()
             found = self._find(packed)
-            if found is not None:
+            if found is not None and self._reachable(found):
                 changes.upserts[ip_address(packed)] = found
             else:
                 changes.removals.append(ip_address(packed))
@@ -107,7 +111,11 @@ class Ipcache:
         """Go through all of it; `changes` has nothing to tell after that."""
         self._touched.clear()
         for packed, peer in _over(self._of_nodes, self._ips):
-            yield ip_address(packed), peer
+            if self._reachable(peer):
+                yield ip_address(packed), peer
+
+    def _reachable(self, peer: Peer) -> bool:
+        return peer.node is None or self.family in {0, peer.node.version}
 
     def _find(self, packed: bytes) -> Peer | None:
         return self._ips.get(packed) or self._of_nodes.get(packed)
