@@ -329,7 +329,10 @@ class LoaderCluster:
     async def sync_ipcache(self, node: ClusterLoader, entries: list[pb.IpcacheEntry]) -> pb.SyncIpcacheResponse:
         """Send the whole ipcache to a loader, a thousand entries in a message."""
         parts = (entries[at : at + 1000] for at in range(0, len(entries), 1000))
-        requests = (pb.SyncIpcacheRequest(entries=part) for part in parts)
+        requests = (
+            *(pb.SyncIpcacheRequest(entries=part) for part in parts),
+            pb.SyncIpcacheRequest(complete=True),
+        )
         reply: pb.SyncIpcacheResponse = await node.call("SyncIpcache", requests)
         return reply
 

@@ -13,6 +13,7 @@ from podlane.loader.v1 import loader_pb2 as pb
 from podlane.loader.v1 import loader_pb2_grpc
 
 from services.common import wire
+from services.common.errors import InvalidArgument
 from services.common.lifecycle import Shielded
 from services.loader import clustermessages, eventmessages, linkmessages, messages, policymessages, probemessages
 from services.loader.blocking import Blocking
@@ -156,9 +157,12 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         self, requests: AsyncIterator[pb.SyncIpcacheRequest], _context: Any
     ) -> pb.SyncIpcacheResponse:
         """Make the ipcache what it is to be; a stream that breaks off ends here, before anything is changed."""
-        reader, wanted = self._ipcache_reader(), dict[bytes, bytes]()
+        reader, wanted, complete = self._ipcache_reader(), dict[bytes, bytes](), False
         async for request in requests:
             reader.add(wanted, request.entries, "entries")
+            complete = request.complete
+        if not complete:
+            raise InvalidArgument("complete: the stream has ended before its last message", field="complete")
         done = await self._parts.shielded.run(self._parts.others.sync_ipcache(wanted))
         return pb.SyncIpcacheResponse(written=done.written, removed=done.removed)
 

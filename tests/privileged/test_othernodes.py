@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 from podlane.loader.v1 import loader_pb2 as pb
@@ -86,16 +87,27 @@ async def test_a_stream_that_breaks_off_changes_nothing(cluster: LoaderCluster, 
     await cluster.sync_ipcache(node, WHOLE)
     before = await held(node)
 
+    for cut in (True, False):
+        await broken_off(node, cut=cut)
+
+    assert await held(node) == before
+
+
+async def broken_off(node: ClusterLoader, *, cut: bool) -> None:
+    """Send a part, and then hang up or end the stream as if that were all."""
     stream = node.stub.SyncIpcache()
     await stream.write(pb.SyncIpcacheRequest(entries=[entry(THREE, 302, NODE)]))
-    stream.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await stream
+    if cut:
+        stream.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await stream
+    else:
+        await stream.done_writing()
+        with pytest.raises(grpc.aio.AioRpcError, match="before its last message"):
+            await stream
     # A call later: whatever the first one was about to do is done.
     with pytest.raises(InvalidArgument):
         await update(node, entry(THREE, 0, NODE))
-
-    assert await held(node) == before
 
 
 @pytest.mark.parametrize(

@@ -101,18 +101,17 @@ class Follower:
 
     def problems(self) -> list[str]:
         """Say what is wrong with what other nodes have published, one sentence each."""
-        found = list(self.wrong.values())
         own = self._registration.record
-        for name, other in sorted(self.nodes.items()) if own is not None else ():
+        found = list(self.wrong.values())
+        if own is None:
+            return found
+        for name, other in sorted(self.nodes.items()):
             if other.routing != own.routing:
-                found.append(
-                    f"node {name} has {other.routing} routing, this one {own.routing}: pods don't reach each other"
-                )
+                what = f"node {name} has {other.routing} routing, and this one {own.routing}"
+                found.append(f"{what}: pods don't reach each other")
             elif own.routing == "overlay" and other.address.version != own.address.version:
-                found.append(
-                    f"node {name} is at {other.address}, and this one is at {own.address}: set [cluster] "
-                    "underlay_family alike on all nodes"
-                )
+                what = f"node {name} is at {other.address}, and this one is at {own.address}"
+                found.append(f"{what}: set [cluster] underlay_family alike on all nodes")
         return found
 
     # From the store

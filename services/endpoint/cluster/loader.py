@@ -67,6 +67,7 @@ class LoaderCluster:
             rest = iter(entries)
             while part := list(islice(rest, _PART)):
                 yield loader_pb2.SyncIpcacheRequest(entries=(_entry(*one) for one in part))
+            yield loader_pb2.SyncIpcacheRequest(complete=True)
 
         reply = await self._peer.call(self._stub.SyncIpcache, parts(), timeout=_SYNC_SECONDS)
         return reply.written, reply.removed

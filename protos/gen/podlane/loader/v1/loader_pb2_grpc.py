@@ -222,7 +222,7 @@ class LoaderServiceServicer:
     def SyncIpcache(self, request_iterator, context):
         """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
         before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
-        that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        that breaks off changes nothing. INVALID_ARGUMENT: its last message doesn't say that it is complete. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

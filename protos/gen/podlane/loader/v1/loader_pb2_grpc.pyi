@@ -82,7 +82,7 @@ class LoaderServiceStub:
     SyncIpcache: _grpc.StreamUnaryMultiCallable[_loader_pb2.SyncIpcacheRequest, _loader_pb2.SyncIpcacheResponse]
     """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
     before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
-    that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    that breaks off changes nothing. INVALID_ARGUMENT: its last message doesn't say that it is complete. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
     """
     SyncNodes: _grpc.UnaryUnaryMultiCallable[_loader_pb2.SyncNodesRequest, _loader_pb2.SyncNodesResponse]
     """Makes the routes to other nodes' pod ranges exactly these. A node that can't be routed to is told in the answer;
@@ -156,7 +156,7 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     SyncIpcache: _aio.StreamUnaryMultiCallable[_loader_pb2.SyncIpcacheRequest, _loader_pb2.SyncIpcacheResponse]  # type: ignore[assignment]
     """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
     before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
-    that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+    that breaks off changes nothing. INVALID_ARGUMENT: its last message doesn't say that it is complete. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
     """
     SyncNodes: _aio.UnaryUnaryMultiCallable[_loader_pb2.SyncNodesRequest, _loader_pb2.SyncNodesResponse]  # type: ignore[assignment]
     """Makes the routes to other nodes' pod ranges exactly these. A node that can't be routed to is told in the answer;
@@ -299,7 +299,7 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_loader_pb2.SyncIpcacheResponse, _abc.Awaitable[_loader_pb2.SyncIpcacheResponse]]:
         """Makes the ipcache hold exactly the entries of all messages of the stream: missing and wrong ones are written
         before others are removed, and what is right already is not touched, so that nobody's traffic notices. A stream
-        that breaks off changes nothing. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
+        that breaks off changes nothing. INVALID_ARGUMENT: its last message doesn't say that it is complete. RESOURCE_EXHAUSTED: the map is too small; nothing was changed.
         """
 
     @_abc_1.abstractmethod
