@@ -309,8 +309,8 @@ class Policies:
         """Take in identities that others have, and let go of those that are no more."""
         async for batch in self.backend.watch():
             try:
-                if new := {number: labels for number, labels in batch.items() if labels is not None}:
-                    await self._parts.policy_store.change((), (), self._not_yet_known(new))
+                if new := self._not_on_disk(batch):
+                    await self._parts.policy_store.change((), (), new)
                 for number, labels in batch.items():
                     self._learn(number, labels)
                 if self._resolver is not None:
@@ -322,10 +322,11 @@ class Policies:
             except PodlaneError as error:
                 _log.warning("identities", error=error.message)
 
-    def _not_yet_known(self, identities: Mapping[int, Labels]) -> dict[int, Labels]:
-        """Return those that aren't on disk: the resolver has what is."""
+    def _not_on_disk(self, batch: Mapping[int, Labels | None]) -> dict[int, Labels]:
         known = self._resolver.identities() if self._resolver is not None else self._restored
-        return {number: labels for number, labels in identities.items() if known.get(number) != labels}
+        return {
+            number: labels for number, labels in batch.items() if labels is not None and known.get(number) != labels
+        }
 
     def _learn(self, number: int, labels: Labels | None) -> None:
         if self._resolver is None:

@@ -58,7 +58,7 @@ def test_make_demo_tells_its_story_to_the_end():
     assert "Nothing is left" in told.stdout
     assert "1.00 GiB" in told.stdout
     assert told.stdout.count("the programs in force agree") == 2
-    assert told.stdout.rstrip().endswith("the node is gone.")
+    assert told.stdout.rstrip().endswith("nothing of it is left.")
 
 
 def test_a_second_setup_does_nothing_and_says_nothing():
