@@ -100,14 +100,13 @@ static __always_inline void from_container_find(struct packet *packet)
 /* The packet may leave the pod if policy says so: to whom? */
 static __always_inline int from_container_forward(struct __sk_buff *skb, struct packet *packet)
 {
-	int verdict;
-
 	from_container_find(packet);
 	trace(skb, packet, TRACE_FROM_ENDPOINT);
-	verdict = admit(skb, packet, packet->destination_identity, &packet->destination,
+	packet->verdict = admit(skb, packet, packet->destination_identity, &packet->destination,
 			DIRECTION_EGRESS);
-	if (verdict)
-		return verdict;
+	barrier();
+	if (packet->verdict)
+		return packet->verdict;
 	if (packet->to.lxc_id)
 		return l3_deliver(skb, packet);
 #ifdef ENABLE_OVERLAY

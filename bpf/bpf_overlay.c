@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The programs of the VXLAN device (lib/overlay.h), one pair for the node.
+ * The programs of the overlay (lib/overlay.h), once for the node.
+ *
+ * tunnel: in podlane_call_policy[0], tail-called by a pod's from_container with what it has found
+ * out about the packet. It tunnels it to the node that the destination is on.
  *
  * from_overlay: ingress of the device, what other nodes have sent. A packet may enter if its source
  * isn't of this node and, where the ipcache knows it, has that identity and comes from that node;
@@ -116,6 +119,22 @@ static __always_inline int from_overlay_verdict(struct __sk_buff *skb, struct pa
 		return from_overlay_deliver(skb, packet);
 	trace(skb, packet, TRACE_TO_STACK);
 	return TC_ACT_OK;
+}
+
+SEC("tc")
+int tunnel(struct __sk_buff *skb)
+{
+	struct packet *packet = packet_here();
+	int verdict;
+
+	if (!packet)
+		return TC_ACT_SHOT;
+	verdict = l3_hop(skb, packet_data(skb));
+	if (verdict == L3_ENDS)
+		return TC_ACT_OK;
+	if (!verdict)
+		verdict = overlay_tunnel(skb, packet);
+	return verdict < 0 ? drop(skb, packet, verdict) : verdict;
 }
 
 SEC("tc")

@@ -252,9 +252,13 @@ class Endpoints(BpfMap):
 
 
 class CallPolicy(BpfMap):
-    """The policy programs, by endpoint id. The kernel empties the array when the last pin and descriptor are gone."""
+    """The policy programs, by endpoint id. The kernel empties the array when the last pin and descriptor are gone.
+
+    In TUNNEL, which is no endpoint's id, is the program that tunnels packets to other nodes.
+    """
 
     name = CALL_POLICY
+    TUNNEL = 0
 
     def set(self, endpoint_id: int, program: Fd) -> None:
         """Put an endpoint's policy program into its slot; packets see the old one or the new one."""
@@ -270,8 +274,8 @@ class CallPolicy(BpfMap):
         return found.get(endpoint_id)
 
     def dump(self, endpoint_ids: Iterable[int] | None = None) -> dict[int, int]:
-        """Return endpoint id → program id of the filled slots; without ids all 65,536 are asked, in about 0.1 s."""
-        slots = range(libbpf.map_info(self.fd).max_entries) if endpoint_ids is None else endpoint_ids
+        """Return endpoint id → program id of the filled slots; without ids all 65,535 are asked, in about 0.1 s."""
+        slots = range(1, libbpf.map_info(self.fd).max_entries) if endpoint_ids is None else endpoint_ids
         return dict(libbpf.map_slots(self.fd, slots))
 
 

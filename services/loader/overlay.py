@@ -4,11 +4,13 @@
                       address, answers no ARP and learns nothing; routes to other nodes' pods lead to it
     from_overlay      its ingress, what other nodes have sent (bpf/bpf_overlay.c)
     to_overlay        its egress, what this node's stack sends to them
+    tunnel            in a slot of podlane_call_policy, for what pods send to them
 
 `apply` looks first and changes only what differs. A device of another kind or port is replaced, and with it go its
 routes, which are compared afterwards (remotenodes.py). Programs hang there as cls_bpf filters, and a filter's name has
 the digest of what it was made of: template and maps. So programs that an earlier loader has left are kept when they are
-those that would be loaded now, and replaced atomically otherwise.
+those that would be loaded now, and replaced atomically otherwise. The slot is filled before them: who finds the right
+filters finds the right slot.
 """
 
 import errno
@@ -24,6 +26,7 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, explained
 from services.loader.libbpf import Fd
 from services.loader.linkspec import random_mac
+from services.loader.maps import CallPolicy
 from services.loader.model import NodeConfig
 from services.loader.netlink import Request, Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
@@ -33,6 +36,7 @@ from services.loader.template import Template, Templates
 
 DEVICE = "podlane_vxlan"
 PROGRAMS: Mapping[str, str] = {"ingress": "from_overlay", "egress": "to_overlay"}
+TUNNEL = "tunnel"
 
 # Answers to what came in by it may go another way, and no other device has its packets' addresses.
 _CONF = ((rtnl.IPV4_FORWARDING, 1), (rtnl.IPV4_SEND_REDIRECTS, 0), (rtnl.IPV4_RP_FILTER, 0))
@@ -74,6 +78,7 @@ class Overlay:
     async def remove(self) -> bool:
         """Remove the device, and with it programs and routes; return whether it was there."""
         there = await self._run(_look)
+        self._datapath.call_policy.clear(CallPolicy.TUNNEL)
         if there is None:
             return False
         await self._run(lambda own: own.batch([rtnl.delete_link(ifname=DEVICE)]))
@@ -85,11 +90,14 @@ class Overlay:
         digest = _digest(template, {name: fd for name, fd in shared.items() if name in template.code.maps})
         names = {hook: f"{program}:{digest}" for hook, program in PROGRAMS.items()}
         attached = await self._filters.attached(ifindex)
-        if all(one is not None and one.name == names[hook] for hook, one in attached.items()):
+        slots = self._datapath.call_policy
+        right = all(one is not None and one.name == names[hook] for hook, one in attached.items())
+        if right and slots.get(CallPolicy.TUNNEL) is not None:
             return
         with explained(f"the programs of {DEVICE}"):
             programs = await self._blocking.run(lambda: objects.load(template.code, {}, shared))
             with programs:
+                slots.set(CallPolicy.TUNNEL, programs[TUNNEL])
                 filters = {hook: Filter(names[hook], programs[program].fileno()) for hook, program in PROGRAMS.items()}
                 await self._filters.attach(ifindex, filters)
         _log.info("overlay programs attached", ifname=DEVICE, template=template.hash[:12])
