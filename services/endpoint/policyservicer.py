@@ -1,7 +1,7 @@
 """PolicyService: messages in, messages out, no decisions."""
 
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -69,14 +69,14 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
             effect=policymessages.write_effect(effect, time.perf_counter() - begin),
         )
 
-    async def _apply(
+    def _apply(
         self, documents: Sequence[Document], dropped: Sequence[DocumentName] = (), *, cluster: bool
-    ) -> tuple[Change, Effect]:
+    ) -> Awaitable[tuple[Change, Effect]]:
         if not cluster:
-            return await self._policies.changes.apply(documents, "", dropped)
+            return self._policies.changes.apply(documents, "", dropped)
         if self._documents is None:
             raise FailedPrecondition("this node is alone: [kvstore] endpoints names no etcd, so there is no cluster")
-        return await self._documents.apply(documents, dropped)
+        return self._documents.apply(documents, dropped)
 
     def _names(self, request: pb.DeletePoliciesRequest) -> list[DocumentName]:
         names = [policymessages.read_name(one, f"names[{index}]") for index, one in enumerate(request.names)]
