@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from stage import Failure, Node, Pod, Story, main, reaches, run, say
@@ -98,6 +99,12 @@ def settings() -> dict[str, dict[str, object]]:
     }
 
 
+def bring_up(node: Node) -> None:
+    """Start a node's services and install its plugin."""
+    node.podlane("node", "up")
+    node.podlane("cni", "install", "--bin-dir", str(node.bin), "--conf-dir", str(node.conf))
+
+
 def show_reach(pods: list[Pod], silent: tuple[Pod, ...] = (), closed: tuple[Pod, ...] = ()) -> None:
     """Show who reaches whose port 5432. Of those in `silent` nobody hears; whom policy keeps out, `closed` says."""
     say(f"{'from':<10}" + "".join(f"{pod.name:<12}" for pod in pods))
@@ -151,10 +158,9 @@ def tell(stack: contextlib.ExitStack) -> None:
     with story.step("Three nodes on the bridge: podlane node up on each"):
         for number, node in enumerate(nodes, 1):
             node.make()
-            address = fabric.join(node, number)
-            node.podlane("node", "up")
-            node.podlane("cni", "install", "--bin-dir", str(node.bin), "--conf-dir", str(node.conf))
-            say(f"{node.name} at {address}")
+            say(f"{node.name} at {fabric.join(node, number)}")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(bring_up, nodes))
     pods: list[Pod] = []
     with story.step("A web and a db pod on each: addresses from ranges that the nodes have claimed for themselves"):
         for number, node in enumerate(nodes, 1):

@@ -49,7 +49,7 @@ def test_the_node_commands_work_as_written():
 
 
 def test_make_demo_tells_its_story_to_the_end():
-    (script,) = blocks("Two commands")
+    (script,) = blocks("Three commands")
     demo = next(line for line in script.splitlines() if line == "make demo")
 
     told = subprocess.run(demo.split(), cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
@@ -58,6 +58,19 @@ def test_make_demo_tells_its_story_to_the_end():
     assert "Nothing is left" in told.stdout
     assert "1.00 GiB" in told.stdout
     assert told.stdout.count("the programs in force agree") == 2
+    assert told.stdout.rstrip().endswith("nothing of it is left.")
+
+
+@pytest.mark.timeout(240)
+def test_make_demo_cluster_tells_its_story_to_the_end():
+    (script,) = blocks("Three commands")
+    demo = next(line for line in script.splitlines() if line == "make demo-cluster")
+
+    told = subprocess.run(demo.split(), cwd=ROOT, capture_output=True, text=True, timeout=220, check=False)
+
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert "no answer" in told.stdout
+    assert "absent" in told.stdout
     assert told.stdout.rstrip().endswith("nothing of it is left.")
 
 
