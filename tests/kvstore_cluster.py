@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
@@ -32,6 +33,7 @@ PATIENCE = 60.0
 PORT = 2379
 # The shortest that settings allow.
 LEASE_SECONDS = 25
+USER = "podlane"
 _REMOTE_NODE = 6
 
 
@@ -88,12 +90,13 @@ class ClusterPod:
 
 @dataclass
 class KvstoreCluster:
-    """`size` nodes and `members` of etcd. `settings` as of Cluster; `tls` and `password`: etcd wants them."""
+    """`size` nodes and `members` of etcd. `settings` as of Cluster; `tls` and `password_file`: etcd wants them."""
 
     size: int = 2
     members: int = 1
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tls: Certificates | None = None
+    password_file: Path | None = None
     etcd_options: Sequence[str] = ()
 
     def __enter__(self) -> Self:
@@ -133,6 +136,8 @@ class KvstoreCluster:
                 "certificate": str(self.tls.client),
                 "key": str(self.tls.client_key),
             }
+        if self.password_file is not None:
+            kvstore |= {"username": USER, "password_file": str(self.password_file)}
         settings = {"kvstore": kvstore, "cluster": {"cidrs": ["10.64.0.0/10", "fd00:100::/24"]}}
         for table, values in self.settings.items():
             settings.setdefault(table, {}).update(values)
@@ -147,6 +152,8 @@ class KvstoreCluster:
         }
         if self.members == 1:
             self.etcds = [self._stack.enter_context(Etcd(port=PORT, **where))]
+            if self.password_file is not None:
+                self.etcd.protect(USER, self.password_file.read_text())
             return
         cluster = EtcdCluster(self.members, **where)
         for number, member in enumerate(cluster.members):

@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tests.cluster_support import ClusterNode
+from tests.certificates import Certificates
+from tests.cluster_support import WORLD_V4, ClusterNode
 from tests.kvstore_cluster import KvstoreCluster, until
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(180)]
@@ -122,3 +124,35 @@ def test_deleting_a_pod_takes_all_of_it_away_everywhere(cluster: KvstoreCluster)
     until(lambda: not cluster.ipcache(two), "the other node has forgotten it")
     kinds = {key.split("/")[2] for key in cluster.keys("podlane/state/")}
     assert kinds == {"nodes", "identities"}
+
+
+def test_etcd_with_certificates_and_passwords(tmp_path: Path) -> None:
+    password = tmp_path / "password"
+    password.write_text("secret")
+    certificates = Certificates(tmp_path, [WORLD_V4])
+    with KvstoreCluster(2, tls=certificates, password_file=password) as cluster:
+        one, two = cluster.nodes
+        web, db = cluster.pod(one, "web"), cluster.pod(two, "db")
+        cluster.settled()
+        assert web.reaches(db)
+
+        password.write_text("another")
+        one.kill("endpoint")
+        one.podlane("node", "up")
+        until(lambda: "refuses the user name or the password" in complaints(one), "it is said what is wrong")
+        assert web.reaches(db)
+        known = cluster.pod(one, "web")
+        assert known.identity == web.identity
+        log = (one.dir / "run" / "log" / "endpoint.log").read_text()
+        said = [line for line in log.splitlines() if '"module": "kvstore"' in line and "refuses the user" in line]
+        assert len(said) == 1, said
+
+        password.write_text("secret")
+        until(lambda: not complaints(one), "it goes on by itself")
+        cluster.settled()
+
+
+def complaints(node: ClusterNode) -> str:
+    """Return what `podlane status` says is wrong."""
+    shown = json.loads(node.podlane("status", "-o", "json", check=False).stdout)
+    return "; ".join(shown["problems"])
