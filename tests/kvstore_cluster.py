@@ -24,16 +24,18 @@ from typing import Any, Self
 import grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
+from services.common.kvstore.keys import Keys
 from tests.certificates import Certificates
 from tests.cluster_support import WORLD_V4, Cluster, ClusterNode
 from tests.etcd_support import Etcd, EtcdCluster
-from tests.node_support import Pod
+from tests.node_support import Pod, run
 
 PATIENCE = 60.0
 PORT = 2379
 # The shortest that settings allow.
 LEASE_SECONDS = 25
 USER = "podlane"
+KEYS = Keys()
 _REMOTE_NODE = 6
 
 
@@ -176,6 +178,18 @@ class KvstoreCluster:
         pod = node.pod()
         outcome = node.add(pod, args={"cni": {"labels": [{"key": "app", "value": app}, *_labels(labels)]}})
         return ClusterPod(node, pod, outcome.addresses)
+
+    def clear(self) -> None:
+        """Take pods and documents away, for the next test."""
+        for node in self.nodes:
+            for pod in node.pods:
+                node.delete(pod)
+                run("ip", "netns", "del", pod.netns)
+            node.pods.clear()
+        for key in self.keys(f"{KEYS.policies}"):
+            self.etcd.ctl("del", key)
+        until(lambda: not any(self.ipcache(node) for node in self.nodes), "all nodes have forgotten all pods")
+        until(lambda: not any(node.show("policy", "list") for node in self.nodes), "and all documents")
 
     def keys(self, prefix: str = "podlane/") -> dict[str, Any]:
         """Return what etcd has: values by key."""

@@ -10,7 +10,7 @@ stand alone: `metrics.py` imports the ones that count, from a package whose own 
 gRPC's core writes lines of its own on stderr for each handshake that fails, once a second while a certificate is wrong.
 What they say is in the error that the call raises, and that is said once.
 
-`shed` must run before the first of those libraries is imported, so only `__main__.py` calls it.
+`shed` must run before the first of those libraries is imported, so a process calls it first of all.
 """
 
 import importlib.util

@@ -210,8 +210,10 @@ async def test_the_first_that_comes_makes_the_store_its_cluster_s() -> None:
             etcd.ctl("del", "podlane/cluster")
             etcd.kill()
             etcd.start()
-            await one.get("podlane/a")
-            assert etcd.ctl("get", "podlane/cluster").stdout
+            async with asyncio.timeout(20):
+                while not etcd.ctl("get", "podlane/cluster").stdout:
+                    await one.get("podlane/a")
+                    await asyncio.sleep(0.05)
 
 
 async def test_another_cluster_s_store_is_refused_with_both_names() -> None:

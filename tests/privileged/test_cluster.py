@@ -24,10 +24,20 @@ spec:
 """
 
 
-@pytest.fixture(params=["overlay", "native"])
-def cluster(request: pytest.FixtureRequest) -> Iterator[KvstoreCluster]:
+ROUTINGS = [pytest.param(one, marks=pytest.mark.xdist_group(f"cluster-{one}")) for one in ("overlay", "native")]
+
+
+@pytest.fixture(scope="module", params=ROUTINGS)
+def shared(request: pytest.FixtureRequest) -> Iterator[KvstoreCluster]:
+    """One cluster for all of these: its start is most of what they take."""
     with KvstoreCluster(2, settings={"cluster": {"routing": request.param}}) as running:
         yield running
+
+
+@pytest.fixture
+def cluster(shared: KvstoreCluster) -> Iterator[KvstoreCluster]:
+    yield shared
+    shared.clear()
 
 
 def test_policy_of_the_cluster_holds_on_all_nodes_by_identity(cluster: KvstoreCluster, tmp_path) -> None:

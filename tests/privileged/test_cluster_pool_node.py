@@ -22,13 +22,19 @@ class ClusterNode(Node):
     def write_config(self) -> None:
         """Write podlane.toml; etcd comes before the services."""
         self.etcd = Etcd(netns=f"/run/netns/{self.name}", port=2379)
+        self.settings["kvstore"] = {"endpoints": self.etcd.endpoints, "timeout_seconds": 1.0}
+        # A cluster's node has a way to the others, who aren't there.
+        self.settings["cluster"] = {"underlay_device": "eth0"}
+        self.exec("ip", "link", "add", "eth0", "type", "veth", "peer", "name", "nobody")
+        self.exec("ip", "address", "add", "10.99.0.1/24", "dev", "eth0")
+        for device in ("eth0", "nobody"):
+            self.exec("ip", "link", "set", device, "up")
         super().write_config()
         text = self.config_file.read_text()
         before, mark, _ = text.partition("ranges = ")
         assert mark
         before = before.replace("[ipam]\n", "[ipam]\nclaim_check_seconds = 0.1\ncooldown_seconds = 0.0\n")
-        kvstore = f"[kvstore]\nendpoints = {json.dumps(self.etcd.endpoints)}\ntimeout_seconds = 1.0\n"
-        self.config_file.write_text(kvstore + before + POOL)
+        self.config_file.write_text(before + POOL)
 
     def close(self) -> None:
         """Take etcd away last."""
