@@ -28,8 +28,8 @@ def test_in_overlay_mode_the_device_is_the_way_and_the_gateway_the_source() -> N
     routes, problems = wanted(OVERLAY, UNDERLAY, 7, 1450, [NODE])
 
     assert routes == [
-        WantedRoute("n2", Route(FOUR, None, 1450), 7, GATEWAYS[0]),
-        WantedRoute("n2", Route(SIX, None, 1450), 7, GATEWAYS[1]),
+        WantedRoute("n2", Route(FOUR, None, 1450), 7, GATEWAYS[0], NODE.address),
+        WantedRoute("n2", Route(SIX, None, 1450), 7, GATEWAYS[1], NODE.address),
     ]
     assert problems == []
 
