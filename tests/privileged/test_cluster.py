@@ -11,7 +11,7 @@ from tests.certificates import Certificates
 from tests.cluster_support import WORLD_V4, ClusterNode
 from tests.kvstore_cluster import KvstoreCluster, until
 
-pytestmark = [pytest.mark.privileged, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.privileged, pytest.mark.timeout(180), pytest.mark.xdist_group("cluster")]
 
 POLICY = """
 apiVersion: networking.k8s.io/v1
@@ -24,13 +24,14 @@ spec:
 """
 
 
-ROUTINGS = [pytest.param(one, marks=pytest.mark.xdist_group(f"cluster-{one}")) for one in ("overlay", "native")]
+BOTH_WAYS = pytest.mark.parametrize("shared", ["overlay", "native"], indirect=True)
 
 
-@pytest.fixture(scope="module", params=ROUTINGS)
+@pytest.fixture(scope="module")
 def shared(request: pytest.FixtureRequest) -> Iterator[KvstoreCluster]:
     """One cluster for all of these: its start is most of what they take."""
-    with KvstoreCluster(2, settings={"cluster": {"routing": request.param}}) as running:
+    routing = getattr(request, "param", "overlay")
+    with KvstoreCluster(2, settings={"cluster": {"routing": routing}}) as running:
         yield running
 
 
@@ -40,6 +41,7 @@ def cluster(shared: KvstoreCluster) -> Iterator[KvstoreCluster]:
     shared.clear()
 
 
+@BOTH_WAYS
 def test_policy_of_the_cluster_holds_on_all_nodes_by_identity(cluster: KvstoreCluster, tmp_path) -> None:
     one, two = cluster.nodes
     web, other, db, web_too = (
@@ -81,6 +83,7 @@ def test_blocks_hold_across_nodes(cluster: KvstoreCluster, tmp_path) -> None:
     assert not near.ping(db.v6)
 
 
+@BOTH_WAYS
 def test_hosts_and_remote_pods(cluster: KvstoreCluster) -> None:
     one, two = cluster.nodes
     web, db = cluster.pod(one, "web"), cluster.pod(two, "db")
