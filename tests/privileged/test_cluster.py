@@ -24,21 +24,32 @@ spec:
 """
 
 
-BOTH_WAYS = pytest.mark.parametrize("shared", ["overlay", "native"], indirect=True)
+BOTH_WAYS = pytest.mark.parametrize("routing", ["overlay", "native"])
 
 
-@pytest.fixture(scope="module")
-def shared(request: pytest.FixtureRequest) -> Iterator[KvstoreCluster]:
-    """One cluster for all of these: its start is most of what they take."""
-    routing = getattr(request, "param", "overlay")
-    with KvstoreCluster(2, settings={"cluster": {"routing": routing}}) as running:
+# Of the session, because their start is most of what these tests take.
+@pytest.fixture(scope="session")
+def overlay() -> Iterator[KvstoreCluster]:
+    with KvstoreCluster(2, settings={"cluster": {"routing": "overlay"}}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def native() -> Iterator[KvstoreCluster]:
+    with KvstoreCluster(2, settings={"cluster": {"routing": "native"}}) as running:
         yield running
 
 
 @pytest.fixture
-def cluster(shared: KvstoreCluster) -> Iterator[KvstoreCluster]:
-    yield shared
-    shared.clear()
+def routing() -> str:
+    return "overlay"
+
+
+@pytest.fixture
+def cluster(request: pytest.FixtureRequest, routing: str) -> Iterator[KvstoreCluster]:
+    running: KvstoreCluster = request.getfixturevalue(routing)
+    yield running
+    running.clear()
 
 
 @BOTH_WAYS

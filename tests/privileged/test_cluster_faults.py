@@ -25,7 +25,7 @@ HIDDEN = (
 """Hides etcd from a node, whose pods go on."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared() -> Iterator[KvstoreCluster]:
     """One cluster for those that leave it as they found it."""
     with KvstoreCluster(2) as running:
