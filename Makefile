@@ -27,7 +27,7 @@ demo-cluster: root setup ## etcd and three nodes: pods, a policy on all of them,
 	$(Q)$(PYTHON) deploy/demo/cluster.py
 
 test: root setup ## all tests, in parallel
-	$(Q)$(PYTHON) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
+	$(Q)PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(JOBS) --dist loadgroup $(TESTS)
 
 bench: root setup ## speed against the reference plugins, in one run; table and build/bench.json
 	$(Q)$(PYTHON) -m benchmarks.main

@@ -31,7 +31,13 @@ if [ -n "$missing" ]; then
     apt-get install -y -qq --no-install-recommends $missing >/dev/null || fail "apt-get could not install $(echo $missing)"
 fi
 
-[ "$(cat $stamp 2>/dev/null)" = "$want" ] && exit 0
+# Without it every start of a service or a command compiles all it imports: two thirds of what the start takes.
+# Where Python may write it, it would do so by itself; with PYTHONDONTWRITEBYTECODE or a read-only tree it may not.
+compile() {
+    .venv/bin/python -m compileall -q -j 0 cli cni protos/gen services
+}
+
+[ "$(cat $stamp 2>/dev/null)" = "$want" ] && compile && exit 0
 
 /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "/usr/bin/python3 must be 3.11 or newer"
 if [ ! -x .tools/bin/uv ] || [ "$(.tools/bin/uv --version | cut -d' ' -f2)" != "$uv_version" ]; then
@@ -39,6 +45,7 @@ if [ ! -x .tools/bin/uv ] || [ "$(.tools/bin/uv --version | cut -d' ' -f2)" != "
     .tools/bin/pip install --quiet --disable-pip-version-check "uv==$uv_version" || fail "uv $uv_version could not be installed by pip"
 fi
 [ -x .venv/bin/python ] || .tools/bin/uv venv --quiet --python /usr/bin/python3 --system-site-packages .venv
-.tools/bin/uv pip sync --quiet --python .venv/bin/python --require-hashes requirements.lock
+.tools/bin/uv pip sync --quiet --compile-bytecode --python .venv/bin/python --require-hashes requirements.lock
 .tools/bin/uv pip install --quiet --python .venv/bin/python --no-deps --no-build-isolation --editable .
+compile
 echo "$want" >$stamp

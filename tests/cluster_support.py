@@ -16,14 +16,9 @@ routes to the bridge, 10.99.0.254 and fd00:99::fe, which stands for the world. N
 """
 
 import asyncio
-import atexit
 import contextlib
-import functools
-import itertools
 import json
-import shutil
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -34,18 +29,14 @@ from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common import wire
 from services.common.client import Peer
-from services.loader import headers
-from services.loader.compile import OVERLAY_SOURCE, SOURCE
-from services.loader.model import NodeConfig, Routing
-from services.loader.template import prebuild
+from services.loader import libbpf, maps
 from tests.loader_support import LoaderNode, Pod
-from tests.netns_support import Netns, in_thread
+from tests.netns_support import Netns
 from tests.node_support import Node
 
 WORLD_V4, WORLD_V6 = "10.99.0.254", "fd00:99::fe"
 REMOTE_NODE = 6
 MTU = 1500
-BPF = Path(__file__).resolve().parents[1] / "bpf"
 
 
 def underlay_v4(number: int) -> str:
@@ -141,6 +132,16 @@ class ClusterNode(Node):
         """Its IPv6 address on the underlay."""
         return underlay_v6(self.number)
 
+    def ipcache_size(self) -> int:
+        """Return the number of addresses in the datapath, without keeping the loader from adding some."""
+        fd = libbpf.object_get(self.dir / "bpf" / "podlane" / "maps" / maps.IPCACHE)
+        if fd is None:
+            return 0
+        with fd:
+            info = libbpf.map_info(fd)
+            chunks = libbpf.map_chunks(fd, info.key_size, info.value_size)
+            return sum(len(keys) for keys, _ in chunks) // info.key_size
+
 
 @dataclass
 class Cluster:
@@ -230,25 +231,6 @@ class ClusterLoader(LoaderNode):
         return int(json.loads(shown)["kernel"][name])
 
 
-@functools.cache
-def prebuilt() -> Path:
-    """Return a directory with the objects of all shapes that nodes of a cluster have by default, made once a run."""
-    directory = Path(tempfile.mkdtemp(prefix="pl-objects-", dir="/tmp"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    switches = headers.ep_config({})
-    shapes = [(headers.of_node(None), SOURCE)]
-    for routing, family in itertools.product((Routing.OVERLAY, Routing.NATIVE), (4, 6)):
-        header = headers.of_node(NodeConfig((), (), routing=routing, underlay_family=family))
-        shapes += [(header, SOURCE), (header, OVERLAY_SOURCE)] if routing is Routing.OVERLAY else [(header, SOURCE)]
-
-    async def make() -> None:
-        made = (prebuild(directory, BPF, header, switches, source=source) for header, source in dict.fromkeys(shapes))
-        await asyncio.gather(*made)
-
-    in_thread(lambda: asyncio.run(make()))
-    return directory
-
-
 class LoaderCluster:
     """`size` loaders that are told of each other."""
 
@@ -257,7 +239,7 @@ class LoaderCluster:
         self._directory = directory
         self._size = size
         self._mtu = mtu
-        self._settings = {"objects_dir": prebuilt(), **settings}
+        self._settings = settings
         self.nodes: list[ClusterLoader] = []
         self.routing = pb.ROUTING_UNSPECIFIED
         self.family = 4

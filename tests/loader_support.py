@@ -28,6 +28,7 @@ from services.common import wire
 from services.common.client import Peer
 from services.common.model import Address, AssignedAddress, Network, Route
 from tests.netns_support import Netns
+from tests.objects import prebuilt
 
 RANGES = (ip_network("10.77.0.0/24"), ip_network("fd00:77::/112"))
 GATEWAYS = (ip_address("10.77.0.1"), ip_address("fd00:77::1"))
@@ -71,7 +72,7 @@ class LoaderNode:
         self.bpffs = directory / "bpf"
         self.maps = self.bpffs / "podlane" / "maps"
         self.socket = directory / "run" / "loader" / "loader.sock"
-        self.settings = settings
+        self.settings = {"objects_dir": prebuilt(), **settings}
         self.pods: list[Pod] = []
         self.process: asyncio.subprocess.Process | None = None
         self.peer = Peer("loader", self.socket, 10.0)

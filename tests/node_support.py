@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from services.common import config
+from tests.objects import prebuilt
 
 SERVICES = ("loader", "ipam", "endpoint")
 MOUNTS = {"bpf": "bpf", "run": "tmpfs"}
@@ -138,7 +139,7 @@ class Node:
                 "bpffs": f"{self.dir}/bpf",
             },
             "ipam": {},
-            "loader": {},
+            "loader": {"objects_dir": str(prebuilt())},
             "endpoint": {"policy_dir": f"{self.dir}/policy.d"},
             "cluster": {},
             "kvstore": {},

@@ -78,7 +78,8 @@ class Overlay:
     async def remove(self) -> bool:
         """Remove the device, and with it programs and routes; return whether it was there."""
         there = await self._run(_look)
-        self._datapath.call_policy.clear(CallPolicy.TUNNEL)
+        if self._datapath.call_policy.get(CallPolicy.TUNNEL) is not None:
+            self._datapath.call_policy.clear(CallPolicy.TUNNEL)
         if there is None:
             return False
         await self._run(lambda own: own.batch([rtnl.delete_link(ifname=DEVICE)]))

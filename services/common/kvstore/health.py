@@ -11,7 +11,7 @@ class Health:
         self.reachable = False
         self.error = ""
         self._silent_since: float | None = None
-        self._told = ""
+        self._told: set[str] = set()
 
     def silent_for(self) -> float:
         """Return the seconds since the first failure after the last answer; 0.0: the last request was answered."""
@@ -34,11 +34,12 @@ class Health:
     def answered(self) -> float | None:
         """A request was answered; the seconds that none was, if that was told."""
         silent = self.silent_for() if self._told else None
-        self.reachable, self.error, self._silent_since, self._told = True, "", None, ""
+        self.reachable, self.error, self._silent_since, self._told = True, "", None, set()
         return silent
 
     def _change(self, error: str, what: str) -> bool:
+        # A store that is slow to refuse does not answer in between: neither is told again before an answer.
         self.reachable, self.error = False, error
-        news = self._told != what
-        self._told = what
+        news = what not in self._told
+        self._told.add(what)
         return news
