@@ -169,7 +169,7 @@ class Agreement:
         pinned = libbpf.object_get(self._maps / maps.CALL_POLICY)
         assert pinned is not None
         with maps.CallPolicy(pinned) as slots:
-            return set(slots.dump(range(_SLOTS)))
+            return set(slots.dump(range(1, _SLOTS)))  # the first is the node's
 
     def _published(self) -> Iterator[str]:
         """The embedded kvstore has a record of each endpoint and no other."""

@@ -208,4 +208,4 @@ def site(sites: Callable[[str], Site], request: pytest.FixtureRequest) -> Iterat
     site = sites(getattr(request, "param", "tc"))
     with Pings(site.one, *site.addresses, every=0.02) as pings:
         yield site
-    assert pings.lost == []
+    assert pings.lost == [], pings.lost

@@ -150,7 +150,7 @@ class Effects:
         setattr(owner, name, coming)
 
 
-def watch(service: str, effects: Effects) -> None:
+def watch(service: str, effects: Effects, *, etcd: bool) -> None:
     """Stand at the doors of a service."""
     sys.addaudithook(effects.audit)
     _watch_writes(effects)
@@ -158,7 +158,7 @@ def watch(service: str, effects: Effects) -> None:
     effects.before(importlib.import_module("services.common.db"), "_commit", functools.partial(_committed, effects))
     if service == "loader":
         _watch_kernel(effects)
-    if service == "ipam":
+    if etcd:
         _watch_kvstore(effects)
     for module, kind in _SERVED[service]:
         served = getattr(importlib.import_module(f"services.{service}.{module}"), kind)
@@ -258,7 +258,7 @@ def main() -> None:
     config = importlib.import_module("services.common.config")
     settings = config.load(Path(argv[argv.index("--config") + 1]), {})
     roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs}
-    watch(service, Effects(service, Path(directory), roots))
+    watch(service, Effects(service, Path(directory), roots), etcd=bool(settings.kvstore.endpoints))
     run = importlib.import_module(f"{module}.main").main
     sys.argv = [module, *argv]
     while os.read(0, 1):

@@ -72,7 +72,7 @@ class LoaderNode:
         self.bpffs = directory / "bpf"
         self.maps = self.bpffs / "podlane" / "maps"
         self.socket = directory / "run" / "loader" / "loader.sock"
-        self.settings = {"objects_dir": prebuilt(), **settings}
+        self.settings = settings if "clang" in settings else {"objects_dir": prebuilt(), **settings}
         self.pods: list[Pod] = []
         self.process: asyncio.subprocess.Process | None = None
         self.peer = Peer("loader", self.socket, 10.0)

@@ -139,7 +139,7 @@ class Node:
                 "bpffs": f"{self.dir}/bpf",
             },
             "ipam": {},
-            "loader": {"objects_dir": str(prebuilt())},
+            "loader": {} if "clang" in self.settings.get("loader", {}) else {"objects_dir": str(prebuilt())},
             "endpoint": {"policy_dir": f"{self.dir}/policy.d"},
             "cluster": {},
             "kvstore": {},

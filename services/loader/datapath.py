@@ -323,10 +323,13 @@ class Datapath:
     def sweep(self, known: frozenset[int]) -> None:
         """Remove policy maps and slots that belong to none of the `known` ids and that no address leads to: what a
         killed first build or removal left. An endpoint that is reachable is never touched.
+
+        A slot is filled after its endpoint's policy map was pinned and emptied before that is unpinned, so the pins
+        tell of all slots. Asking the 65,535 would be the longest part of a loader's start; `statuses` does it for the
+        garbage collector.
         """
         keep = known | {entry.endpoint_id for entry in self.endpoints.dump() if not entry.host}
         orphans = {id_ for id_ in self._known_to_kernel() if id_ not in keep}
-        orphans |= {id_ for id_ in self.call_policy.dump() if id_ not in keep}
         for id_ in sorted(orphans):
             self.call_policy.clear(id_)
             self.unpin_policy(id_)

@@ -12,7 +12,7 @@ import pytest
 from services.common.kvstore.keys import Keys
 from tests.kvstore_cluster import PORT, ClusterPod, KvstoreCluster, running, together, until
 
-pytestmark = [pytest.mark.privileged, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.privileged, pytest.mark.long, pytest.mark.timeout(240)]
 TOGETHER = pytest.mark.xdist_group("cluster-faults")
 
 KEYS = Keys()

@@ -9,7 +9,7 @@ import pytest
 from tests.etcd_support import Etcd
 from tests.node_support import Node
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 POOL = (
     'cluster_ranges = ["10.45.0.0/16", "fd00:45::/96"]\nnode_prefix_v4 = 29\nnode_prefix_v6 = 125\nspare = 2\n'
     "release_after_seconds = 0.0\n"

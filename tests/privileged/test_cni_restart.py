@@ -14,7 +14,7 @@ from tests.by_hand import ByHand
 from tests.node_support import SERVICES, Node, Pod
 from tests.traffic_support import Pings, TcpStream
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 
 ORDERS = list(itertools.permutations(SERVICES))
 

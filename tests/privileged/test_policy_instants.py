@@ -26,7 +26,7 @@ from tests.netns_support import in_netns
 from tests.node_support import Node, Pod
 from tests.traffic_support import TcpStream
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 
 ALLOWED, DENIED = 5000, 7000
 CHANGES = 300

@@ -10,7 +10,7 @@ import pytest
 
 from tests.node_support import Node
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 

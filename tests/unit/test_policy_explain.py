@@ -2,6 +2,7 @@
 
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from services.endpoint.policy.entry import TCP, Direction
@@ -14,6 +15,8 @@ from services.endpoint.policy.settings import InitPolicy, Settings
 from tests.policy_model import PROTOCOLS, Cluster
 from tests.policy_oracle import End, Node, Pod, Probe, World, address_of, allowed, probes
 from tests.policy_strategies import OUTSIDE, PORTS, worlds
+
+pytestmark = pytest.mark.long
 
 DOCUMENTS = """\
 apiVersion: networking.k8s.io/v1

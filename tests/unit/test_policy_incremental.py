@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -18,6 +19,8 @@ from services.endpoint.policy.resolve import Changes, Resolver
 from tests.policy_model import labels_of, named_ports
 from tests.policy_oracle import Document, Pod, World
 from tests.policy_strategies import NAMESPACES, labels, policies, port_sets, worlds
+
+pytestmark = pytest.mark.long
 
 TEAMS = {"default": {"team": "x"}, "shop": {"team": "y"}}
 WORLD = World(TEAMS, (), ())

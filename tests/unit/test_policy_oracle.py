@@ -1,10 +1,13 @@
 """The resolver and a model of the datapath give the answers of the oracle, for whole truth tables."""
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from tests.policy_model import Cluster
 from tests.policy_oracle import World, probes, truth_table
 from tests.policy_strategies import OUTSIDE, PORTS, worlds
+
+pytestmark = pytest.mark.long
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
