@@ -85,9 +85,7 @@ PARTS: dict[str, Callable[[Report, bool], None]] = {
     "cni": with_cni,
     "shim": lambda report, quick: shim.report(report, 20 if quick else 60),
     "path": with_path,
-    "crossnode": lambda report, quick: crossnode.report(
-        report, Path("build"), rounds=3 if quick else 7, seconds=1.0 if quick else 2.0
-    ),
+    "crossnode": lambda report, quick: crossnode.report(report, Path("build"), rounds=8 if quick else 40),
     "policypath": with_policypath,
     "programs": lambda report, _quick: programs.report(report),
     "node": with_node,

@@ -48,11 +48,11 @@ def serving(argv: list[str], ready: str) -> Iterator[None]:
             server.terminate()
 
 
-def throughput(pair: Pair, seconds: float) -> float:
-    """Return Gbit/s of one TCP stream, server on CPU 0, client on CPU 1."""
+def throughput(pair: Pair, *amount: str) -> float:
+    """Return Gbit/s of one TCP stream, server on CPU 0, client on CPU 1. `amount` is iperf3's: `-t 2`, `-n 256M`."""
     client, server, address = pair
     with serving(inside(server, 0, "iperf3", "-s", "-1", "--forceflush", "-p", str(PORTS[0])), "Server listening"):
-        told = run(*inside(client, 1, "iperf3", "-c", address, "-p", str(PORTS[0]), "-t", f"{seconds:g}", "-J")).stdout
+        told = run(*inside(client, 1, "iperf3", "-c", address, "-p", str(PORTS[0]), *amount, "-J")).stdout
     return float(json.loads(told)["end"]["sum_received"]["bits_per_second"]) / 1e9
 
 
@@ -74,7 +74,7 @@ def report(pairs: Mapping[str, Pair], into: Report, work: Path, rounds: int = 7,
         names = list(pairs)
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
-            gbps[name].append(throughput(pairs[name], seconds))
+            gbps[name].append(throughput(pairs[name], "-t", f"{seconds:g}"))
             micros[name].append(ping_pong(binary, pairs[name], seconds))
     into.raw["path"] = {"gbps": gbps, "ping_pong_us": micros}
     _add_rows(into, gbps, micros)

@@ -109,7 +109,7 @@ def over_the_path(pair: Pair, pins: Path, work: Path, rounds: int) -> dict[str, 
             for filling in FILLINGS[turn % len(FILLINGS) :] + FILLINGS[: turn % len(FILLINGS)]:
                 policy = filling.policy(here.identities, path.PORTS)
                 here.fill(policy, filling.table((pair[2],)))
-                found["gbps"].setdefault(filling.name, []).append(path.throughput(pair, _SECONDS))
+                found["gbps"].setdefault(filling.name, []).append(path.throughput(pair, "-t", f"{_SECONDS:g}"))
                 found["ping_pong_us"].setdefault(filling.name, []).append(path.ping_pong(binary, pair, _SECONDS))
                 here.check(policy)
         here.fill(list(ALLOW_ALL), {})

@@ -140,7 +140,11 @@ async def test_a_service_that_dies_during_the_call_is_code_11_and_undone(plugin:
     assert len(connections) == 2
 
 
-@pytest.mark.parametrize("garbage", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 100, os.urandom(4096), b"\n"])
+@pytest.mark.parametrize(
+    "garbage",
+    [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00" * 100, os.urandom(4096), b"\n"],
+    ids=["HTTP/1.1", "zeros", "noise", "a line"],
+)
 async def test_a_peer_that_is_no_grpc_server_is_an_error_without_a_traceback(
     plugin: Plugin, services: Services, garbage: bytes
 ):
