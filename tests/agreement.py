@@ -37,10 +37,12 @@ _SOCKETS = {"policy": "endpoint"}
 
 def until(holds: Callable[[], Any], what: Callable[[], str]) -> Any:
     """Return the first true answer of `holds`; after 20 seconds fail with what `what` says."""
-    deadline = time.monotonic() + PATIENCE
+    deadline, pause = time.monotonic() + PATIENCE, 0.01
     while not (answer := holds()):
         assert time.monotonic() < deadline, what()
-        select.select([], [], [], 0.01)
+        select.select([], [], [], pause)
+        # Who asks all the time takes the CPU from those who are asked.
+        pause = min(2 * pause, 0.1)
     return answer
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import grpc
+from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
 from services.common.kvstore.keys import Keys
@@ -41,7 +42,7 @@ _REMOTE_NODE = 6
 
 def until(holds: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
     """Wait for a condition; `what` is said when it doesn't come."""
-    deadline = time.monotonic() + patience
+    deadline, pause = time.monotonic() + patience, 0.05
     last: object = None
     while time.monotonic() < deadline:
         try:
@@ -49,7 +50,8 @@ def until(holds: Callable[[], object], what: str, patience: float = PATIENCE) ->
                 return
         except AssertionError as error:
             last = error
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.2)
     raise AssertionError(f"not in {patience:g} s: {what}; last: {last}")
 
 
@@ -216,7 +218,7 @@ class KvstoreCluster:
 
     def ipcache(self, node: ClusterNode) -> dict[str, int]:
         """Return the pods' addresses in a node's datapath, with their identities."""
-        with grpc.insecure_channel(f"unix:{node.dir}/run/loader/loader.sock") as channel:
+        with _asked(node, "loader") as channel:
             request = loader_pb2.DumpMapRequest(map="ipcache")
             found = loader_pb2_grpc.LoaderServiceStub(channel).DumpMap(request, timeout=10.0).entries
         entries = [one.ipcache for one in found]
@@ -225,10 +227,19 @@ class KvstoreCluster:
 
 def running(node: ClusterNode) -> list[list[str]]:
     """Return the addresses of a node's endpoints; none while its services don't answer."""
-    done = node.podlane("endpoint", "list", "-o", "json", check=False)
-    if done.returncode:
-        return []
-    return [[address["address"].partition("/")[0] for address in one["addresses"]] for one in json.loads(done.stdout)]
+    with _asked(node, "endpoint") as channel:
+        stub = endpoint_pb2_grpc.EndpointServiceStub(channel)
+        try:
+            found = stub.ListEndpoints(endpoint_pb2.ListEndpointsRequest(), timeout=10.0).endpoints
+        except grpc.RpcError:
+            return []
+    return [[str(ip_address(address.address.address.packed)) for address in one.addresses] for one in found]
+
+
+def _asked(node: ClusterNode, service: str) -> grpc.Channel:
+    # Of its own: one that is shared backs off while its service is away.
+    options = (("grpc.use_local_subchannel_pool", 1),)
+    return grpc.insecure_channel(f"unix:{node.dir}/run/{service}/{service}.sock", options=options)
 
 
 def together(works: Sequence[Callable[[], object]]) -> None:
