@@ -45,7 +45,8 @@ async def _wait_until_serving(settings: Settings, started: list[processes.Proces
 
 
 async def _serving(settings: Settings, process: processes.Process) -> None:
-    while await health(process.socket) != "serving":
+    # A call that nobody can answer yet costs more than the look for its socket, and takes the CPU from the start.
+    while not process.socket.exists() or await health(process.socket) != "serving":
         if processes.has_ended(settings, process):
             raise Unavailable(f"podlane-{process.service} ended at once: {processes.last_words(process)}")
         await asyncio.sleep(0.02)

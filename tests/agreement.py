@@ -61,6 +61,12 @@ class Agreement:
             return getattr(_STUBS[service](channel), method)(request, timeout=PATIENCE, wait_for_ready=True)
 
     @contextlib.contextmanager
+    def asking(self, service: str) -> Iterator[Any]:
+        """Yield a stub for many calls of a service that stays up: a connection takes longer than an answer."""
+        with self._channel(service) as channel:
+            yield _STUBS[service](channel)
+
+    @contextlib.contextmanager
     def watch(
         self, type_: "loader_pb2.EventType.ValueType", each: Callable[[loader_pb2.WatchEventsResponse], None]
     ) -> Iterator[None]:

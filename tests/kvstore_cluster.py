@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -116,7 +115,7 @@ class KvstoreCluster:
             self.cluster.start = False
             for _ in range(self.size):
                 self.cluster.join()
-            together([partial(node.podlane, "node", "up") for node in self.nodes])
+            together([node.up for node in self.nodes])
             self.cluster.start = True
         except BaseException:
             self._stack.close()

@@ -17,12 +17,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cli import processes
+from cni import install
 from services.common import config
+from services.common.errors import PodlaneError
 from tests.objects import prebuilt
 
 SERVICES = ("loader", "ipam", "endpoint")
@@ -123,8 +130,9 @@ class Node:
         self.write_config()
         self.prepare()
         if self.start:
-            self.podlane("node", "up")
-        self.podlane("cni", "install", "--bin-dir", str(self.bin_dir), "--conf-dir", str(self.conf_dir))
+            self.up()
+        sockets = {service: getattr(self.loaded, service).socket for service in SERVICES}
+        install.install(self.bin_dir, self.conf_dir, sockets=sockets)
 
     def prepare(self) -> None:
         """Do what is to be done in the namespace before the services start."""
@@ -160,8 +168,8 @@ class Node:
 
     def close(self) -> None:
         """Stop what runs, unmount, delete the namespaces and the directory."""
-        with contextlib.suppress(AssertionError):
-            self.podlane("node", "down")
+        with contextlib.suppress(PodlaneError):
+            self.down()
         for pod in self.pods:
             run("ip", "netns", "del", pod.netns, check=False)
         run("ip", "netns", "del", self.name, check=False)
@@ -184,6 +192,36 @@ class Node:
     def show(self, *argv: str) -> Any:
         """Run the operator's command with `-o json` and return what it says."""
         return json.loads(self.podlane(*argv, "-o", "json").stdout)
+
+    def up(self) -> None:
+        """Do what `podlane node up` does, without its process: most of a test run would be starting it."""
+        (self.dir / "run" / "log").mkdir(mode=0o750, parents=True, exist_ok=True)
+        for service in SERVICES:
+            self.launch(service)
+        deadline = time.monotonic() + 60
+        for service in SERVICES:
+            while not self._serves(service):
+                log = self.dir / "run" / "log" / f"{service}.log"
+                assert time.monotonic() < deadline, f"{service} doesn't serve: {log.read_text()[-2000:]}"
+                time.sleep(0.03)
+
+    def _serves(self, service: str) -> bool:
+        socket = getattr(self.loaded, service).socket
+        if not socket.exists():
+            return False
+        options = (("grpc.use_local_subchannel_pool", 1),)
+        with grpc.insecure_channel(f"unix:{socket}", options=options) as channel:
+            try:
+                stub: Any = health_pb2_grpc.HealthStub(channel)
+                reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
+            except grpc.RpcError:
+                return False
+        return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def down(self) -> None:
+        """Do what `podlane node down` does."""
+        for service in reversed(SERVICES):
+            processes.stop(self.loaded, service, 15.0)
 
     def pid(self, service: str) -> int:
         """Return the pid of a running service."""

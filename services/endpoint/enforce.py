@@ -10,8 +10,10 @@ asks for.
 
 An endpoint whose regeneration is under way (`carrying`) is left alone: its map is about to be written as a whole. When
 that is done and its policy is another one by then, it is noted again. One that the loader refuses, or whose answer was
-lost, is regenerated at level 1, which writes the whole map. What can't be written because the map is too small is said
-and left as it is, which opens nothing.
+lost, is regenerated at level 1, which writes the whole map. After an answer that was lost the kernel may lack prefixes,
+and a map that is written whole then lets nobody in whom it names by them. So first what is missing everywhere is made
+up for, in the order of all changes (`catch_up`). What can't be written because the map is too small is said and left as
+it is, which opens nothing.
 
 Invariants: at most one flush at a time; the difference is sent only against a content that the loader finds there
 (`policydigest.py`).
@@ -69,7 +71,7 @@ class Effect:
 
 class Enforcer:
     """Knows what is in force. `wanted` returns an endpoint's policy, or raises Exhausted; `again` begins to
-    regenerate an endpoint and returns what waits for the end.
+    regenerate an endpoint and returns what waits for the end; `catch_up` compares maps and prefixes with the kernel's.
     """
 
     def __init__(
@@ -78,11 +80,14 @@ class Enforcer:
         registry: Registry,
         wanted: Callable[[int], EndpointPolicy],
         again: Callable[[ManagedEndpoint, str], Awaitable[None]],
+        catch_up: Callable[[], Awaitable[object]],
     ) -> None:
         """Wire."""
         self._loader = loader
         self._registry = registry
-        self._wanted, self._again = wanted, again
+        self._wanted, self._again, self._catch_up = wanted, again, catch_up
+        self._behind = False
+        """Whether a flush was lost, and nobody has looked since what of it the kernel has."""
         self._in_force: dict[int, InForce] = {}
         self._carried: dict[int, asyncio.Event] = {}
         self._noted: dict[int, set[str]] = {}
@@ -130,6 +135,7 @@ class Enforcer:
         None is for an endpoint that runs and whose policy doesn't fit its map; one that is new is not made: Exhausted.
         """
         id_ = managed.endpoint.id
+        await self._make_up()
         before = self._in_force.pop(id_, None)
         policy = self.judge(managed)
         done = self._carried[id_] = asyncio.Event()
@@ -145,6 +151,13 @@ class Enforcer:
         finally:
             del self._carried[id_]
             done.set()
+
+    async def _make_up(self) -> None:
+        if self._behind:
+            async with self._flushing:
+                if self._behind:
+                    await self._catch_up()
+                    self._behind = False
 
     async def settled(self, endpoints: Iterable[int]) -> None:
         """Wait until none of these is being regenerated."""
@@ -177,6 +190,7 @@ class Enforcer:
         except PodlaneError as error:
             self._added = {**prefixes.added, **self._added}
             self._removed = {**prefixes.removed, **self._removed}
+            self._behind = True
             for one in work.changes.values():
                 for managed, _ in one.targets:
                     self._lost(managed, error.message, effect)

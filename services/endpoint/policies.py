@@ -80,7 +80,7 @@ class Policies:
         self.filter = labels
         self.backend = backend
         self.repository = Repository()
-        self.enforcer = Enforcer(parts.loader, parts.registry, self.wanted, parts.regenerate)
+        self.enforcer = Enforcer(parts.loader, parts.registry, self.wanted, parts.regenerate, self._catch_up)
         self.look_first_at: Sequence[Callable[[], Awaitable[None]]] = ()
         """Awaited in the first session, before the node takes endpoints."""
         self._resolver: Resolver | None = None
@@ -170,6 +170,9 @@ class Policies:
         await self._parts.loader.update_policies(changes, prefixes)
         await self._parts.loader.sync_prefixes(wanted)
         return True
+
+    async def _catch_up(self) -> bool:
+        return await self.reconcile(await self._parts.loader.datapaths())
 
     async def _behind(self, datapath: Datapath) -> PolicyChange | None:
         """Return what a map that is there lacks; None: nothing, or nobody can tell."""

@@ -209,8 +209,11 @@ async def test_the_first_that_comes_makes_the_store_its_cluster_s() -> None:
             assert etcd.ctl("get", "--print-value-only", "podlane/cluster").stdout == '{"layout": 1, "name": "test"}\n'
             etcd.ctl("del", "podlane/cluster")
             etcd.kill()
+            # It must have noticed: gRPC may be back by itself before anybody asks.
+            with pytest.raises(Unavailable):
+                await one.get("podlane/a")
             etcd.start()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(40):
                 while not etcd.ctl("get", "podlane/cluster").stdout:
                     await one.get("podlane/a")
                     await asyncio.sleep(0.05)

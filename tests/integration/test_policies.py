@@ -261,6 +261,29 @@ async def test_what_the_loader_could_not_be_told_is_told_when_it_is_back(around:
     await until(lambda: entries(around, 1) == {HOST, OUT})
 
 
+async def test_a_map_is_not_written_as_a_whole_while_the_kernel_lacks_its_prefixes(
+    around: Surroundings, client: Client
+) -> None:
+    """Whoever is let in by a prefix would be shut out until the kernel has it: a gap for a pod that runs."""
+    await started(around, client, "web", "web")
+    before = len(around.loader.script.calls)
+    around.loader.script.fail("UpdatePolicies", Unavailable("the loader is busy dying"))
+
+    await client.apply(policy("web", {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}))
+
+    def called() -> list[str]:
+        return [method for method, _ in around.loader.script.calls[before:]]
+
+    await until(lambda: "RegenerateEndpoint" in called())
+    assert len(entries(around, 1)) == 3
+    assert [one for one in called() if one in {"UpdatePolicies", "RegenerateEndpoint"}][:3] == [
+        "UpdatePolicies",
+        "UpdatePolicies",
+        "RegenerateEndpoint",
+    ]
+    assert asked(around, "UpdatePolicies")[-1].prefixes_added
+
+
 async def test_a_policy_that_no_map_can_hold_is_refused_and_changes_nothing(
     around: Surroundings, client: Client
 ) -> None:

@@ -18,7 +18,7 @@ from podlane.common.v1 import types_pb2 as types
 from podlane.endpoint.v1 import endpoint_pb2
 from podlane.endpoint.v1 import policy_pb2 as pb
 
-from tests.agreement import Agreement
+from tests.agreement import PATIENCE, Agreement
 from tests.netns_support import Netns
 from tests.node_support import Node as RealNode
 from tests.node_support import Pod as RealPod
@@ -175,7 +175,7 @@ def end(one: End, version: int) -> pb.PolicyEnd:
     return pb.PolicyEnd(address=types.IpAddress(packed=ip_address(address).packed))
 
 
-def explained(agreement: Agreement, probe: Probe) -> pb.ExplainPolicyResponse:
+def explained(stub: Any, probe: Probe) -> pb.ExplainPolicyResponse:
     """Ask about one packet."""
     family = types.IP_FAMILY_IPV4 if probe.version == 4 else types.IP_FAMILY_IPV6
     icmp6 = probe.protocol == "ICMP" and probe.version == 6
@@ -186,7 +186,7 @@ def explained(agreement: Agreement, probe: Probe) -> pb.ExplainPolicyResponse:
         family=family,
         **{"from": end(probe.source, probe.version)},
     )
-    reply: pb.ExplainPolicyResponse = agreement.call("policy", "ExplainPolicy", request)
+    reply: pb.ExplainPolicyResponse = stub.ExplainPolicy(request, timeout=PATIENCE)
     return reply
 
 
@@ -210,9 +210,10 @@ def test_every_explanation_is_the_answer_and_the_programs_agree(
     expected = truth_table(real, asked)
 
     wrong = []
-    for probe in asked:
-        told = explained(here.agreement, probe)
-        if told.allowed != expected[probe] or not told.HasField("probe") or not told.agrees:
-            wrong.append((probe, expected[probe], told))
+    with here.agreement.asking("policy") as stub:
+        for probe in asked:
+            told = explained(stub, probe)
+            if told.allowed != expected[probe] or not told.HasField("probe") or not told.agrees:
+                wrong.append((probe, expected[probe], told))
 
     assert not wrong, wrong[:3]
