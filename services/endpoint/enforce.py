@@ -156,7 +156,11 @@ class Enforcer:
         if self._behind:
             async with self._flushing:
                 if self._behind:
-                    await self._catch_up()
+                    try:
+                        await self._catch_up()
+                    except Exhausted as error:
+                        # Prefixes don't fit: said by every flush; no map is to wait for that.
+                        _log.error("policy", error=error.message)
                     self._behind = False
 
     async def settled(self, endpoints: Iterable[int]) -> None:

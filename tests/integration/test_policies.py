@@ -284,6 +284,18 @@ async def test_a_map_is_not_written_as_a_whole_while_the_kernel_lacks_its_prefix
     assert asked(around, "UpdatePolicies")[-1].prefixes_added
 
 
+async def test_prefixes_that_do_not_fit_keep_no_map_from_being_written(around: Surroundings, client: Client) -> None:
+    await started(around, client, "web", "web")
+    before = len(asked(around, "RegenerateEndpoint"))
+    for _ in range(2):
+        around.loader.script.fail("UpdatePolicies", Exhausted("the map of prefixes is full"))
+
+    await client.apply(policy("web", {"from": [{"ipBlock": {"cidr": "192.0.2.0/24"}}]}))
+
+    await until(lambda: len(asked(around, "RegenerateEndpoint")) > before)
+    await until(lambda: len(entries(around, 1)) == 3)
+
+
 async def test_a_policy_that_no_map_can_hold_is_refused_and_changes_nothing(
     around: Surroundings, client: Client
 ) -> None:
