@@ -11,9 +11,9 @@ asks for.
 An endpoint whose regeneration is under way (`carrying`) is left alone: its map is about to be written as a whole. When
 that is done and its policy is another one by then, it is noted again. One that the loader refuses, or whose answer was
 lost, is regenerated at level 1, which writes the whole map. After an answer that was lost the kernel may lack prefixes,
-and a map that is written whole then lets nobody in whom it names by them. So first what is missing everywhere is made
-up for, in the order of all changes (`catch_up`). What can't be written because the map is too small is said and left as
-it is, which opens nothing.
+and a map that is written whole then lets nobody in whom it names by them; or maps may lack what is to be there before
+prefixes go. So first, before the next map or flush, what is missing everywhere is made up for, in the order of all
+changes (`catch_up`). What can't be written because the map is too small is said and left as it is, which opens nothing.
 
 Invariants: at most one flush at a time; the difference is sent only against a content that the loader finds there
 (`policydigest.py`).
@@ -135,7 +135,9 @@ class Enforcer:
         None is for an endpoint that runs and whose policy doesn't fit its map; one that is new is not made: Exhausted.
         """
         id_ = managed.endpoint.id
-        await self._make_up()
+        if self._behind:
+            async with self._flushing:
+                await self._make_up()
         before = self._in_force.pop(id_, None)
         policy = self.judge(managed)
         done = self._carried[id_] = asyncio.Event()
@@ -153,15 +155,14 @@ class Enforcer:
             done.set()
 
     async def _make_up(self) -> None:
+        """Have the kernel get what a lost flush has kept from it, unless it has been compared since."""
         if self._behind:
-            async with self._flushing:
-                if self._behind:
-                    try:
-                        await self._catch_up()
-                    except Exhausted as error:
-                        # Prefixes don't fit: said by every flush; no map is to wait for that.
-                        _log.error("policy", error=error.message)
-                    self._behind = False
+            try:
+                await self._catch_up()
+            except Exhausted as error:
+                # Prefixes don't fit: said by every flush; no map is to wait for that.
+                _log.error("policy", error=error.message)
+            self._behind = False
 
     async def settled(self, endpoints: Iterable[int]) -> None:
         """Wait until none of these is being regenerated."""
@@ -174,6 +175,8 @@ class Enforcer:
         effect = Effect()
         begin = time.perf_counter()
         async with self._flushing:
+            # What is pending may be the rest of a flush that was lost: prefixes alone, without the maps' part.
+            await self._make_up()
             while self.pending:
                 await self._send(effect)
         effect.seconds = time.perf_counter() - begin
