@@ -12,7 +12,6 @@ import os
 import secrets
 import shutil
 import signal
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from services.common.client import Peer
 from services.common.errors import PodlaneError
 from services.common.model import Attachment
 from services.endpoint.main import build
+from tests import warm
 from tests.fakes import FakeIpam, FakeKernel, FakeLoader
 
 T = TypeVar("T")
@@ -283,11 +283,11 @@ class Surroundings:
             yield client
 
     @contextlib.asynccontextmanager
-    async def process(self, *, wait: bool = True) -> AsyncIterator[tuple[asyncio.subprocess.Process, Client]]:
+    async def process(self, *, wait: bool = True) -> AsyncIterator[tuple[warm.AsyncProcess, Client]]:
         """Run the service as a process; SIGTERM at the end, unless the test has ended it."""
-        argv = (sys.executable, "-m", "services.endpoint", "--config", str(self.file))
         with (self.dir / "endpoint.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log)
+            argv = ["--config", str(self.file)]
+            process = warm.AsyncProcess(warm.spawn("services.endpoint", argv, stdout=log, stderr=log))
         client = Client(self.settings.endpoint.socket)
         try:
             async with lifecycle.running([client]):
@@ -314,7 +314,7 @@ class Surroundings:
         return held is not None and held.state == ipam_pb2.ALLOCATION_STATE_RESERVED and not held.endpoint_id
 
 
-async def kill(process: asyncio.subprocess.Process) -> None:
+async def kill(process: warm.AsyncProcess) -> None:
     """End a process by SIGKILL and wait until it is gone."""
     os.kill(process.pid, signal.SIGKILL)
     await process.wait()

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import json
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +18,7 @@ from podlane.ipam.v1 import ipam_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2_grpc
 
 from services.common.client import Peer
+from tests import warm
 
 RANGES = ("10.244.0.0/24", "fd00:10:244::/112")
 
@@ -103,7 +103,7 @@ class Calls:
 class Ipam(Calls):
     """A running `python -m services.ipam` and the calls to it."""
 
-    def __init__(self, process: asyncio.subprocess.Process, peer: Peer, directory: Path) -> None:
+    def __init__(self, process: warm.AsyncProcess, peer: Peer, directory: Path) -> None:
         super().__init__(peer)
         self.process = process
         self.socket = socket_path(directory)
@@ -124,7 +124,7 @@ class Ipam(Calls):
             await peer.stop()
             if process.returncode is None:
                 process.send_signal(signal.SIGTERM)
-            await process.communicate()
+            await process.wait()
 
     async def kill(self) -> None:
         """End it as a crash would."""
@@ -177,11 +177,11 @@ def write_cluster_settings(
     return file
 
 
-async def start(directory: Path, settings: Path) -> asyncio.subprocess.Process:
+async def start(directory: Path, settings: Path) -> warm.AsyncProcess:
     """Start the service; its log goes to a file beside its settings, so that no pipe can fill up."""
-    argv = [sys.executable, "-m", "services.ipam", "--config", str(settings)]
     with (directory / "log").open("ab") as log:
-        return await asyncio.create_subprocess_exec(*argv, stderr=log, stdin=asyncio.subprocess.DEVNULL)
+        argv = ["--config", str(settings)]
+        return warm.AsyncProcess(warm.spawn("services.ipam", argv, stderr=log))
 
 
 async def refusal(directory: Path, settings: Path) -> tuple[int, str]:

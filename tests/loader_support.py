@@ -27,6 +27,7 @@ from podlane.loader.v1 import loader_pb2_grpc
 from services.common import wire
 from services.common.client import Peer
 from services.common.model import Address, AssignedAddress, Network, Route
+from tests import warm
 from tests.netns_support import Netns
 from tests.objects import prebuilt
 
@@ -74,7 +75,7 @@ class LoaderNode:
         self.socket = directory / "run" / "loader" / "loader.sock"
         self.settings = settings if "clang" in settings else {"objects_dir": prebuilt(), **settings}
         self.pods: list[Pod] = []
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: warm.AsyncProcess | None = None
         self.peer = Peer("loader", self.socket, 10.0)
 
     async def __aenter__(self) -> Self:
@@ -130,12 +131,11 @@ class LoaderNode:
         """Return the command line of the loader, run from the repository."""
         return [sys.executable, "-m", "services.loader", "--config", str(self.write_config())]
 
-    async def launch(self) -> asyncio.subprocess.Process:
+    async def launch(self) -> warm.AsyncProcess:
         """Start the process only; its log is in loader.log."""
+        argv = ["--config", str(self.write_config())]
         with (self.dir / "loader.log").open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *self.netns.argv(*self.argv()), stderr=log, cwd=REPOSITORY
-            )
+            self.process = warm.AsyncProcess(warm.spawn("services.loader", argv, netns=self.netns.path, stderr=log))
         return self.process
 
     async def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
