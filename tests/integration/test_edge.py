@@ -233,7 +233,7 @@ async def test_each_call_is_told_to_the_observer_with_its_code_and_time(rig: Rig
     with pytest.raises(grpc.aio.AioRpcError):
         await health.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=10)
 
-    assert [(method, code) for method, code, _ in rig.observed] == [
+    expected = [
         ("ListPools", "OK"),
         ("ListPools", "RESOURCE_EXHAUSTED"),
         ("ListPools", "DATA_LOSS"),
@@ -241,6 +241,11 @@ async def test_each_call_is_told_to_the_observer_with_its_code_and_time(rig: Rig
         ("ListPools", "CANCELLED"),
         ("Check", "NOT_FOUND"),
     ]
+    # The answer is on its way before the observer is told.
+    async with asyncio.timeout(10):
+        while len(rig.observed) < len(expected):
+            await asyncio.sleep(0.001)
+    assert [(method, code) for method, code, _ in rig.observed] == expected
     assert all(seconds is not None and seconds > 0 for _, _, seconds in rig.observed)
 
 
