@@ -6,6 +6,9 @@
  * policy: in podlane_call_policy[endpoint_id], tail-called by the source's from_container.
  * to_container: egress of the node's end, what the node's stack sends to the pod.
  *
+ * On an interface that another CNI plugin has made (endpoint_chained) the first and the last only
+ * decide whether a packet may pass; that plugin's bridge or routes take it where it goes.
+ *
  * A packet between two pods of this node runs from_container of the source and policy of the
  * destination, both in one go at the source's interface, and continues as received by the
  * destination's pod; the stack never sees it. Everything else that may leave the pod goes up the
@@ -85,8 +88,8 @@ static __always_inline void from_container_find(struct packet *packet)
 
 	packet->to.lxc_id = 0;
 	packet->to.identity = IDENTITY_WORLD;
-#ifdef ENABLE_CLUSTER
 	packet->to.flags = 0;
+#ifdef ENABLE_CLUSTER
 	if (!to)
 		to = (const void *)ipcache_lookup(&packet->destination);
 #endif
@@ -107,7 +110,12 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 	barrier();
 	if (packet->verdict)
 		return packet->verdict;
-	if (packet->to.lxc_id)
+	if (endpoint_chained) {
+		skb->mark = identity_mark(endpoint_identity);
+		trace(skb, packet, TRACE_TO_STACK);
+		return TC_ACT_OK;
+	}
+	if (packet->to.lxc_id && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
 		return l3_deliver(skb, packet);
 #ifdef ENABLE_OVERLAY
 	if (packet->to.flags & IPCACHE_FLAG_TUNNELLED)
@@ -193,7 +201,8 @@ int policy(struct __sk_buff *skb)
  * Who sent what comes from the stack: the node itself, a pod of this node whose packet the stack
  * has routed (a translated service address), another node or a pod there, or the world. A source
  * address alone proves nothing: the packet must have entered the node at that endpoint's interface,
- * or at the one that leads to the other nodes and from an address that isn't tunnelled to.
+ * or at the one that leads to the other nodes and from an address that isn't tunnelled to. A chained
+ * endpoint's is marked, which only the node can do.
  */
 static __always_inline void to_container_find(const struct __sk_buff *skb, struct packet *packet)
 {
@@ -204,7 +213,7 @@ static __always_inline void to_container_find(const struct __sk_buff *skb, struc
 		return;
 	packet->source_identity = IDENTITY_WORLD;
 	from = endpoint_lookup(&packet->source);
-	if (from && from->ifindex == skb->ingress_ifindex) {
+	if (from && endpoint_has_sent(from, skb)) {
 		packet->source_identity = from->identity;
 		packet->peer_id = from->lxc_id;
 	}

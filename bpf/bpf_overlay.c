@@ -115,7 +115,7 @@ static __always_inline int from_overlay_verdict(struct __sk_buff *skb, struct pa
 	trace(skb, packet, TRACE_FROM_OVERLAY);
 	/* Its hardware address is somebody else's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
-	if (packet->to.lxc_id)
+	if (packet->to.lxc_id && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
 		return from_overlay_deliver(skb, packet);
 	trace(skb, packet, TRACE_TO_STACK);
 	return TC_ACT_OK;
@@ -163,7 +163,7 @@ static __always_inline void to_overlay_source(const struct __sk_buff *skb, struc
 		return;
 	packet->source_identity = IDENTITY_WORLD;
 	from = endpoint_lookup(&packet->source);
-	if (from && from->ifindex == skb->ingress_ifindex) {
+	if (from && endpoint_has_sent(from, skb)) {
 		packet->source_identity = from->identity;
 		packet->where.endpoint_id = from->lxc_id;
 	}

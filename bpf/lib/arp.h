@@ -48,6 +48,22 @@ static __always_inline int arp_answer(struct __sk_buff *skb, struct ethhdr *eth,
 	return answer_pod(skb);
 }
 
+/* ARP on somebody else's link: anybody may be asked and answered, under one's own name. */
+static __always_inline int arp_from_chained(struct __sk_buff *skb)
+{
+#ifdef ENABLE_SOURCE_IP_VERIFICATION
+	const struct arp_ipv4 *arp = packet_data(skb) + ETH_HLEN;
+	__be32 sender_ip;
+
+	if ((void *)(arp + 1) > packet_end(skb) || !arp_is_ethernet_ipv4(arp))
+		return refused(DROP_INVALID_PACKET);
+	sender_ip = *word_at(arp->sender_ip);
+	if (!mac_equal(arp->sender_mac, &pod_mac) || (sender_ip && sender_ip != endpoint_ipv4))
+		return refused(DROP_ARP_SENDER);
+#endif
+	return TC_ACT_OK;
+}
+
 static __always_inline int arp_from_container(struct __sk_buff *skb)
 {
 #ifdef ENABLE_ARP_RESPONDER
@@ -55,6 +71,8 @@ static __always_inline int arp_from_container(struct __sk_buff *skb)
 	struct arp_ipv4 *arp = (void *)(eth + 1);
 	__be32 sender_ip, target_ip;
 
+	if (endpoint_chained)
+		return arp_from_chained(skb);
 	if (!endpoint_ipv4)
 		return refused(DROP_UNKNOWN_L3);
 	if ((void *)(arp + 1) > packet_end(skb) || !arp_is_ethernet_ipv4(arp))
@@ -75,6 +93,6 @@ static __always_inline int arp_from_container(struct __sk_buff *skb)
 		return refused(DROP_ARP_TARGET);
 	return arp_answer(skb, eth, arp);
 #else
-	return TC_ACT_OK;
+	return endpoint_chained ? arp_from_chained(skb) : TC_ACT_OK;
 #endif
 }

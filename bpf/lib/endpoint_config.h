@@ -28,6 +28,10 @@ const volatile __u32 host_ifindex = 0;
 const volatile __be32 gateway_ipv4 = 0;
 const volatile union ipv6_address gateway_ipv6 = {};
 
+/* Not 0: the interface is another CNI plugin's, which also routes or bridges what the pod sends and
+ * is sent. The programs only decide whether it may. */
+const volatile __u32 endpoint_chained = 0;
+
 static __always_inline bool endpoint_has_ipv6(void)
 {
 	return !ipv6_is_unspecified(&endpoint_ipv6);

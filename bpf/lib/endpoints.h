@@ -25,6 +25,9 @@ struct endpoint_key {
 
 /* The address belongs to the node itself: packets go up its stack. */
 #define ENDPOINT_FLAG_HOST 1
+/* Packets to it take the node's stack, which knows the way; its policy is asked on its interface.
+ * 2 and 4 are ipcache.h's: one place is read for both. */
+#define ENDPOINT_FLAG_CHAINED 8
 
 struct endpoint_value {
 	/* The node's end of the veth pair. */
@@ -78,6 +81,31 @@ static __always_inline void endpoint_key_ipv6(struct endpoint_key *key, const vo
 static __always_inline struct endpoint_value *endpoint_lookup(const struct endpoint_key *key)
 {
 	return bpf_map_lookup_elem(&podlane_endpoints, key);
+}
+
+/*
+ * What marks a packet that a chained endpoint sends for as long as the node's stack has it: routed
+ * off a bridge, it doesn't say any more at whose interface it came in. The kernel takes marks away
+ * where a packet leaves a network namespace, so a pod can't set one. As Cilium has it: bits 12 to 15
+ * are left to kube-proxy and the portmap plugin.
+ */
+#define IDENTITY_MARK	   0x0f00
+#define IDENTITY_MARK_MASK 0xffff0fff
+
+static __always_inline __u32 identity_mark(__u32 identity)
+{
+	return IDENTITY_MARK | identity << 16 | (identity >> 16 & 0xff);
+}
+
+/* Whether the packet that the stack has was sent by this endpoint: a source address alone proves
+ * nothing. */
+static __always_inline bool endpoint_has_sent(const struct endpoint_value *from,
+					      const struct __sk_buff *skb)
+{
+	if (from->ifindex == skb->ingress_ifindex)
+		return true;
+	return from->flags & ENDPOINT_FLAG_CHAINED &&
+	       (skb->mark & IDENTITY_MARK_MASK) == identity_mark(from->identity);
 }
 
 /* An assignment, in half as many instructions as the compiler's. */

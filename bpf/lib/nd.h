@@ -105,12 +105,38 @@ static __always_inline int nd_answer(struct __sk_buff *skb)
 	return answer_pod(skb);
 }
 
+/* Neighbour discovery on somebody else's link: anybody may be asked and answered, under one's own
+ * name. Routers live elsewhere. */
+static __always_inline int nd_from_chained(struct __sk_buff *skb, const struct packet *packet)
+{
+	const struct nd_message *message = packet_data(skb) + ETH_HLEN + sizeof(struct ipv6hdr);
+
+	if (packet->l4.icmp_type == ND_ROUTER_SOLICITATION)
+		return nd_is_for_link(packet) ? TC_ACT_OK : refused(DROP_ND_TARGET);
+	if (packet->l4.icmp_type - ND_NEIGHBOUR_SOLICITATION > 1U)
+		return refused(DROP_LINK_LOCAL_NOISE);
+	if ((void *)&message->option_type > packet_end(skb) || !nd_is_from_link(packet) ||
+	    message->code)
+		return refused(DROP_INVALID_PACKET);
+#ifdef ENABLE_SOURCE_IP_VERIFICATION
+	if (!ipv6_is_unspecified(&packet->source) && !ipv6_is_link_local(&packet->source) &&
+	    !ipv6_equal(&packet->source, &endpoint_ipv6))
+		return refused(DROP_ND_SENDER);
+	if (packet->l4.icmp_type == ND_NEIGHBOUR_ADVERTISEMENT &&
+	    !ipv6_is_link_local(&message->target) && !ipv6_equal(&message->target, &endpoint_ipv6))
+		return refused(DROP_ND_SENDER);
+#endif
+	return TC_ACT_OK;
+}
+
 /* Decides over a message of neighbour discovery of the pod. */
 static __always_inline int nd_from_container(struct __sk_buff *skb, const struct packet *packet)
 {
 #ifdef ENABLE_ARP_RESPONDER
 	const struct nd_message *message = packet_data(skb) + ETH_HLEN + sizeof(struct ipv6hdr);
 
+	if (endpoint_chained)
+		return nd_from_chained(skb, packet);
 	/* No routers live here, and asking under no address is duplicate address detection. */
 	if (packet->l4.icmp_type - ND_NEIGHBOUR_SOLICITATION > 1U ||
 	    ipv6_is_unspecified(&packet->source))
@@ -130,6 +156,8 @@ static __always_inline int nd_from_container(struct __sk_buff *skb, const struct
 		return refused(DROP_ND_TARGET);
 	return nd_answer(skb);
 #else
+	if (endpoint_chained)
+		return nd_from_chained(skb, packet);
 	if (!nd_is_from_link(packet))
 		return refused(DROP_INVALID_PACKET);
 	return nd_is_for_link(packet) ? TC_ACT_OK : refused(DROP_ND_TARGET);

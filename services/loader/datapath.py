@@ -339,7 +339,15 @@ class Datapath:
 def entries_of(spec: EndpointSpec) -> list[EndpointEntry]:
     """Return the endpoint map's entries of an endpoint."""
     return [
-        EndpointEntry(address, spec.host_ifindex, spec.id, spec.identity, spec.pod_mac, spec.host_mac)
+        EndpointEntry(
+            address,
+            spec.host_ifindex,
+            spec.id,
+            spec.identity,
+            spec.pod_mac,
+            spec.host_mac,
+            chained=spec.chained,
+        )
         for address in spec.addresses
     ]
 

@@ -30,7 +30,7 @@ SLOT = struct.Struct("=I")
 REVISION = struct.Struct("=Q")
 
 FAMILY_IPV4, FAMILY_IPV6 = 1, 2
-ENDPOINT_FLAG_HOST = 1
+ENDPOINT_FLAG_HOST, ENDPOINT_FLAG_CHAINED = 1, 8
 IPCACHE_FLAG_TUNNELLED, IPCACHE_FLAG_IPV6 = 2, 4
 POLICY_FLAG_DENY, POLICY_FLAG_ALLOW = 1, 2
 
@@ -45,7 +45,9 @@ _PREFIX_IDENTITY, _PREFIX_PROTOCOL = 40, 48
 
 @dataclass(frozen=True, slots=True)
 class EndpointEntry:
-    """An entry of the endpoint map. `host`: the address is the node's own, everything else is then 0."""
+    """An entry of the endpoint map. `host`: the address is the node's own, everything else is then 0. `chained`: the
+    way to it is the node's stack.
+    """
 
     address: Address
     ifindex: int
@@ -54,6 +56,7 @@ class EndpointEntry:
     pod_mac: bytes
     host_mac: bytes
     host: bool = False
+    chained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def endpoint_key(address: Address) -> bytes:
 
 def endpoint_value(entry: EndpointEntry) -> bytes:
     """Return the endpoint map's value."""
-    flags = ENDPOINT_FLAG_HOST if entry.host else 0
+    flags = (ENDPOINT_FLAG_HOST if entry.host else 0) | (ENDPOINT_FLAG_CHAINED if entry.chained else 0)
     return ENDPOINT_VALUE.pack(
         entry.ifindex, entry.endpoint_id, flags, entry.identity, _mac(entry.pod_mac), _mac(entry.host_mac)
     )
@@ -109,8 +112,8 @@ def read_endpoint(key: bytes, value: bytes) -> EndpointEntry:
     """Return the entry that key and value stand for."""
     address = read_address(key)
     ifindex, endpoint_id, flags, identity, pod_mac, host_mac = ENDPOINT_VALUE.unpack(value)
-    host = bool(flags & ENDPOINT_FLAG_HOST)
-    return EndpointEntry(address, ifindex, endpoint_id, identity, pod_mac[:6], host_mac[:6], host)
+    host, chained = bool(flags & ENDPOINT_FLAG_HOST), bool(flags & ENDPOINT_FLAG_CHAINED)
+    return EndpointEntry(address, ifindex, endpoint_id, identity, pod_mac[:6], host_mac[:6], host, chained)
 
 
 def _mac(octets: bytes) -> bytes:
@@ -217,6 +220,7 @@ def endpoint_constants(
     pod_mac: bytes,
     host_mac: bytes,
     host_ifindex: int,
+    chained: bool = False,
 ) -> dict[str, int | bytes]:
     """Return the constants of an endpoint's programs by their names in bpf/lib/endpoint_config.h.
 
@@ -228,6 +232,7 @@ def endpoint_constants(
         "pod_mac": _mac(pod_mac),
         "host_mac": _mac(host_mac),
         "host_ifindex": host_ifindex,
+        "endpoint_chained": int(chained),
         **_by_family("endpoint", addresses),
         **_by_family("gateway", gateways),
     }

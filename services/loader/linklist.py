@@ -11,7 +11,7 @@ Going inside tells what has become of each link's namespace. Where its name is l
 import asyncio
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 
 from services.common import telemetry
@@ -54,12 +54,13 @@ class LinkList:
         `namespaces` tells what has become of the pods' namespaces, too, `verify` also what is wrong inside them.
         """
         inside = functools.partial(_inside, verify=verify) if verify or namespaces else None
-        found = {link.ifname: link for link in await self._worker.run(_our_links)}
+        chained = {one.host_ifname for one in self._records.all() if one.spec.chained}
+        found = {link.ifname: link for link in await self._worker.run(lambda own: _our_links(own, chained))}
         records = [one for one in self._records.all() if attachment in {None, one.spec.attachment}]
         statuses = [await self._status(record, found.get(record.host_ifname), inside) for record in records]
         for name, link in found.items():
             asked = attachment is None or name == attachment.host_ifname()
-            if asked and self._records.get(name) is None:
+            if asked and name not in chained and self._records.get(name) is None:
                 statuses.append(_stranger(link, await self._worker.run(functools.partial(_peer, link=link))))
         return await _with_processes(statuses, found)
 
@@ -101,12 +102,12 @@ def _inhabited(status: LinkStatus, host: LinkInfo, living: Mapping[int, tuple[st
     return dataclasses.replace(status, processes=living.get(host.peer_netnsid, ()))
 
 
-def _our_links(own: Rtnl) -> list[LinkInfo]:
+def _our_links(own: Rtnl, chained: Container[str]) -> list[LinkInfo]:
     try:
         links = [rtnl.read_link(body) for body in own.dump(rtnl.dump_links())]
     except OSError as error:
         raise explain("listing links", error) from error
-    return [link for link in links if linkspec.is_link(link.ifname)]
+    return [link for link in links if linkspec.is_link(link.ifname) or link.ifname in chained]
 
 
 def _inside(record: LinkRecord, *, verify: bool) -> Inside:
@@ -150,6 +151,7 @@ def describe(record: LinkRecord, host: LinkInfo | None, netns_inode: int | None 
         pod_ifindex=record.pod_ifindex,
         netns_inode=record.netns_inode if netns_inode is None else netns_inode,
         up=host is not None and host.up,
+        chained=record.spec.chained,
     )
 
 

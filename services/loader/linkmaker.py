@@ -94,7 +94,9 @@ class LinkMaker:
             with watch.phase("netns"):
                 pod = opened.enter_context(visit(spec.netns_path))
             record = self._records.get(ifname)
-            if record is not None:
+            if record is not None and record.spec.chained:
+                _refuse_chained(own, spec, record)
+            elif record is not None:
                 with watch.phase("existing"):
                     host = self._existing(own, pod, spec, record)
                     if host is not None:
@@ -239,6 +241,16 @@ def look(inside: Rtnl, ifname: str) -> PodEnd | None:
         addresses=frozenset(address for ifindex, address in addresses if ifindex == link.ifindex),
         routes=frozenset(one.route for one in routes if one.unicast and one.ifindex == link.ifindex),
     )
+
+
+def _refuse_chained(own: Rtnl, spec: LinkSpec, record: LinkRecord) -> None:
+    """Raise AlreadyExists while another plugin's interface, which the attachment was chained to, is there."""
+    if find(own, ifname=record.host_ifname) is not None:
+        raise AlreadyExists(
+            f"{spec.attachment} has link {record.host_ifname}, and {'; '.join(differences(spec, record))}: delete it "
+            "first",
+            host_ifname=record.host_ifname,
+        )
 
 
 def _refuse_difference(pod: PodSide, spec: LinkSpec, record: LinkRecord) -> None:

@@ -23,6 +23,7 @@ def read_link(request: pb.CreateLinkRequest) -> LinkSpec:
             offload.gso_max_size, offload.gro_max_size, offload.gso_ipv4_max_size, offload.gro_ipv4_max_size
         ),
         pod_mac=wire.read_mac(request.pod_mac, "pod_mac") if request.HasField("pod_mac") else None,
+        chained=request.chained,
     )
 
 
@@ -39,6 +40,7 @@ def write_link(link: Link) -> pb.Link:
         pod_ifindex=link.pod_ifindex,
         netns_inode=link.netns_inode,
         up=link.up,
+        chained=link.chained,
     )
 
 

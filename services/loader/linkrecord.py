@@ -1,6 +1,9 @@
 """The link records: one JSON file per link in `<state>/links/`, read into memory once, when the loader starts.
 
-    <host ifname>.json     a LinkRecord (linkspec.py) with the format's number
+    <record's key>.json    a LinkRecord (linkspec.py) with the format's number
+
+    1    a link of podlane's own
+    2    a chained one; loaders that only know 1 would take it for their own and delete it
 
 A record is written before the kernel is touched and again when all is done, each time beside and renamed over: a
 reader or a kill finds the old one or the new one. Nothing is synced: the directory is on a tmpfs and lives as long as
@@ -20,7 +23,7 @@ from services.common.model import AssignedAddress, Attachment, Route, format_add
 from services.loader import files
 from services.loader.linkspec import LinkRecord, LinkSpec, OffloadSizes
 
-FORMAT = 1
+FORMAT, _FORMAT_UNCHAINED = 2, 1
 _SUFFIX = ".json"
 _BESIDE = ".new"
 
@@ -34,7 +37,7 @@ def write(record: LinkRecord) -> str:
     """Return a record's text."""
     spec = record.spec
     values = {
-        "format": FORMAT,
+        "format": FORMAT if spec.chained else _FORMAT_UNCHAINED,
         "done": record.done,
         "attachment": [spec.attachment.network, spec.attachment.container_id, spec.attachment.ifname],
         "netns_path": spec.netns_path,
@@ -46,6 +49,7 @@ def write(record: LinkRecord) -> str:
         "pod_mac": format_mac(record.pod_mac),
         "mtu": record.mtu,
         "asked_at": record.asked_at,
+        **({"chained_ifname": record.chained_ifname} if spec.chained else {}),
         "asked": {
             "addresses": [
                 [format_prefix(one.address), format_address(one.gateway), format_prefix(one.range)]
@@ -100,6 +104,7 @@ def _record(values: Mapping[str, Any]) -> LinkRecord:
         route_mtu=int(asked["route_mtu"]),
         offload=OffloadSizes(**asked["offload"]),
         pod_mac=_mac(asked["pod_mac"]) if asked["pod_mac"] else None,
+        chained="chained_ifname" in values,
     )
     return LinkRecord(
         spec=spec,
@@ -113,6 +118,7 @@ def _record(values: Mapping[str, Any]) -> LinkRecord:
         pod_ifindex=int(values["pod_ifindex"]),
         # Loaders before it was written made links that are older than this one.
         asked_at=float(values.get("asked_at", 0.0)),
+        chained_ifname=str(values.get("chained_ifname", "")),
     )
 
 
@@ -141,32 +147,36 @@ class LinkRecords:
             paths = sorted(self._directory.glob("*" + _SUFFIX))
             contents = [(path, path.read_text()) for path in paths]
         records = (read(content, path) for path, content in contents)
-        self._records = {record.host_ifname: record for record in records}
+        self._records = {record.key: record for record in records}
 
-    def get(self, host_ifname: str) -> LinkRecord | None:
-        """Return the record of a link, None when there is none."""
-        return self._records.get(host_ifname)
+    def get(self, key: str) -> LinkRecord | None:
+        """Return the record of a link by its key, None when there is none."""
+        return self._records.get(key)
+
+    def named(self, host_ifname: str) -> LinkRecord | None:
+        """Return the record of a link by what its node's end is called, None when there is none."""
+        found = self._records.get(host_ifname)
+        return found or next((one for one in self._records.values() if one.chained_ifname == host_ifname), None)
 
     def all(self) -> list[LinkRecord]:
-        """Return all records, by the name of the link."""
+        """Return all records, by their keys."""
         return [record for _, record in sorted(self._records.items())]
 
     def put(self, record: LinkRecord) -> None:
         """Write a record. Raises Unavailable."""
-        ifname = record.host_ifname
-        path = self._path(ifname)
+        path = self._path(record.key)
         with _explained(path):
             files.replace(str(path), write(record))
-        self._records[ifname] = record
+        self._records[record.key] = record
 
-    def remove(self, host_ifname: str) -> None:
+    def remove(self, key: str) -> None:
         """Forget a link; none is fine. Raises Unavailable."""
-        with _explained(self._path(host_ifname)):
-            self._path(host_ifname).unlink(missing_ok=True)
-        self._records.pop(host_ifname, None)
+        with _explained(self._path(key)):
+            self._path(key).unlink(missing_ok=True)
+        self._records.pop(key, None)
 
-    def _path(self, host_ifname: str) -> Path:
-        return self._directory / (host_ifname + _SUFFIX)
+    def _path(self, key: str) -> Path:
+        return self._directory / (key + _SUFFIX)
 
 
 @contextlib.contextmanager

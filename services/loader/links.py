@@ -1,6 +1,7 @@
 """Pods' veth pairs: created, deleted, listed, compared with what was asked for, and missed when they go.
 
     create   record intended → both ends in the kernel → pod's end configured → record done      (linkmaker.py)
+    adopt    both ends found, which another plugin has made → record done                        (linkadopt.py)
     delete   the kernel reports it gone → record removed                                         (linkdelete.py)
     list     records beside the kernel's list, and a look into the pods                          (linklist.py)
     watch    every removal, whoever caused it                                                    (linkwatch.py)
@@ -10,6 +11,7 @@ Invariants
   for the kernel's own lock.
 - Every `lxc` link has a record from before it exists until after it is gone. A kill -9 at any point leaves at most an
   intended record and half a link; the next start removes both, and so does a repeat of the request.
+- A chained link is only remembered: deleting it forgets the record, and its plugin deletes the interface.
 - A finished link is never replaced by a request that differs from it: that is AlreadyExists, and the pod keeps its
   network.
 - `create` and `delete` must run to their end once begun: the servicer shields them from callers that hang up.
@@ -31,6 +33,7 @@ from services.common.errors import FailedPrecondition
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment, Phase
 from services.loader import linkspec
+from services.loader.linkadopt import LinkAdopter
 from services.loader.linkdelete import LinkDeletions
 from services.loader.linklist import LinkList, describe
 from services.loader.linkmaker import LinkMaker
@@ -56,7 +59,8 @@ class Links:
         self._node_mtu = node_mtu
         self._records = LinkRecords(directory)
         self._maker = LinkMaker(self._records)
-        self._monitor = LinkMonitor(linkspec.is_link)
+        self._adopter = LinkAdopter(self._records)
+        self._monitor = LinkMonitor(lambda ifname: linkspec.is_link(ifname) or self._records.named(ifname) is not None)
         self._deletions = LinkDeletions(self._monitor)
         self._list = LinkList(self._records, worker)
         self._locks = KeyedLocks()
@@ -85,17 +89,20 @@ class Links:
         await self._monitor.stop()
 
     async def create(self, spec: LinkSpec) -> CreatedLink:
-        """Make a link, or return it when it is there as asked for. The node's end is down until host.py raises it.
+        """Make a link, or return it when it is there as asked for. The node's end is down until host.py raises it. A
+        chained one is taken over.
 
         Raises InvalidArgument (naming the field), NotFound (no such namespace), AlreadyExists (a foreign interface
         of that name, or a link that differs), FailedPrecondition or Unavailable (the kernel refuses).
         """
         linkspec.check(spec)
-        mtu = spec.mtu or self._node_mtu()
+        mtu = spec.mtu or (0 if spec.chained else self._node_mtu())
         watch, asked = Stopwatch(), time.perf_counter_ns()
 
         def work(own: Rtnl) -> tuple[LinkRecord, LinkInfo, bool]:
             watch.phases.append(Phase("wait", (time.perf_counter_ns() - asked) // 1000))
+            if spec.chained:
+                return self._adopter.adopt(own, spec, watch)
             return self._maker.create(own, spec, mtu, watch)
 
         async with self._locks.hold(spec.attachment.host_ifname()):
@@ -118,7 +125,8 @@ class Links:
             if record is not None and record.spec.attachment != attachment:
                 return False  # the same container and interface on another network: that one isn't meant
             _check_meant(ifname, record, ifindex, idle)
-            existed = await self._deletions.delete(ifname)
+            chained = record is not None and record.spec.chained
+            existed = chained or await self._deletions.delete(ifname)
             self._records.remove(ifname)
         if existed:
             _log.debug("link deleted", attachment=str(attachment), ifname=ifname)
@@ -139,7 +147,7 @@ class Links:
 
         def removed(ifname: str, ifindex: int) -> None:
             # The record goes once the deletion that caused this is answered, so here it is still there.
-            record = self._records.get(ifname)
+            record = self._records.named(ifname)
             attachment = record.spec.attachment if record is not None else None
             queue.put_nowait(LinkRemoval(ifname, ifindex, attachment))
 
@@ -153,7 +161,7 @@ class Links:
 
 def _check_meant(ifname: str, record: LinkRecord | None, ifindex: int, idle: float) -> None:
     """Raise FailedPrecondition when the link is not the one that a deletion means: its pod's next ADD has begun."""
-    there = _index(ifname)
+    there = _index(record.host_ifname if record is not None else ifname)
     if ifindex and there not in {0, ifindex}:
         raise FailedPrecondition(f"{ifname} is another link by now: index {there}, not {ifindex}", ifindex=there)
     if idle and record is None and there:

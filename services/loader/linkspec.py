@@ -40,7 +40,7 @@ class LinkSpec:
     """A veth pair as asked for.
 
     `mtu` in bytes, 0: the node's. `route_mtu` in bytes: of routes that set none, 0: the device's. `pod_mac` None: any.
-    Routes are installed in the order given.
+    Routes are installed in the order given. `chained`: another plugin has made it, and `addresses` are what it has.
     """
 
     attachment: Attachment
@@ -51,6 +51,7 @@ class LinkSpec:
     route_mtu: int = 0
     offload: OffloadSizes = field(default_factory=OffloadSizes)
     pod_mac: bytes | None = None
+    chained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class LinkRecord:
 
     A namespace is known by its cookie (SO_NETNS_COOKIE): the kernel never gives one twice before a reboot, whereas
     inode numbers return within milliseconds. `asked_at` is when the link was last asked for, in seconds since boot
-    (CLOCK_MONOTONIC): a clock that is set must not make a link look old while its ADD is under way.
+    (CLOCK_MONOTONIC): a clock that is set must not make a link look old while its ADD is under way. `chained_ifname`
+    is what another plugin calls the node's end of a chained link.
     """
 
     spec: LinkSpec
@@ -72,11 +74,17 @@ class LinkRecord:
     host_ifindex: int = 0
     pod_ifindex: int = 0
     asked_at: float = 0.0
+    chained_ifname: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the record is known by: the name that the node's end has, or would have if it were ours."""
+        return self.spec.attachment.host_ifname()
 
     @property
     def host_ifname(self) -> str:
         """The node's end."""
-        return self.spec.attachment.host_ifname()
+        return self.chained_ifname or self.key
 
     def idle(self, now: float) -> float:
         """Return the seconds since it was last asked for. A time in the future is of an earlier boot."""
@@ -97,6 +105,7 @@ class Link:
     pod_ifindex: int
     netns_inode: int
     up: bool
+    chained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +225,8 @@ def differences(asked: LinkSpec, record: LinkRecord) -> list[str]:
     found = []
     if asked.attachment != made.attachment:
         found.append(f"it belongs to network {made.attachment.network}, not {asked.attachment.network}")
+    if asked.chained != made.chained:
+        found.append("it is another plugin's" if made.chained else "it is podlane's own")
     if asked.pod_mac is not None and asked.pod_mac != record.pod_mac:
         found.append(f"its MAC is {format_mac(record.pod_mac)}, not {format_mac(asked.pod_mac)}")
     if asked.mtu and asked.mtu != record.mtu:
@@ -268,7 +279,7 @@ def host_problems(record: LinkRecord, found: HostEnd | None) -> list[str]:
     problems = []
     if found.mac != record.host_mac:
         problems.append(f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.host_mac)}")
-    if found.mtu != record.mtu:
+    if found.mtu != record.mtu and not record.spec.chained:
         problems.append(f"{ifname}'s MTU is {found.mtu}, it was made with {record.mtu}")
     return problems
 
@@ -283,7 +294,7 @@ def pod_problems(record: LinkRecord, found: PodEnd | None) -> list[str]:
     problems = []
     if found.mac != record.pod_mac:
         problems.append(f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.pod_mac)}")
-    if found.mtu != record.mtu:
+    if found.mtu != record.mtu and not record.spec.chained:
         problems.append(f"{ifname}'s MTU is {found.mtu}, it was made with {record.mtu}")
     if not found.up:
         problems.append(f"{ifname} is down in the pod")

@@ -94,6 +94,7 @@ def read_endpoint(message: pb.EndpointConfig, field: str) -> model.EndpointSpec:
         addresses=addresses,
         identity=message.identity,
         options=_options(message.options, f"{field}.options"),
+        chained=message.chained,
     )
 
 

@@ -111,7 +111,9 @@ class PolicyEntry:
 
 @dataclass(frozen=True, slots=True)
 class EndpointSpec:
-    """An endpoint as its programs are to see it. `options` holds the switches that differ from the default."""
+    """An endpoint as its programs are to see it. `options` holds the switches that differ from the default; `chained`:
+    its link is another plugin's.
+    """
 
     id: int
     generation: int
@@ -123,6 +125,7 @@ class EndpointSpec:
     addresses: tuple[Address, ...]
     identity: int
     options: Mapping[str, bool] = field(default_factory=dict)
+    chained: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ it is kept and named.
 
     1    endpoint.json also has `policy_digest` and `policy_entries`; nobody reads them any more
     2    a policy is no part of it
+    3    endpoint.json has `chained`, and is written only for an endpoint that is: loaders before it would take its link
+         for their own
 """
 
 import json
@@ -26,7 +28,7 @@ from services.loader.model import (
     Routing,
 )
 
-FORMAT = 2
+FORMAT, _FORMAT_UNCHAINED = 3, 2
 # A line per value, for people. json's own indentation has no fast path, and this is written at each regeneration.
 _ENCODER = json.JSONEncoder(separators=(",\n ", ": "))
 
@@ -48,6 +50,7 @@ def write_endpoint(record: EndpointRecord) -> str:
             "addresses": list(map(format_address, spec.addresses)),
             "identity": spec.identity,
             "options": dict(spec.options),
+            **({"chained": True} if spec.chained else {}),
             "config_hash": record.config_hash,
             "template_hash": record.template_hash,
             "attach_mode": record.attach_mode,
@@ -63,7 +66,8 @@ def write_endpoint(record: EndpointRecord) -> str:
                 }
                 for program in record.programs
             ],
-        }
+        },
+        FORMAT if spec.chained else _FORMAT_UNCHAINED,
     )
 
 
@@ -100,8 +104,8 @@ def read_node(text: str, path: Path) -> NodeConfig:
     return _read(text, path, _node)
 
 
-def _write(values: Mapping[str, Any]) -> str:
-    return _ENCODER.encode({"format": FORMAT, **values}) + "\n"
+def _write(values: Mapping[str, Any], number: int = _FORMAT_UNCHAINED) -> str:
+    return _ENCODER.encode({"format": number, **values}) + "\n"
 
 
 def _read(text: str, path: Path, convert: Callable[[Any], T]) -> T:
@@ -139,6 +143,7 @@ def _endpoint(values: Any) -> EndpointRecord:
         addresses=tuple(ip_address(text) for text in values["addresses"]),
         identity=int(values["identity"]),
         options={name: bool(on) for name, on in values["options"].items()},
+        chained=bool(values.get("chained", False)),
     )
     programs = tuple(
         Program(

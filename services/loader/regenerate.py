@@ -323,6 +323,7 @@ def _constants(spec: EndpointSpec, node: NodeConfig) -> dict[str, int | bytes]:
         pod_mac=spec.pod_mac,
         host_mac=spec.host_mac,
         host_ifindex=spec.host_ifindex,
+        chained=spec.chained,
     )
 
 

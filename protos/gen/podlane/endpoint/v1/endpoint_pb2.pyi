@@ -733,7 +733,9 @@ class CreateEndpointRequest(_message.Message):
 
     @_builtins.property
     def addresses(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.AssignedAddress]:
-        """As AllocateAddresses returned them."""
+        """As AllocateAddresses returned them; with a chained link those that another plugin has given: they are no concern of
+        ipam's, and other nodes aren't told of them.
+        """
 
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:

@@ -593,12 +593,19 @@ class CreateLinkRequest(_message.Message):
     ROUTE_MTU_FIELD_NUMBER: _builtins.int
     OFFLOAD_FIELD_NUMBER: _builtins.int
     POD_MAC_FIELD_NUMBER: _builtins.int
+    CHAINED_FIELD_NUMBER: _builtins.int
     netns_path: _builtins.str
     """Path of the pod's network namespace (CNI_NETNS)."""
     mtu: _builtins.int
     """Bytes; 0: the node's."""
     route_mtu: _builtins.int
     """Bytes; the MTU of routes that don't set one; 0: the device's."""
+    chained: _builtins.bool
+    """Take over the interface of that name which another CNI plugin has made in the namespace, with its peer on the node,
+    instead of making one: `addresses` are those that it has, and nothing but the attachment and `netns_path` is used
+    beside them. FAILED_PRECONDITION: it has no end on this node.
+    next field: 10
+    """
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -611,9 +618,7 @@ class CreateLinkRequest(_message.Message):
     def offload(self) -> Global___OffloadSizes: ...
     @_builtins.property
     def pod_mac(self) -> _types_pb2.MacAddress:
-        """Absent: a random unicast address.
-        next field: 9
-        """
+        """Absent: a random unicast address."""
 
     def __init__(
         self,
@@ -626,10 +631,11 @@ class CreateLinkRequest(_message.Message):
         route_mtu: _builtins.int = ...,
         offload: Global___OffloadSizes | None = ...,
         pod_mac: _types_pb2.MacAddress | None = ...,
+        chained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "offload", b"offload", "pod_mac", b"pod_mac"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "mtu", b"mtu", "netns_path", b"netns_path", "offload", b"offload", "pod_mac", b"pod_mac", "route_mtu", b"route_mtu", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "chained", b"chained", "mtu", b"mtu", "netns_path", b"netns_path", "offload", b"offload", "pod_mac", b"pod_mac", "route_mtu", b"route_mtu", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -681,8 +687,11 @@ class Link(_message.Message):
     POD_IFINDEX_FIELD_NUMBER: _builtins.int
     NETNS_INODE_FIELD_NUMBER: _builtins.int
     UP_FIELD_NUMBER: _builtins.int
+    CHAINED_FIELD_NUMBER: _builtins.int
     host_ifname: _builtins.str
-    """The node's end: `lxc` and the first 12 hex digits of SHA-256("containerID:ifname")."""
+    """The node's end: `lxc` and the first 12 hex digits of SHA-256("containerID:ifname"); chained: whatever its plugin
+    calls it.
+    """
     host_ifindex: _builtins.int
     """0: the kernel has lost the link, only its record is there."""
     netns_path: _builtins.str
@@ -692,8 +701,10 @@ class Link(_message.Message):
     netns_inode: _builtins.int
     """inode of the pod's network namespace; 0 when it can't be opened any more."""
     up: _builtins.bool
-    """Whether the node's end is up.
-    next field: 11
+    """Whether the node's end is up."""
+    chained: _builtins.bool
+    """Another plugin has made it, addressed it and will delete it: DeleteLink only forgets it.
+    next field: 12
     """
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
@@ -714,10 +725,11 @@ class Link(_message.Message):
         pod_ifindex: _builtins.int = ...,
         netns_inode: _builtins.int = ...,
         up: _builtins.bool = ...,
+        chained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "host_mac", b"host_mac", "pod_mac", b"pod_mac"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "host_mac", b"host_mac", "mtu", b"mtu", "netns_inode", b"netns_inode", "netns_path", b"netns_path", "pod_ifindex", b"pod_ifindex", "pod_mac", b"pod_mac", "up", b"up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "chained", b"chained", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "host_mac", b"host_mac", "mtu", b"mtu", "netns_inode", b"netns_inode", "netns_path", b"netns_path", "pod_ifindex", b"pod_ifindex", "pod_mac", b"pod_mac", "up", b"up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1001,6 +1013,7 @@ class EndpointConfig(_message.Message):
     IDENTITY_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     HOST_IFNAME_FIELD_NUMBER: _builtins.int
+    CHAINED_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """1–65535."""
     generation: _builtins.int
@@ -1009,7 +1022,11 @@ class EndpointConfig(_message.Message):
     identity: _builtins.int
     """Security identity."""
     host_ifname: _builtins.str
-    """next field: 11"""
+    chained: _builtins.bool
+    """On a link of another plugin: the programs only decide whether packets may pass, that plugin takes them where they
+    go. The node's end, routes and neighbours are left as they are.
+    next field: 12
+    """
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -1037,10 +1054,11 @@ class EndpointConfig(_message.Message):
         identity: _builtins.int = ...,
         options: _abc.Iterable[Global___EndpointOption] | None = ...,
         host_ifname: _builtins.str = ...,
+        chained: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "host_mac", b"host_mac", "pod_mac", b"pod_mac"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "host_mac", b"host_mac", "id", b"id", "identity", b"identity", "options", b"options", "pod_mac", b"pod_mac"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "chained", b"chained", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "host_mac", b"host_mac", "id", b"id", "identity", b"identity", "options", b"options", "pod_mac", b"pod_mac"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
