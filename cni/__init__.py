@@ -10,6 +10,7 @@ The interpreter itself starts with as little as it can (utf8.py), and the module
     jsontext.py     JSON by CPython's own scanner and encoder, without the package around them
     session.py      one call: attachment, services, deadline, steps for the log
     add.py          AllocateAddresses → CreateLink → CreateEndpoint, and what is undone when one of them fails
+    chain.py        the same behind another plugin: its interface is taken over, CreateLink → CreateEndpoint
     teardown.py     DeleteEndpoint → DeleteLink → ReleaseAddresses: DEL, undo and GC
     check.py        CHECK      status.py  STATUS      gc.py  GC
     result.py       the result of an ADD in the version that was asked for

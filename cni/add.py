@@ -37,22 +37,21 @@ ABSENT, MADE, STOOD, UNKNOWN = "absent", "made", "stood", "unknown"
 class Addition:
     """One ADD: `run`, and `undo` if `run` raised or its result didn't reach the runtime."""
 
-    __slots__ = ("_addresses", "_asked", "_endpoint", "_link", "_new", "_session")
+    __slots__ = ("_addresses", "_endpoint", "_link", "_new", "_session")
 
-    def __init__(self, session: "Session", asked: "LinkConfig") -> None:
+    def __init__(self, session: "Session") -> None:
         """Begin with nothing done."""
         self._session = session
-        self._asked = asked
         self._addresses = self._link = self._endpoint = ABSENT
         # Whether the attachment cannot have a running pod behind it.
         self._new = False
 
-    def run(self) -> "dict[str, Any]":
+    def run(self, asked: "LinkConfig") -> "dict[str, Any]":
         """Do the three steps and return the result. Raises StepFailed."""
-        asked, session = self._asked, self._session
-        given = self._allocate()
-        link = self._create_link(given)
-        self._create_endpoint(given, link)
+        session = self._session
+        given = self._allocate(asked)
+        link = self._create_link(self._link_asked(given, asked))
+        self._create_endpoint(link, given["allocation"]["addresses"], asked.pod, asked.labels)
         made = result.build(
             session.config.version,
             link,
@@ -65,8 +64,7 @@ class Addition:
         made["dns"] = asked.dns
         return made
 
-    def _allocate(self) -> "Values":
-        asked = self._asked
+    def _allocate(self, asked: "LinkConfig") -> "Values":
         request = {
             "owner": self._session.attachment,
             "pod": asked.pod,
@@ -85,11 +83,10 @@ class Addition:
         self._new = self._addresses == MADE or reserved
         return given
 
-    def _create_link(self, given: "Values") -> bytes:
-        asked, session = self._asked, self._session
-        request = {
-            "attachment": session.attachment,
-            "netns_path": session.environment.netns,
+    def _link_asked(self, given: "Values", asked: "LinkConfig") -> "Values":
+        return {
+            "attachment": self._session.attachment,
+            "netns_path": self._session.environment.netns,
             "addresses": given["allocation"]["addresses"],
             "routes": given["routes"],
             "mtu": asked.mtu or given["mtu"],
@@ -97,22 +94,26 @@ class Addition:
             "offload": asked.offload or None,
             "pod_mac": {"packed": asked.mac} if asked.mac else None,
         }
+
+    def _create_link(self, request: "Values") -> bytes:
         try:
-            answer = session.call(messages.CREATE_LINK, request)
+            answer = self._session.call(messages.CREATE_LINK, request)
         except StepFailed as failed:
             self._link = UNKNOWN if failed.may_have_happened else ABSENT
             raise
         self._link = _outcome(answer)
         return answer["link"] or b""
 
-    def _create_endpoint(self, given: "Values", link: bytes) -> None:
+    def _create_endpoint(
+        self, link: bytes, addresses: "list[bytes]", pod: dict[str, str], labels: dict[str, str]
+    ) -> None:
         session = self._session
         request = {
             "attachment": session.attachment,
-            "pod": self._asked.pod,
+            "pod": pod,
             "link": link,
-            "addresses": given["allocation"]["addresses"],
-            "labels": self._asked.labels,
+            "addresses": addresses,
+            "labels": labels,
         }
         try:
             answer = session.call(messages.CREATE_ENDPOINT, request)

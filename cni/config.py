@@ -5,8 +5,8 @@ an impossible value is refused by name: a typo must not become a default. Only t
 that a pod can be taken down although somebody broke what only an ADD needs.
 
     every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, logFile, logLevel
-    ADD          mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize, groIpv4MaxSize, labels, dns,
-                 runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
+    ADD          chaining-mode, prevResult (chain.py); mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize,
+                 groIpv4MaxSize, labels, dns, runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
                  CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
     CHECK        prevResult
     GC           cni.dev/valid-attachments
@@ -46,6 +46,15 @@ OFFLOAD_KEYS = {
     "groMaxSize": "gro_max_size",
     "gsoIpv4MaxSize": "gso_ipv4_max_size",
     "groIpv4MaxSize": "gro_ipv4_max_size",
+}
+# As Cilium has them; True: behind a plugin whose veth pair is taken over.
+CHAINING_MODES = {
+    "none": False,
+    "portmap": False,
+    "generic-veth": True,
+    "aws-cni": True,
+    "azure": True,
+    "flannel": True,
 }
 POD_ARGS = {"K8S_POD_NAMESPACE": "namespace", "K8S_POD_NAME": "name", "K8S_POD_UID": "uid"}
 OTHER_ARGS = ("IP", "MAC", "IgnoreUnknown", "K8S_POD_INFRA_CONTAINER_ID")
@@ -94,20 +103,15 @@ class LinkConfig:
 
     def __init__(self, document: "dict[str, Any]", environment: Environment) -> None:
         """Check; raises CniError with code 7, or 4 for CNI_ARGS."""
-        if "prevResult" in document:
-            raise CniError(
-                BAD_CONFIG,
-                "prevResult: podlane can't be chained behind another plugin yet; make it the first in the list",
-            )
         self.mtu = number(document, "mtu")
         self.route_mtu = number(document, "routeMtu")
         self.pool = text(document, "pool")
         self.offload = {field: number(document, key) for key, field in OFFLOAD_KEYS.items() if key in document}
-        self.labels = {**_labels(document), **_pod_labels(document)}
+        self.labels = pod_labels(document)
         self.dns = typed(document, "dns", dict, "an object", {})
         runtime = typed(document, "runtimeConfig", dict, "an object", {})
         arguments = parse_args(environment)
-        self.pod = {field: arguments.get(name, "") for name, field in POD_ARGS.items()}
+        self.pod = pod_of(arguments)
         mac = text(runtime, "mac", prefix="runtimeConfig.")
         self.mac = (
             parse_mac("runtimeConfig.mac", mac, BAD_CONFIG)
@@ -180,6 +184,36 @@ def _timeout(document: "dict[str, Any]") -> float:
             BAD_CONFIG, f"timeoutSeconds must be a number up to {LONGEST_TIMEOUT_SECONDS}, not {quoted(value)}"
         )
     return float(value)
+
+
+def chains(document: "dict[str, Any]") -> bool:
+    """Return whether an ADD takes over what the plugin before has made: it does when there is one, unless
+    `chaining-mode` says otherwise. Raises CniError with code 7 when mode and place in the list don't fit.
+    """
+    mode, behind = text(document, "chaining-mode"), "prevResult" in document
+    if mode and mode not in CHAINING_MODES:
+        raise CniError(BAD_CONFIG, f"chaining-mode {quoted(mode)} is not one of {', '.join(CHAINING_MODES)}")
+    if behind and mode and not CHAINING_MODES[mode]:
+        raise CniError(
+            BAD_CONFIG,
+            f"chaining-mode {mode} makes podlane the first plugin of the list, and prevResult says that another one "
+            "was before it; generic-veth takes its interface over",
+        )
+    if not behind and CHAINING_MODES.get(mode):
+        raise CniError(
+            BAD_CONFIG, f"chaining-mode {mode} needs prevResult: put podlane behind the plugin that makes the interface"
+        )
+    return behind
+
+
+def pod_of(arguments: dict[str, str]) -> dict[str, str]:
+    """Return the pod that CNI_ARGS name, as the services have it."""
+    return {field: arguments.get(name, "") for name, field in POD_ARGS.items()}
+
+
+def pod_labels(document: "dict[str, Any]") -> dict[str, str]:
+    """Return the network's labels, and over them the pod's."""
+    return {**_labels(document), **_pod_labels(document)}
 
 
 def _labels(document: "dict[str, Any]") -> dict[str, str]:

@@ -84,6 +84,7 @@ CREATE_LINK_REQUEST = Message(
     (6, "route_mtu", NUMBER),
     (7, "offload", MESSAGE, OFFLOAD_SIZES),
     (8, "pod_mac", MESSAGE, MAC_ADDRESS),
+    (9, "chained", FLAG),
 )
 CREATE_LINK_RESPONSE = Message("CreateLinkResponse", (1, "link", RAW), (2, "created", FLAG))
 DELETE_LINK_REQUEST = Message("DeleteLinkRequest", (1, "attachment", MESSAGE, ATTACHMENT))

@@ -16,7 +16,10 @@ from cni.spec import CniError, Environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
+
+    from cni.add import Addition
 
 STDIN, STDOUT = 0, 1
 # A node's worth of valid attachments is some 20 KiB.
@@ -94,11 +97,24 @@ class Call:
 
 def _add(session: Session) -> None:
     from cni.add import Addition
-    from cni.config import LinkConfig
+    from cni.config import LinkConfig, chains
 
-    addition = Addition(session, LinkConfig(session.config.document, session.environment))
+    document = session.config.document
+    if chains(document):
+        from cni.chain import ChainConfig, Chained
+
+        behind = ChainConfig(document, session.environment)
+        chained = Chained(session)
+        _attempt(chained, lambda: chained.follow(behind))
+    else:
+        asked = LinkConfig(document, session.environment)
+        addition = Addition(session)
+        _attempt(addition, lambda: addition.run(asked))
+
+
+def _attempt(addition: "Addition", work: "Callable[[], dict[str, Any]]") -> None:
     try:
-        _answer(addition.run())
+        _answer(work())
     except BaseException as error:
         undone = addition.undo()
         if isinstance(error, CniError) and undone:

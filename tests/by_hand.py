@@ -20,7 +20,7 @@ ALLOW_ALL = [loader_pb2.PolicyEntry(direction=loader_pb2.TrafficDirection.ValueT
 
 def attachment(pod: Pod) -> types.Attachment:
     """Return what the shim would call this pod's interface."""
-    return types.Attachment(network=NETWORK, container_id=pod.container_id, ifname=pod.ifname)
+    return types.Attachment(network=pod.network, container_id=pod.container_id, ifname=pod.ifname)
 
 
 class ByHand:

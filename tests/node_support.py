@@ -55,6 +55,7 @@ class Pod:
     ifname: str = "eth0"
     name: str = "web"
     namespace: str = "default"
+    network: str = "podlane"
 
     @property
     def path(self) -> str:

@@ -142,8 +142,9 @@ class AsyncProcess:
 
 
 def spawn(module: str, argv: Sequence[str], *, netns: str = "", stdout: Any = None, stderr: Any = None) -> Process:
-    """Start `python -m MODULE ARGV`, in a session of its own. `netns` is a path; a file that is None is ours. There is no
-    input.
+    """Start `python -m MODULE ARGV`, in a session of its own. `netns` is a path; a file that is None is ours.
+
+    There is no input.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.connect(_launcher(module).path)

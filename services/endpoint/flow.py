@@ -8,6 +8,8 @@ a step that failed may have come half-way, so each undo must also be right when 
 that fails ends the undoing: the steps before it stay, above all the record, which must outlive whatever it names,
 and the endpoint stays as a remainder that is taken down later. Deleting has no undo: it only ever goes on.
 
+The addresses of a chained endpoint are another plugin's: nothing is confirmed, nothing agreed on and nothing freed.
+
 The confirmation of the reservation runs beside the building of the datapath, because neither needs the other and a
 pod waits for both. Its undo makes the addresses a reservation again, so that the caller finds them as it left them.
 
@@ -100,17 +102,16 @@ class Creation:
     async def run(self, event: RegenerationEvent) -> None:
         """Make the endpoint, or leave none. Raises the first error."""
         self._phases.append(Phase("queue", _since(self._begin)))
-        await run(
-            (
-                Step("record", self._record, self._forget),
-                Step("confirmation", self._begin_confirmation, self._give_back),
-                Step("peers", self._tell_others),
-                Step("datapath", lambda: self._build(event), self._take_down),
-                Step("agreement", self._agree),
-                Step("ready", self._ready),
-            ),
-            self._stuck,
+        ours = not self._managed.endpoint.spec.link.chained
+        steps = (
+            Step("record", self._record, self._forget),
+            *((Step("confirmation", self._begin_confirmation, self._give_back),) if ours else ()),
+            Step("peers", self._tell_others),
+            Step("datapath", lambda: self._build(event), self._take_down),
+            *((Step("agreement", self._agree),) if ours else ()),
+            Step("ready", self._ready),
         )
+        await run(steps, self._stuck)
         self._managed.queue.enqueue(Event("the end of its record", self._complete))
 
     async def _record(self) -> None:
@@ -223,6 +224,8 @@ async def take_down(managed: ManagedEndpoint, addresses: Addresses, store: Store
         await loader.remove(endpoint.id, endpoint.generation)
 
     async def free() -> None:
+        if endpoint.spec.link.chained:
+            return
         if addresses is Addresses.RELEASE:
             await ipam.release(endpoint.spec.attachment)
         elif addresses is Addresses.GIVE_BACK:

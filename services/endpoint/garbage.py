@@ -152,7 +152,7 @@ def _endpoints(view: _View) -> Iterator[Finding]:
 
 def _endpoint(view: _View, endpoint: Endpoint) -> Finding | None:
     attachment, link = endpoint.spec.attachment, endpoint.spec.link
-    if link.host_ifname != attachment.host_ifname():
+    if link.host_ifname != attachment.host_ifname() and not link.chained:
         return None  # not made by the loader, which doesn't list it
     there = view.link(link.host_ifname, link.host_ifindex)
     if there is None:
@@ -202,7 +202,7 @@ def _datapath(view: _View, datapath: Datapath) -> Finding | None:
     attachment = datapath.attachment
     if attachment is None:
         nobody = f"no endpoint has id {datapath.id}"
-    elif datapath.host_ifname == attachment.host_ifname():
+    elif datapath.host_ifname == attachment.host_ifname() or datapath.host_ifname in view.named:
         nobody = f"no endpoint has id {datapath.id} in generation {datapath.generation}"
     else:
         return None  # on a link that the loader doesn't list
@@ -245,6 +245,11 @@ def _link(view: _View, link: LinkState) -> Finding | None:
         return Finding(Kind.LINK, link, None, evidence, Action.KEEP, why)
     nobody = f"no endpoint of {link.attachment} stands on it"
     traffic = _traffic(view, link)
+    if link.chained and not view.on(link) and link.idle >= view.seen.grace:
+        since = f"it was chained {link.idle} s ago"
+        return Finding(
+            Kind.LINK, link, link.attachment, (nobody, since, "only the record goes, the link is a plugin's")
+        )
     if traffic and not link.abandoned:
         return Finding(Kind.LINK, link, link.attachment, (nobody, *traffic), Action.KEEP, _KEPT_RUNNING)
     if link.idle < view.seen.grace:

@@ -128,7 +128,7 @@ class LogEntry:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A pod's veth pair as the loader made it."""
+    """A pod's veth pair as the loader made it, or `chained`: as another CNI plugin has made it."""
 
     attachment: Attachment
     host_ifname: str
@@ -140,6 +140,7 @@ class Link:
     pod_ifindex: int = 0
     netns_inode: int = 0
     up: bool = False
+    chained: bool = False
 
     def is_same(self, other: Self) -> bool:
         """Return whether both are one pair in the kernel; `up` and what describes the namespace may differ."""

@@ -183,6 +183,7 @@ class LinkState:
 
     `attachment` None: there is no record of it. `host_ifindex` 0: there is only a record. `idle` is the seconds since
     it was last asked for. `processes` live where the pod's end is; told only when the namespace has lost its path.
+    `chained`: another plugin has made it and deletes it.
     """
 
     attachment: Attachment | None
@@ -193,6 +194,7 @@ class LinkState:
     idle: int
     namespace: Namespace
     processes: tuple[str, ...] = ()
+    chained: bool = False
 
     @property
     def abandoned(self) -> bool:

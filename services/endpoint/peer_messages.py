@@ -55,6 +55,7 @@ def read_link(message: loader_pb2.Link, field: str, *, recorded: bool = True) ->
         pod_ifindex=message.pod_ifindex,
         netns_inode=message.netns_inode,
         up=message.up,
+        chained=message.chained,
     )
 
 
@@ -71,6 +72,7 @@ def write_link(link: Link) -> loader_pb2.Link:
         pod_ifindex=link.pod_ifindex,
         netns_inode=link.netns_inode,
         up=link.up,
+        chained=link.chained,
     )
 
 
@@ -98,6 +100,7 @@ def write_config(endpoint: Endpoint, options: Options) -> loader_pb2.EndpointCon
         addresses=map(wire.write_address, endpoint.spec.ips),
         identity=endpoint.identity,
         options=[loader_pb2.EndpointOption(name=name, enabled=enabled) for name, enabled in options.items()],
+        chained=link.chained,
     )
 
 
@@ -242,6 +245,7 @@ def read_link_state(message: loader_pb2.LinkStatus) -> LinkState:
         idle=message.idle_seconds,
         namespace=Namespace(message.namespace),
         processes=tuple(message.processes),
+        chained=link.chained,
     )
 
 

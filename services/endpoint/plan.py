@@ -133,7 +133,9 @@ def _wish_problems(endpoint: Endpoint, wanted: Wanted, datapath: Datapath | None
 
 
 def claim(endpoint: Endpoint, allocation: Allocation | None) -> Claim:
-    """Decide how ipam comes to hold an endpoint's addresses for it."""
+    """Decide how ipam comes to hold an endpoint's addresses for it; those of a chained one aren't ipam's."""
+    if endpoint.spec.link.chained:
+        return Claim.HELD
     if allocation is None:
         return Claim.ALLOCATE
     if not agrees(endpoint.spec, allocation):
@@ -151,6 +153,8 @@ def agrees(spec: EndpointSpec, allocation: Allocation) -> bool:
 def allocation_problems(endpoint: Endpoint, allocation: Allocation | None) -> tuple[str, ...]:
     """Say how ipam's books differ from the endpoint, one sentence each."""
     ips = join(endpoint.spec.ips)
+    if endpoint.spec.link.chained:
+        return ()
     if allocation is None:
         return (endpoint.lost or f"ipam holds nothing for {endpoint.spec.attachment}, which uses {ips}",)
     if not agrees(endpoint.spec, allocation):

@@ -70,7 +70,8 @@ class Publisher:
             await self._kvstore.delete(self._key(managed.endpoint.id))
 
         self._all[managed.endpoint.id] = managed
-        if self._addresses is not None:
+        # A chained one's addresses may be of a range that every node has: bridges with host-local, for example.
+        if self._addresses is not None and not managed.endpoint.spec.link.chained:
             self._addresses.begin(managed, delay)
         if not managed.controllers.trigger(SYNC, delay):
             sync = Parameters(run=run, interval=self._interval, interval_jitter=0.1, stop=stop)

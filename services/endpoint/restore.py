@@ -139,7 +139,7 @@ class _Seen:
     def of(self, managed: ManagedEndpoint) -> Observed:
         attachment = managed.endpoint.spec.attachment
         return Observed(
-            self._links.get(attachment.host_ifname()),
+            self._links.get(managed.endpoint.spec.link.host_ifname),
             self._datapaths.get(managed.endpoint.id),
             self._allocations.get(attachment),
         )

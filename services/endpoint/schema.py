@@ -77,4 +77,7 @@ MIGRATIONS = (
     CREATE TABLE node (instance TEXT NOT NULL) STRICT;
     INSERT INTO node VALUES (lower(hex(randomblob(16))));
     """,
+    """
+    ALTER TABLE endpoints ADD COLUMN chained INTEGER NOT NULL DEFAULT 0;
+    """,
 )

@@ -39,7 +39,7 @@ from services.endpoint.policystore import NOTE_IDENTITY
 
 T = TypeVar("T")
 
-_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 24)})"  # noqa: S608 - only question marks
+_INSERT = f"INSERT INTO endpoints VALUES ({', '.join('?' * 25)})"  # noqa: S608 - only question marks
 
 
 class Store:
@@ -76,7 +76,7 @@ class Store:
 
         def change(connection: Connection) -> None:
             _note_identity(connection, endpoint)
-            connection.execute(_INSERT, values)
+            connection.execute(_INSERT, (*values, endpoint.spec.link.chained))
             connection.executemany("INSERT INTO addresses VALUES (?, ?, ?, ?, ?)", addresses)
             # Concurrent creations need not arrive in the order of their generations.
             counter = (endpoint.id, endpoint.generation, endpoint.generation)
@@ -255,6 +255,7 @@ def _read_link(row: Row, attachment: Attachment) -> Link:
         pod_ifindex=row["pod_ifindex"],
         netns_inode=row["netns_inode"],
         up=True,
+        chained=bool(row["chained"]),
     )
 
 

@@ -187,7 +187,7 @@ def test_other_directories_are_nobodys_endpoint(state: StateDir) -> None:
         ("", "is damaged"),
         ("[]", "is damaged"),
         ('{"format": 1}', "is damaged"),
-        ('{"format": 3}', "a newer podlane wrote it"),
+        ('{"format": 4}', "a newer podlane wrote it"),
     ],
 )
 def test_a_damaged_or_newer_record_is_refused_and_kept(state: StateDir, content: str, says: str) -> None:

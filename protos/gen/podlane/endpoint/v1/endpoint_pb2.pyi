@@ -734,7 +734,7 @@ class CreateEndpointRequest(_message.Message):
     @_builtins.property
     def addresses(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.AssignedAddress]:
         """As AllocateAddresses returned them; with a chained link those that another plugin has given: they are no concern of
-        ipam's, and other nodes aren't told of them.
+        ipam's, and other nodes aren't told whose they are.
         """
 
     @_builtins.property
