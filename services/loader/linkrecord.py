@@ -23,7 +23,7 @@ from services.common.model import AssignedAddress, Attachment, Route, format_add
 from services.loader import files
 from services.loader.linkspec import LinkRecord, LinkSpec, OffloadSizes
 
-FORMAT, _FORMAT_UNCHAINED = 2, 1
+FORMAT, FORMAT_UNCHAINED = 2, 1
 _SUFFIX = ".json"
 _BESIDE = ".new"
 
@@ -37,7 +37,7 @@ def write(record: LinkRecord) -> str:
     """Return a record's text."""
     spec = record.spec
     values = {
-        "format": FORMAT if spec.chained else _FORMAT_UNCHAINED,
+        "format": FORMAT if spec.chained else FORMAT_UNCHAINED,
         "done": record.done,
         "attachment": [spec.attachment.network, spec.attachment.container_id, spec.attachment.ifname],
         "netns_path": spec.netns_path,

@@ -28,7 +28,7 @@ from services.loader.model import (
     Routing,
 )
 
-FORMAT, _FORMAT_UNCHAINED = 3, 2
+FORMAT, FORMAT_UNCHAINED = 3, 2
 # A line per value, for people. json's own indentation has no fast path, and this is written at each regeneration.
 _ENCODER = json.JSONEncoder(separators=(",\n ", ": "))
 
@@ -67,7 +67,7 @@ def write_endpoint(record: EndpointRecord) -> str:
                 for program in record.programs
             ],
         },
-        FORMAT if spec.chained else _FORMAT_UNCHAINED,
+        FORMAT if spec.chained else FORMAT_UNCHAINED,
     )
 
 
@@ -104,7 +104,7 @@ def read_node(text: str, path: Path) -> NodeConfig:
     return _read(text, path, _node)
 
 
-def _write(values: Mapping[str, Any], number: int = _FORMAT_UNCHAINED) -> str:
+def _write(values: Mapping[str, Any], number: int = FORMAT_UNCHAINED) -> str:
     return _ENCODER.encode({"format": number, **values}) + "\n"
 
 

@@ -88,11 +88,11 @@ async def test_an_ill_typed_key_is_code_7_and_named(plugin: Plugin):
     assert "mtu" in outcome.error["msg"]
 
 
-async def test_chaining_is_refused_with_what_to_do(plugin: Plugin):
+async def test_chaining_behind_a_plugin_that_gives_no_address_is_refused(plugin: Plugin):
     outcome = await plugin.cni("ADD", {**CONF, "prevResult": {"ips": []}})
 
     assert outcome.error["code"] == 7
-    assert "prevResult" in outcome.error["msg"]
+    assert "prevResult has no address of eth0" in outcome.error["msg"]
 
 
 async def test_the_error_has_the_version_of_the_configuration(plugin: Plugin):

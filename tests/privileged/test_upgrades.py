@@ -103,15 +103,15 @@ def test_a_recorded_file_is_read_and_what_it_said_is_written_again(recorded: Pat
     if name == "endpoint.json":
         paths = list(recorded.glob("state/*/endpoint.json"))
         again = [record.write_endpoint(record.read_endpoint(path.read_text(), path)) for path in paths]
-        today = record.FORMAT
+        today = record.FORMAT_UNCHAINED
     elif name == "node.json":
         paths = [recorded / "state" / "globals" / "node.json"]
         again = [record.write_node(record.read_node(path.read_text(), path)) for path in paths]
-        today = record.FORMAT
+        today = record.FORMAT_UNCHAINED
     else:
         paths = list(recorded.glob("links/*.json"))
         again = [linkrecord.write(linkrecord.read(path.read_text(), path)) for path in paths]
-        today = linkrecord.FORMAT
+        today = linkrecord.FORMAT_UNCHAINED
 
     assert paths
     for path, rewritten in zip(paths, again, strict=True):

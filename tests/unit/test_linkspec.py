@@ -211,6 +211,35 @@ def test_whatever_a_damaged_record_holds_it_is_corrupt_state_with_the_path(conte
         linkrecord.read(content, Path("/run/lxc1.json"))
 
 
+CHAINED = dataclasses.replace(RECORD, spec=dataclasses.replace(SPEC, chained=True), chained_ifname="veth7")
+
+
+def test_a_chained_link_has_a_format_that_older_loaders_refuse():
+    """They would take it for their own and delete it."""
+    written = linkrecord.write(CHAINED)
+    assert linkrecord.read(written, Path("x.json")) == CHAINED
+    assert (json.loads(written)["format"], json.loads(linkrecord.write(RECORD))["format"]) == (2, 1)
+
+
+def test_a_chained_link_is_found_by_its_attachment_and_by_its_name(tmp_path: Path):
+    records = LinkRecords(tmp_path)
+    records.open()
+    records.put(CHAINED)
+
+    assert records.get(SPEC.attachment.host_ifname()) == CHAINED
+    assert records.named("veth7") == CHAINED
+    assert records.named("veth8") is None
+    assert CHAINED.host_ifname == "veth7"
+    records.remove(CHAINED.key)
+    assert records.named("veth7") is None
+
+
+def test_a_chained_links_mtu_and_routes_are_its_plugins_matter():
+    host = HostEnd(RECORD.host_ifindex, RECORD.host_mac, 9000)
+    assert linkspec.host_problems(CHAINED, host) == []
+    assert linkspec.host_problems(RECORD, host) != []
+
+
 def test_records_are_found_again_by_the_next_loader(tmp_path: Path):
     records = LinkRecords(tmp_path)
     records.open()

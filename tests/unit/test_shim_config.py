@@ -89,8 +89,6 @@ def test_defaults_are_those_of_the_services():
         ("pool", "\udfff"),
         ("dns", []),
         ("runtimeConfig", []),
-        ("prevResult", {}),
-        ("prevResult", None),
     ],
 )
 def test_an_ill_typed_key_is_code_7_and_named(key: str, value: Any):

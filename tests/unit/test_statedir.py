@@ -1,6 +1,7 @@
 """The state directory: at any moment `<id>` is whole or absent."""
 
 import dataclasses
+import json
 import os
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -59,6 +60,14 @@ def commit(state: StateDir, record: EndpointRecord = RECORD) -> None:
 
 def test_a_record_survives_being_written_and_read() -> None:
     assert text.read_endpoint(text.write_endpoint(RECORD), Path("x")) == RECORD
+
+
+def test_a_chained_endpoint_has_a_format_that_older_loaders_refuse() -> None:
+    """They would take its link for their own, and let it down with the endpoint."""
+    chained = dataclasses.replace(RECORD, spec=dataclasses.replace(RECORD.spec, chained=True))
+    written = text.write_endpoint(chained)
+    assert text.read_endpoint(written, Path("x")) == chained
+    assert (json.loads(written)["format"], json.loads(text.write_endpoint(RECORD))["format"]) == (3, 2)
 
 
 def test_a_node_configuration_survives_being_written_and_read(state: StateDir) -> None:
