@@ -73,7 +73,7 @@ def serving(directory: Path) -> Iterator[dict[str, Any]]:
 def run(n: int) -> dict[str, Any]:
     """Return, for widths 1 and 8, wall and CPU milliseconds of bare interpreter, ADD and DEL, and what each adds."""
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as conf:
-        plugin, _ = install.install(Path(name) / "bin", Path(name) / "net.d", python=Path(PYTHON))
+        plugin, *_ = install.install(Path(name) / "bin", Path(name) / "net.d", python=Path(PYTHON))
         contestants: dict[str, Callable[[], Ran]] = {
             "bare": lambda: spawn([PYTHON, "-I", "-S", "-c", "pass"], {}, b""),
             "ADD": lambda: _call(plugin, "ADD", conf),

@@ -24,7 +24,7 @@ def group() -> None:
 @output_option
 @click.pass_obj
 def list_allocations(settings: Settings, pool: str, output: str) -> None:
-    """List allocations with their owners.
+    """List allocations with their owners. `ipam only`: another plugin's interface has them, by podlane-ipam.
 
     \b
     Example: podlane ipam list -o json | jq '.[] | select(.state == "reserved")'
@@ -49,7 +49,7 @@ def _rows(allocation: Any) -> list[tuple[str, ...]]:
             plain(assigned.address),
             allocation.pool,
             state,
-            str(allocation.endpoint_id or "-"),
+            str(allocation.endpoint_id or ("ipam only" if state == "confirmed" else "-")),
             pod,
             allocation.owner.container_id[:12],
             allocation.owner.ifname,

@@ -1,4 +1,4 @@
-"""podlane's CNI plugin: a process that a runtime starts for every call, and that decides nothing itself.
+"""podlane's CNI plugins: a process that a runtime starts for every call, and that decides nothing itself.
 
 A call takes about ten milliseconds, half of them the interpreter's own start, so everything on the way of an ADD is
 made of built-in modules: no `json`, `socket`, `os`, `re`, `enum`, `dataclasses` or `typing`, which cost up to 20 ms.
@@ -9,6 +9,8 @@ The interpreter itself starts with as little as it can (utf8.py), and the module
     config.py       the network configuration on stdin, key by key
     jsontext.py     JSON by CPython's own scanner and encoder, without the package around them
     session.py      one call: attachment, services, deadline, steps for the log
+    ipam.py         podlane-ipam, the IPAM plugin for others' interfaces: the same process under another name, with
+                    ipamconfig.py, ipamadd.py, ipamcheck.py, ipammessages.py
     add.py          AllocateAddresses → CreateLink → CreateEndpoint, and what is undone when one of them fails
     chain.py        the same behind another plugin: its interface is taken over, CreateLink → CreateEndpoint
     teardown.py     DeleteEndpoint → DeleteLink → ReleaseAddresses: DEL, undo and GC

@@ -53,14 +53,14 @@ class Finder:
         exec(code, module.__dict__)  # noqa: S102 - it is what importing means
 
 
-def start(contents: "Contents") -> None:
-    """Run the call and end the process."""
+def start(contents: "Contents", plugin: str) -> None:
+    """Run the call of a plugin and end the process."""
     # A call allocates a few hundred kilobytes and ends: looking for cycles is wasted.
     gc.disable()
     finder: Any = Finder(contents["later"], contents["extensions"])
     sys.meta_path.insert(0, finder)
     _make(contents["first"])
-    posix._exit(sys.modules["cni.shim"].run(contents["library"]))  # noqa: SLF001 - importing os costs 0.6 ms
+    posix._exit(sys.modules["cni.shim"].run(contents["library"], plugin))  # noqa: SLF001 - importing os costs 0.6 ms
 
 
 def _make(first: "list[tuple[str, CodeType]]") -> None:

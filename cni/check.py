@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def check(session: "Session") -> None:
     """Return when all is well. Raises CniError with every problem in its details."""
-    previous = _previous(session.config.document)
+    previous = previous_result(session.config.document)
     problems: list[str] = []
     answer = session.call(messages.CHECK_ENDPOINT, messages.selector(session.attachment))
     problems += answer["problems"]
@@ -37,7 +37,7 @@ def check(session: "Session") -> None:
         )
 
 
-def _previous(document: "dict[str, Any]") -> "dict[str, list[dict[str, Any]]]":
+def previous_result(document: "dict[str, Any]") -> "dict[str, list[dict[str, Any]]]":
     """Return prevResult's interfaces and ips. Raises CniError with code 7 when they can't be read."""
     previous = document.get("prevResult")
     if not isinstance(previous, dict):

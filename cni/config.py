@@ -4,11 +4,14 @@ A key that podlane doesn't know is ignored, as the specification wants. One that
 an impossible value is refused by name: a typo must not become a default. Only the keys that a verb uses are read, so
 that a pod can be taken down although somebody broke what only an ADD needs.
 
+podlane-ipam has its keys in `ipam` (ipamconfig.py).
+
     every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, logFile, logLevel
     ADD          chaining-mode, prevResult (chain.py); mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize,
                  groIpv4MaxSize, labels, dns, runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
                  CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
     CHECK        prevResult
+    STATUS       pool
     GC           cni.dev/valid-attachments
 
 What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, which anyone may set. `labels` are for
@@ -34,7 +37,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SOCKETS = {service: f"/run/podlane/{service}/{service}.sock" for service in ("ipam", "loader", "endpoint")}
+SERVICES = ("ipam", "loader", "endpoint")
+SOCKETS = {service: f"/run/podlane/{service}/{service}.sock" for service in SERVICES}
 # sun_path has 108 bytes, one of them for the end (unix(7)).
 SOCKET_PATH_BYTES = 107
 TIMEOUT_SECONDS, LONGEST_TIMEOUT_SECONDS = 60, 3600
@@ -77,20 +81,32 @@ class Config:
 
     __slots__ = ("document", "log_file", "log_level", "network", "sockets", "timeout", "version")
 
-    def __init__(self, document: "dict[str, Any]", verb: str) -> None:
-        """Check; raises CniError with code 1 or 7 that names the key."""
+    def __init__(
+        self,
+        document: "dict[str, Any]",
+        verb: str,
+        table: "dict[str, Any] | None" = None,
+        prefix: str = "",
+        services: "tuple[str, ...]" = SERVICES,
+    ) -> None:
+        """Check; raises CniError with code 1 or 7 that names the key.
+
+        `table` is the object that has podlane's own keys, if it isn't the document, and `prefix` how it is called.
+        """
         self.document = document
+        table = document if table is None else table
         self.version = check_version(document.get("cniVersion"), verb)
         self.network = text(document, "name")
         if not self.network:
             raise CniError(BAD_CONFIG, "name is missing; it is the network's name in every record")
         check_name("name", self.network, BAD_CONFIG)
-        self.sockets = {service: _path(document, f"{service}Socket", SOCKETS[service]) for service in SOCKETS}
-        self.timeout = _timeout(document)
-        self.log_file = _path(document, "logFile", "", longest=4095)
-        self.log_level = text(document, "logLevel", "info")
+        self.sockets = {service: _path(table, f"{service}Socket", SOCKETS[service], prefix) for service in services}
+        self.timeout = _timeout(table, prefix)
+        self.log_file = _path(table, "logFile", "", prefix, longest=4095)
+        self.log_level = text(table, "logLevel", "info", prefix)
         if self.log_level not in LOG_LEVELS:
-            raise CniError(BAD_CONFIG, f"logLevel {quoted(self.log_level)} is not one of {', '.join(LOG_LEVELS)}")
+            problem = f"{quoted(self.log_level)} is not one of {', '.join(LOG_LEVELS)}"
+            raise CniError(BAD_CONFIG, f"{prefix}logLevel {problem}")
 
 
 class LinkConfig:
@@ -119,13 +135,7 @@ class LinkConfig:
             else parse_mac("CNI_ARGS MAC", arguments.get("MAC", ""), BAD_ENVIRONMENT)
         )
         ips = texts(runtime, "ips", prefix="runtimeConfig.")
-        self.requested = (
-            parse_addresses("runtimeConfig.ips", ips, BAD_CONFIG)
-            if ips
-            else parse_addresses(
-                "CNI_ARGS IP", [ip for ip in arguments.get("IP", "").split(",") if ip], BAD_ENVIRONMENT
-            )
-        )
+        self.requested = parse_addresses("runtimeConfig.ips", ips, BAD_CONFIG) if ips else parse_ip_argument(arguments)
 
 
 def typed(table: "dict[str, Any]", key: str, kind: type, words: str, default: "Any", *, prefix: str = "") -> "Any":
@@ -168,21 +178,20 @@ def number(table: "dict[str, Any]", key: str) -> int:
     return value
 
 
-def _path(document: "dict[str, Any]", key: str, default: str, longest: int = SOCKET_PATH_BYTES) -> str:
-    path = text(document, key, default)
+def _path(table: "dict[str, Any]", key: str, default: str, prefix: str, longest: int = SOCKET_PATH_BYTES) -> str:
+    path = text(table, key, default, prefix)
     if path and not path.startswith("/"):
-        raise CniError(BAD_CONFIG, f"{key} {quoted(path)} is not an absolute path")
+        raise CniError(BAD_CONFIG, f"{prefix}{key} {quoted(path)} is not an absolute path")
     if "\0" in path or len(path.encode()) > longest:
-        raise CniError(BAD_CONFIG, f"{key} {quoted(path)} must have at most {longest} bytes and no NUL")
+        raise CniError(BAD_CONFIG, f"{prefix}{key} {quoted(path)} must have at most {longest} bytes and no NUL")
     return path or default
 
 
-def _timeout(document: "dict[str, Any]") -> float:
-    value = document.get("timeoutSeconds", TIMEOUT_SECONDS)
+def _timeout(table: "dict[str, Any]", prefix: str) -> float:
+    value = table.get("timeoutSeconds", TIMEOUT_SECONDS)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= LONGEST_TIMEOUT_SECONDS:
-        raise CniError(
-            BAD_CONFIG, f"timeoutSeconds must be a number up to {LONGEST_TIMEOUT_SECONDS}, not {quoted(value)}"
-        )
+        problem = f"must be a number up to {LONGEST_TIMEOUT_SECONDS}, not {quoted(value)}"
+        raise CniError(BAD_CONFIG, f"{prefix}timeoutSeconds {problem}")
     return float(value)
 
 
@@ -274,20 +283,29 @@ def parse_mac(field: str, text: str, code: int) -> bytes:
     raise CniError(code, f"{field}: {quoted(text)} is not six pairs of hex digits with ':' between them")
 
 
+def parse_ip_argument(arguments: dict[str, str]) -> list[bytes]:
+    """Return the addresses of CNI_ARGS' IP packed; there may be two with ',' between them."""
+    return parse_addresses("CNI_ARGS IP", [ip for ip in arguments.get("IP", "").split(",") if ip], BAD_ENVIRONMENT)
+
+
 def parse_addresses(field: str, texts: list[str], code: int) -> list[bytes]:
-    """Return addresses packed. A prefix length is allowed and not used: a pod's address is a /32 or a /128."""
-    packed = []
-    for text in texts:
-        address, slash, length = text.partition("/")
-        family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
-        try:
-            value = _socket.inet_pton(family, address)
-        except (OSError, ValueError):
-            raise CniError(code, f"{field}: {quoted(text)} is not an IP address") from None
-        if slash and not (length.isdecimal() and len(length) <= 3 and int(length) <= len(value) * 8):
-            raise CniError(code, f"{field}: {quoted(text)} has no prefix length between 0 and {len(value) * 8}")
-        packed.append(value)
+    """Return addresses packed. A prefix length is allowed and not used: the pod's follows from the pool."""
+    packed = [parse_prefix(field, text, code)[0] for text in texts]
     for size, family_name in ((4, "IPv4"), (16, "IPv6")):
         if sum(len(value) == size for value in packed) > 1:
             raise CniError(code, f"{field}: {quoted(texts)} has more than one {family_name} address; a pod gets one")
     return packed
+
+
+def parse_prefix(field: str, text: str, code: int) -> tuple[bytes, int]:
+    """Return an address packed, and its prefix length; the whole address without one."""
+    address, slash, length = text.partition("/")
+    family = _socket.AF_INET6 if ":" in address else _socket.AF_INET
+    try:
+        value = _socket.inet_pton(family, address)
+    except (OSError, ValueError):
+        raise CniError(code, f"{field}: {quoted(text)} is not an IP address") from None
+    longest = len(value) * 8
+    if slash and not (length.isdecimal() and len(length) <= 3 and int(length) <= longest):
+        raise CniError(code, f"{field}: {quoted(text)} has no prefix length between 0 and {longest}")
+    return value, int(length) if slash else longest

@@ -28,7 +28,7 @@ KEYS = ("cni.dev/valid-attachments", "cni.dev/attachments")
 def collect(session: "Session") -> None:
     """Take away what isn't valid. Raises CniError with everything that failed."""
     network = session.config.network
-    valid = _valid(session.config.document)
+    valid = valid_attachments(session.config.document)
     failed: list[CniError] = []
     found: set[tuple[str, str]] = set()
     for listing in (_endpoints, _links, _allocations):
@@ -46,7 +46,8 @@ def collect(session: "Session") -> None:
         raise CniError(INCOMPLETE, message, teardown.told(failed))
 
 
-def _valid(document: "dict[str, Any]") -> set[tuple[str, str]]:
+def valid_attachments(document: "dict[str, Any]") -> set[tuple[str, str]]:
+    """Return container id and interface of what is to stay. Raises CniError with code 7 when that isn't told."""
     key = next((key for key in KEYS if key in document), None)
     if key is None:
         raise CniError(BAD_CONFIG, f"{KEYS[0]} is missing; GC removes all that it doesn't name, [] removes everything")
@@ -63,7 +64,7 @@ def _valid(document: "dict[str, Any]") -> set[tuple[str, str]]:
 
 
 def _endpoints(session: "Session") -> "Iterator[Values | None]":
-    return (one["attachment"] for one in _pages(session, messages.LIST_ENDPOINTS, "endpoints"))
+    return (one["attachment"] for one in pages(session, messages.LIST_ENDPOINTS, "endpoints"))
 
 
 def _links(session: "Session") -> "Iterator[Values | None]":
@@ -72,10 +73,11 @@ def _links(session: "Session") -> "Iterator[Values | None]":
 
 
 def _allocations(session: "Session") -> "Iterator[Values | None]":
-    return (one["owner"] for one in _pages(session, messages.LIST_ALLOCATIONS, "allocations"))
+    return (one["owner"] for one in pages(session, messages.LIST_ALLOCATIONS, "allocations"))
 
 
-def _pages(session: "Session", method: "Method", key: str) -> "Iterator[Values]":
+def pages(session: "Session", method: "Method", key: str) -> "Iterator[Values]":
+    """Yield what a method lists, page by page. Raises StepFailed."""
     token = ""
     while True:
         answer = session.call(method, {"page_size": messages.PAGE_SIZE, "page_token": token})

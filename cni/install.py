@@ -1,6 +1,7 @@
 """Puts the plugin and its network configuration in place, and takes them away.
 
     <bin_dir>/podlane              the plugin: a script of a few lines
+    <bin_dir>/podlane-ipam         the IPAM plugin, for other plugins: the same with another name
     <lib_dir>/python               the interpreter, a link, and python._pth, where it searches (bundle.py)
     <lib_dir>/start/               what it imports at its start
     <lib_dir>/podlane.bundle       the plugin's code
@@ -23,6 +24,7 @@ from importlib import util
 from pathlib import Path
 
 PLUGIN = "podlane"
+IPAM_PLUGIN = "podlane-ipam"
 CONFLIST = "10-podlane.conflist"
 INTERPRETER = "python"
 # What bundle.py makes, and the sources.
@@ -40,7 +42,7 @@ SCRIPT = """\
 #!{interpreter} {options}
 # podlane's CNI plugin, written by `podlane cni install`.
 import launch
-launch.run()
+launch.run({plugin!r})
 """
 
 
@@ -57,7 +59,7 @@ def install(
     sockets: Mapping[str, Path] | None = None,
     settings: Mapping[str, object] | None = None,
 ) -> list[Path]:
-    """Write everything and return the plugin's and the configuration's paths.
+    """Write everything and return the paths of the plugin, the IPAM plugin and the configuration.
 
     `lib_dir`: default `<bin_dir>/.podlane`. `python`: the plugin's interpreter, default /usr/bin/python3 if it is
     there. `sockets`: service → path, where it isn't the default. `settings`: further keys of the configuration.
@@ -66,7 +68,7 @@ def install(
     bin_dir = bin_dir.absolute()
     lib_dir = (lib_dir or bin_dir / f".{PLUGIN}").absolute()
     python = python or _default_python()
-    script = _script(lib_dir)
+    scripts = {name: _script(lib_dir, name) for name in (IPAM_PLUGIN, PLUGIN)}
     with tempfile.TemporaryDirectory() as built:
         _build(python, Path(built))
         for directory in (bin_dir, conf_dir):
@@ -77,16 +79,18 @@ def install(
             write_atomically(lib_dir / file.relative_to(built), file.read_bytes())
     _link_atomically(lib_dir / INTERPRETER, python)
     _try(lib_dir / INTERPRETER, python)
-    write_atomically(bin_dir / PLUGIN, script.encode(), mode=0o755)
+    for name, script in scripts.items():
+        write_atomically(bin_dir / name, script.encode(), mode=0o755)
     write_atomically(conf_dir / CONFLIST, conflist(sockets or {}, settings or {}).encode())
-    return [bin_dir / PLUGIN, conf_dir / CONFLIST]
+    return [bin_dir / PLUGIN, bin_dir / IPAM_PLUGIN, conf_dir / CONFLIST]
 
 
 def uninstall(bin_dir: Path, conf_dir: Path, *, lib_dir: Path | None = None) -> list[Path]:
     """Remove what `install` wrote and return what was there."""
     lib_dir = (lib_dir or bin_dir / f".{PLUGIN}").absolute()
     removed = []
-    for path in (conf_dir / CONFLIST, bin_dir / PLUGIN, lib_dir / INTERPRETER, *(lib_dir / name for name in LIBRARY)):
+    plugins = (bin_dir / PLUGIN, bin_dir / IPAM_PLUGIN)
+    for path in (conf_dir / CONFLIST, *plugins, lib_dir / INTERPRETER, *(lib_dir / name for name in LIBRARY)):
         if path.is_dir():
             shutil.rmtree(path)
         elif path.is_symlink() or path.exists():
@@ -141,14 +145,14 @@ def _default_python() -> Path:
     return DEFAULT_PYTHON if DEFAULT_PYTHON.exists() else Path(sys.executable).resolve()
 
 
-def _script(lib_dir: Path) -> str:
+def _script(lib_dir: Path, plugin: str) -> str:
     interpreter = lib_dir / INTERPRETER
     shebang = f"#!{interpreter} {OPTIONS}"
     if any(blank in str(interpreter) for blank in " \t\n") or len(os.fsencode(shebang)) > LONGEST_SHEBANG:
         raise InstallError(
             f"{lib_dir}: the kernel finds a script's interpreter only by a path without blanks, of less than 240 bytes"
         )
-    return SCRIPT.format(interpreter=interpreter, options=OPTIONS)
+    return SCRIPT.format(interpreter=interpreter, options=OPTIONS, plugin=plugin)
 
 
 def _build(python: Path, output: Path) -> None:

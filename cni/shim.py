@@ -4,6 +4,8 @@
 
 Whatever happens ends in what the specification wants: a result and 0, or one error object on stdout and 1. A
 traceback is never shown; a bug of the plugin is code 100 with the exception's text. Nothing goes to stderr.
+
+There are two plugins: `podlane`, whose verbs are here, and `podlane-ipam`, whose verbs are in ipam.py.
 """
 
 import posix
@@ -19,16 +21,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from cni.add import Addition
-
+PLUGIN, IPAM_PLUGIN = "podlane", "podlane-ipam"
 STDIN, STDOUT = 0, 1
 # A node's worth of valid attachments is some 20 KiB.
 LONGEST_STDIN = 8 << 20
 
 
-def run(library: list[str]) -> int:
+def run(library: list[str], plugin: str = PLUGIN) -> int:
     """Do what the environment asks for and return the exit code. `library`: where grpcio is found if it is needed."""
-    call = Call(library)
+    call = Call(library, plugin)
     try:
         call.run()
     except CniError as error:
@@ -42,11 +43,12 @@ def run(library: list[str]) -> int:
 class Call:
     """What is known of the call so far: `version` for whatever has to be answered, the session once there is one."""
 
-    __slots__ = ("_begin", "_library", "_session", "_version")
+    __slots__ = ("_begin", "_library", "_plugin", "_session", "_version")
 
-    def __init__(self, library: list[str]) -> None:
+    def __init__(self, library: list[str], plugin: str) -> None:
         """Start the clock."""
         self._library = library
+        self._plugin = plugin
         self._begin = time.monotonic()
         self._version = spec.NEWEST
         self._session: Session | None = None
@@ -60,8 +62,14 @@ class Call:
         document = parse(_read_stdin())
         if document.get("cniVersion") in spec.VERSIONS:
             self._version = document["cniVersion"]
-        self._session = session = Session(environment, Config(document, environment.verb), self._library)
-        VERBS[environment.verb](session)
+        if self._plugin == IPAM_PLUGIN:
+            from cni import ipam
+
+            config, verbs = ipam.configure(document, environment.verb), ipam.VERBS
+        else:
+            config, verbs = Config(document, environment.verb), VERBS
+        self._session = session = Session(environment, config, self._library)
+        verbs[environment.verb](session)
         self._log(None)
 
     def fail(self, error: CniError) -> int:
@@ -105,18 +113,19 @@ def _add(session: Session) -> None:
 
         behind = ChainConfig(document, session.environment)
         chained = Chained(session)
-        _attempt(chained, lambda: chained.follow(behind))
+        perform(lambda: chained.follow(behind), chained.undo)
     else:
         asked = LinkConfig(document, session.environment)
         addition = Addition(session)
-        _attempt(addition, lambda: addition.run(asked))
+        perform(lambda: addition.run(asked), addition.undo)
 
 
-def _attempt(addition: "Addition", work: "Callable[[], dict[str, Any]]") -> None:
+def perform(work: "Callable[[], dict[str, Any]]", undo: "Callable[[], list[CniError]]") -> None:
+    """Do what an ADD asks for and print the result; when either fails, undo it and raise the first error."""
     try:
         _answer(work())
     except BaseException as error:
-        undone = addition.undo()
+        undone = undo()
         if isinstance(error, CniError) and undone:
             from cni.teardown import told
 
@@ -140,9 +149,10 @@ def _check(session: Session) -> None:
 
 
 def _status(session: Session) -> None:
+    from cni.config import text
     from cni.status import status
 
-    status(session)
+    status(session, text(session.config.document, "pool"))
 
 
 def _collect(session: Session) -> None:

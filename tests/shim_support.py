@@ -94,6 +94,16 @@ def allocated(*, created: bool = True, state: int = 1, mtu: int = 0) -> ipam_pb2
     return ipam_pb2.AllocateAddressesResponse(allocation=allocation, routes=routes(), created=created, mtu=mtu)
 
 
+def pool(name: str = "default", used4: int = 1, used6: int = 1, **changes: Any) -> ipam_pb2.Pool:
+    """Return a pool of two ranges."""
+    ranges = [
+        ipam_pb2.PoolRange(prefix=prefix("10.1.0.0/24"), gateway=address("10.1.0.1"), size=253, used=used4),
+        ipam_pb2.PoolRange(prefix=prefix("fd00:1::/64"), gateway=address("fd00:1::1"), size=2**64 - 2, used=used6),
+    ]
+    values = {"ranges": ranges, "families": [common.IP_FAMILY_IPV4, common.IP_FAMILY_IPV6], **changes}
+    return ipam_pb2.Pool(name=name, **values)
+
+
 def endpoint(owner: common.Attachment | None = None) -> endpoint_pb2.Endpoint:
     """Return the endpoint that CreateEndpoint makes."""
     return endpoint_pb2.Endpoint(id=42, attachment=owner or attachment(), addresses=assigned(), link=link())
@@ -105,6 +115,8 @@ def healthy() -> dict[str, Any]:
         "AllocateAddresses": allocated(),
         "ReleaseAddresses": ipam_pb2.ReleaseAddressesResponse(),
         "ListAllocations": ipam_pb2.ListAllocationsResponse(),
+        "ConfirmAllocation": ipam_pb2.ConfirmAllocationResponse(),
+        "ListPools": ipam_pb2.ListPoolsResponse(pools=[pool()]),
         "CreateLink": loader_pb2.CreateLinkResponse(link=link(), created=True),
         "DeleteLink": loader_pb2.DeleteLinkResponse(deleted=True),
         "ListLinks": loader_pb2.ListLinksResponse(links=[loader_pb2.LinkStatus(link=link())]),
@@ -248,10 +260,10 @@ class Plugin:
     conflist: Path
 
     @classmethod
-    def installed(cls, directory: Path) -> Self:
-        """Install it."""
-        executable, conflist = install.install(directory / "bin", directory / "net.d")
-        return cls(executable, conflist)
+    def installed(cls, directory: Path, name: str = install.PLUGIN) -> Self:
+        """Install it; `name` is which of the two."""
+        executable, _, conflist = install.install(directory / "bin", directory / "net.d")
+        return cls(executable.with_name(name), conflist)
 
     async def cni(
         self, verb: str, conf: Any = b"", *, without: str = "", arguments: str = "", **environment: str

@@ -54,6 +54,9 @@ class PoolSettings:
     """CIDRs or addresses that are never given out."""
     mtu: int = 0
     """Bytes; 0 lets the loader take the node's."""
+    delegated: bool = False
+    """For interfaces that other plugins make with podlane-ipam, and not for podlane's own: each range has a gateway of
+    its own, and the node's datapath knows nothing of it."""
     cluster_ranges: tuple[str, ...] = ()
     """Instead of `ranges`: CIDRs of the whole cluster, of which each node claims parts in the kvstore."""
     node_prefix_v4: int = 24

@@ -16,7 +16,9 @@ Each finding names its object so that no other can be taken for it (`Finding.key
 a link by its index, which the kernel does not give again, an allocation with the time of its creation. The same
 function finds and, with what was seen of one object anew, tells whether it still finds the same (`sweep.py`).
 
-Not here: reservations, which expire by themselves; a datapath that is not as it should be (`plan.py`).
+Not here: reservations, which expire by themselves; addresses that are *ipam only*, because another plugin's interface
+has them, of which nothing is seen here (podlane-ipam's DEL and GC release those); a datapath that is not as it should
+be (`plan.py`).
 """
 
 from collections.abc import Hashable, Iterator, Sequence
@@ -270,7 +272,7 @@ def _traffic(view: _View, link: LinkState) -> tuple[str, ...]:
 
 def _addresses(view: _View) -> Iterator[Finding]:
     for allocation in view.seen.allocations:
-        finding = _address(view, allocation) if allocation.endpoint_id else None
+        finding = _address(view, allocation) if allocation.endpoint_id or allocation.ipam_only else None
         if finding is not None:
             yield finding
     for endpoint in view.seen.endpoints:
@@ -289,6 +291,8 @@ def _address(view: _View, allocation: Allocation) -> Finding | None:
         evidence = plan.allocation_problems(endpoint, allocation)
         why = f"endpoint {endpoint.id} uses {plan.join(endpoint.spec.ips)}; nothing may be taken from a running pod"
         return Finding(Kind.ADDRESS, allocation, owner, evidence, Action.KEEP, why)
+    if allocation.ipam_only:
+        return None
     link = view.named.get(owner.host_ifname())
     if link is not None and link.host_ifindex:
         of_link = _link(view, link)

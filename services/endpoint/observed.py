@@ -45,12 +45,16 @@ class PoolRange:
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """What ipam holds for an owner, since `created` (epoch seconds); `endpoint_id` 0: reserved, not confirmed."""
+    """What ipam holds for an owner, since `created` (epoch seconds).
+
+    `endpoint_id` 0: reserved, not confirmed; or `ipam_only`: for another plugin's interface, none of this service's.
+    """
 
     owner: Attachment
     addresses: tuple[Address, ...]
     endpoint_id: int
     created: float = 0.0
+    ipam_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

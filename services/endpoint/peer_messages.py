@@ -265,13 +265,13 @@ def _read_programs(messages: Iterable[loader_pb2.Program]) -> tuple[Program, ...
 
 
 def read_ranges(pools: Iterable[ipam_pb2.Pool]) -> tuple[PoolRange, ...]:
-    """Return the ranges of all pools."""
-    return tuple(map(read_range, (one for pool in pools for one in pool.ranges)))
+    """Return the ranges of all pools that endpoints have addresses of."""
+    return tuple(map(read_range, (one for pool in pools if not pool.delegated for one in pool.ranges)))
 
 
 def missing_ranges(pools: Iterable[ipam_pb2.Pool]) -> str:
     """Say what the node waits for if a family that it is to have has no range yet; empty: it has all."""
-    listed = tuple(pools)
+    listed = tuple(pool for pool in pools if not pool.delegated)
     there = {len(one.prefix.address.packed) for pool in listed for one in pool.ranges}
     for pool in listed:
         if any(_LENGTHS[family] not in there for family in pool.families):
@@ -295,4 +295,5 @@ def read_allocation(message: ipam_pb2.Allocation) -> Allocation:
         ),
         endpoint_id=message.endpoint_id,
         created=wire.read_time(message.created),
+        ipam_only=message.state == ipam_pb2.ALLOCATION_STATE_CONFIRMED and not message.endpoint_id,
     )

@@ -56,7 +56,7 @@ class Claim(Enum):
     ALLOCATE = auto()
     """ipam has forgotten them: reserve exactly these, then confirm."""
     LOST = auto()
-    """ipam holds other addresses for this owner, or these for another endpoint."""
+    """ipam holds other addresses for this owner, or these for another endpoint or another plugin."""
 
 
 class Repeat(Enum):
@@ -138,7 +138,7 @@ def claim(endpoint: Endpoint, allocation: Allocation | None) -> Claim:
         return Claim.HELD
     if allocation is None:
         return Claim.ALLOCATE
-    if not agrees(endpoint.spec, allocation):
+    if not agrees(endpoint.spec, allocation) or allocation.ipam_only:
         return Claim.LOST
     if not allocation.endpoint_id:
         return Claim.CONFIRM
@@ -159,6 +159,8 @@ def allocation_problems(endpoint: Endpoint, allocation: Allocation | None) -> tu
         return (endpoint.lost or f"ipam holds nothing for {endpoint.spec.attachment}, which uses {ips}",)
     if not agrees(endpoint.spec, allocation):
         return (f"ipam holds {join(allocation.addresses)} for {endpoint.spec.attachment}, which uses {ips}",)
+    if allocation.ipam_only:
+        return (f"ipam holds {ips} for another plugin's interface (podlane-ipam)",)
     if not allocation.endpoint_id:
         return (f"the reservation of {ips} was never confirmed",)
     if allocation.endpoint_id != endpoint.id:

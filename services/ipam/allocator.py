@@ -23,7 +23,7 @@ from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.ipam.ledger import Ledger, Reservation
-from services.ipam.model import Allocation, AllocationRequest, Clock, PoolStatus
+from services.ipam.model import Allocation, AllocationRequest, Clock, PoolStatus, purpose_of
 from services.ipam.store import Store
 from services.ipam.supply import Configured, Supply
 
@@ -88,9 +88,9 @@ class Allocator:
         return await self.shielded.run(self._allocate(request, patience))
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
-        """Make a reservation permanent; a repeat by the same endpoint changes nothing.
+        """Make a reservation permanent; a repeat by the same endpoint changes nothing. `endpoint_id` 0: ipam only.
 
-        Raises NotFound (nothing held: it has expired), AlreadyExists (another endpoint confirmed it), Unavailable.
+        Raises NotFound (nothing held: it has expired), AlreadyExists (it is confirmed for somebody else), Unavailable.
         """
         return await self.shielded.run(self._confirm(owner, endpoint_id))
 
@@ -101,13 +101,15 @@ class Allocator:
         """
         return await self.shielded.run(self._unconfirm(owner, endpoint_id))
 
-    async def release(self, owner: Attachment, endpoint_id: int = 0) -> Allocation | None:
+    async def release(
+        self, owner: Attachment, endpoint_id: int = 0, *, without_endpoint: bool = False
+    ) -> Allocation | None:
         """Take back what the owner holds and return it; None when that is nothing.
 
         `endpoint_id` 0: whoever confirmed it, if anybody did; else FailedPrecondition when it wasn't that endpoint.
-        Raises Unavailable.
+        `without_endpoint`: what an endpoint has is left as it is. Raises Unavailable.
         """
-        return await self.shielded.run(self._release(owner, endpoint_id))
+        return await self.shielded.run(self._release(owner, endpoint_id, without_endpoint=without_endpoint))
 
     async def expire(self) -> int:
         """Release every reservation whose time has come and return how many those were. Raises Unavailable."""
@@ -192,8 +194,8 @@ class Allocator:
                 return held
             if held.confirmed is not None:
                 raise AlreadyExists(
-                    f"{owner} holds {held.describe()} for endpoint {held.endpoint_id}, not {endpoint_id}: release "
-                    "it first (ReleaseAddresses)",
+                    f"{owner} holds {held.describe()} {held.purpose}, not {purpose_of(endpoint_id)}: release it first "
+                    "(ReleaseAddresses)",
                     owner=owner,
                     endpoint_id=held.endpoint_id,
                 )
@@ -213,13 +215,15 @@ class Allocator:
             self._plan_expiry()
             return reserved
 
-    async def _release(self, owner: Attachment, endpoint_id: int) -> Allocation | None:
+    async def _release(self, owner: Attachment, endpoint_id: int, *, without_endpoint: bool) -> Allocation | None:
         async with self._owners.hold(owner):
             held = self._ledger.held_by(owner)
+            if held is not None and without_endpoint and held.endpoint_id:
+                return None
             if held is not None and endpoint_id not in {0, held.endpoint_id}:
-                now = f"for endpoint {held.endpoint_id}" if held.endpoint_id else "as a reservation"
                 raise FailedPrecondition(
-                    f"{owner} holds {held.describe()} {now}, not for endpoint {endpoint_id}: they were given out again",
+                    f"{owner} holds {held.describe()} {held.purpose}, not {purpose_of(endpoint_id)}: they were given "
+                    "out again",
                     owner=owner,
                     endpoint_id=held.endpoint_id,
                 )

@@ -195,7 +195,7 @@ class Ledger:
         return replace(held, expires=self._clock.wall() + self._reservation_seconds)
 
     def confirmed(self, held: Allocation, endpoint_id: int) -> Allocation:
-        """Return a reservation as confirmed by an endpoint; `put` makes it so."""
+        """Return a reservation as confirmed by an endpoint, 0 for none; `put` makes it so."""
         return replace(held, expires=None, confirmed=self._clock.wall(), endpoint_id=endpoint_id)
 
     def unconfirmed(self, held: Allocation) -> Allocation:
@@ -253,6 +253,7 @@ class Ledger:
                 self._next_expiry(pool),
                 families=pool.families,
                 cluster=pool.cluster is not None,
+                delegated=pool.delegated,
             )
             for pool in self._space.pools.values()
         ]

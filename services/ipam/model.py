@@ -1,7 +1,8 @@
 """The nouns of ipam. Pure.
 
 An allocation is what one owner (a CNI attachment) holds: at most one address per family, from one pool. It is
-born *reserved*, with an expiry; an endpoint *confirms* it and then it stays until it is released.
+born *reserved*, with an expiry; an endpoint *confirms* it and then it stays until it is released. One that is confirmed
+without an endpoint is *ipam only*: another plugin's interface has the addresses, and podlane-ipam releases them.
 """
 
 import time
@@ -14,6 +15,11 @@ FAMILIES = {4: "IPv4", 6: "IPv6"}
 """The two families by IP version, which is how they are named everywhere inside the service."""
 
 DEFAULT_POOL = "default"
+
+
+def purpose_of(endpoint_id: int) -> str:
+    """Return what is confirmed by an endpoint, or by 0, is held for, as the end of a sentence."""
+    return f"for endpoint {endpoint_id}" if endpoint_id else "for another plugin (podlane-ipam)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,19 @@ class Allocation:
     confirmed: float | None = None
     """None while reserved."""
     endpoint_id: int = 0
+    """0 while reserved, and of what is ipam only."""
+
+    @property
+    def ipam_only(self) -> bool:
+        """Whether it is confirmed and no endpoint stands behind it."""
+        return self.confirmed is not None and not self.endpoint_id
+
+    @property
+    def purpose(self) -> str:
+        """What it is held for, as the end of a sentence."""
+        if self.confirmed is None:
+            return "as a reservation"
+        return purpose_of(self.endpoint_id)
 
     def describe(self) -> str:
         """Return its addresses as people write them."""
@@ -62,6 +81,8 @@ class AllocationRequest:
     families: frozenset[int] = frozenset()
     requested: Mapping[int, Address] = field(default_factory=dict)
     """By family."""
+    delegated: bool = False
+    """For another plugin's interface."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +118,8 @@ class PoolStatus:
     """What it has, or is to have."""
     cluster: bool = False
     """Its ranges are claimed in the kvstore."""
+    delegated: bool = False
+    """It is for other plugins' interfaces."""
     problems: tuple[str, ...] = ()
     """What is wrong with its ranges, one sentence each."""
 

@@ -8,6 +8,10 @@ address, exclusions, and the gateway. Ranges too small to have the first two giv
 first range of that family that is neither excluded nor network or broadcast. It is taken from that range and is
 the gateway of all the others too. A first range of one address, `10.244.255.254/32`, therefore *names* the gateway.
 
+A **delegated pool** is for interfaces that other plugins make (podlane-ipam), on subnets with routers of their own: so
+each of its ranges has its own gateway, its first address that is neither excluded nor network or broadcast, and none of
+them is the node's.
+
 A **cluster pool** has no ranges of its own: the node claims parts of `cluster_ranges` while it runs (`clusterpool.py`).
 Where no pool has a range of a family, the gateway comes from the first claim of that family instead.
 
@@ -100,6 +104,8 @@ class Pool:
     ranges: tuple[Range, ...]
     cluster: Cluster | None = None
     """None: `ranges` are the configuration's; else they are what the node has claimed of it so far."""
+    delegated: bool = False
+    """It is for other plugins' interfaces."""
 
     @property
     def families(self) -> tuple[int, ...]:
@@ -128,7 +134,7 @@ def plan(settings: Sequence[PoolSettings]) -> tuple[Pool, ...]:
 def gateways(pools: Iterable[Pool]) -> dict[int, Address]:
     """Return the node's gateways as far as the configuration has them, by family."""
     found: dict[int, Address] = {}
-    for one in (one for pool in pools if pool.cluster is None for one in pool.ranges):
+    for one in (one for pool in pools if pool.cluster is None and not pool.delegated for one in pool.ranges):
         found.setdefault(one.prefix.version, one.gateway)
     return found
 
@@ -170,6 +176,12 @@ class _Parsed:
                 raise InvalidArgument(
                     f"{key} exclude[{index}]: {network} lies in none of the pool's ranges", pool=settings.name
                 )
+        if settings.cluster_ranges and settings.delegated:
+            raise InvalidArgument(
+                f"{key} delegated: it has cluster_ranges, and other plugins' interfaces aren't routed between nodes; "
+                "give it ranges",
+                pool=settings.name,
+            )
         if settings.cluster_ranges:
             _check_claims(settings, key, prefixes)
         return cls(settings, prefixes, excluded)
@@ -179,6 +191,9 @@ class _Parsed:
         return self.settings.name
 
     def finish(self, gateways: Mapping[int, Address]) -> Pool:
+        if self.settings.delegated:
+            own = tuple(_range(one, self.excluded, _gateway(self, one, "its")) for one in self.prefixes)
+            return Pool(self.name, self.settings.mtu, own, delegated=True)
         if not self.settings.cluster_ranges:
             ranges = tuple(_range(prefix, self.excluded, gateways[prefix.version]) for prefix in self.prefixes)
             return Pool(self.name, self.settings.mtu, ranges)
@@ -269,18 +284,21 @@ def _refuse_empty(pools: Iterable[Pool]) -> None:
 def _gateways(pools: Iterable[_Parsed]) -> dict[int, Address]:
     gateways: dict[int, Address] = {}
     for pool in pools:
-        for prefix in pool.prefixes if pool.settings.ranges else ():
-            if prefix.version in gateways:
-                continue
-            gateway = _first(prefix, pool.excluded)
-            if gateway is None:
-                raise InvalidArgument(
-                    f"[[ipam.pools]] {pool.name!r}: the node's {FAMILIES[prefix.version]} gateway is the first address "
-                    f"of {prefix}, and all of that is excluded",
-                    pool=pool.name,
-                )
-            gateways[prefix.version] = gateway
+        for prefix in pool.prefixes if pool.settings.ranges and not pool.settings.delegated else ():
+            if prefix.version not in gateways:
+                gateways[prefix.version] = _gateway(pool, prefix, "the node's")
     return gateways
+
+
+def _gateway(pool: _Parsed, prefix: Network, whose: str) -> Address:
+    gateway = _first(prefix, pool.excluded)
+    if gateway is None:
+        raise InvalidArgument(
+            f"[[ipam.pools]] {pool.name!r}: {whose} {FAMILIES[prefix.version]} gateway is the first address of "
+            f"{prefix}, and all of that is excluded",
+            pool=pool.name,
+        )
+    return gateway
 
 
 def _spans(prefix: Network, excluded: Iterable[Network]) -> tuple[Span, ...]:

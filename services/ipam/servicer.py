@@ -62,7 +62,7 @@ class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
         self, request: pb.ConfirmAllocationRequest, _context: Any
     ) -> pb.ConfirmAllocationResponse:
         """Make a reservation permanent."""
-        owner, id_ = wire.read_attachment(request.owner, "owner"), _read_endpoint_id(request.endpoint_id)
+        owner, id_ = wire.read_attachment(request.owner, "owner"), _read_endpoint_id(request.endpoint_id, least=0)
         structlog.contextvars.bind_contextvars(attachment=str(owner), endpoint_id=id_)
         return pb.ConfirmAllocationResponse(allocation=_write_allocation(await self._allocator.confirm(owner, id_)))
 
@@ -81,7 +81,12 @@ class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
         """Take back everything the owner holds."""
         owner = wire.read_attachment(request.owner, "owner")
         structlog.contextvars.bind_contextvars(attachment=str(owner))
-        released = await self._allocator.release(owner, request.endpoint_id)
+        if request.endpoint_id and request.without_endpoint:
+            raise InvalidArgument(
+                f"without_endpoint: it is asked for together with endpoint_id {request.endpoint_id}",
+                field="without_endpoint",
+            )
+        released = await self._allocator.release(owner, request.endpoint_id, without_endpoint=request.without_endpoint)
         structlog.contextvars.bind_contextvars(addresses=released.describe() if released else "")
         return pb.ReleaseAddressesResponse(released=_write_allocation(released) if released else None)
 
@@ -160,12 +165,15 @@ def _read_request(request: pb.AllocateAddressesRequest) -> AllocationRequest:
         pool=wire.check_name(request.pool, "pool") if request.pool else "",
         families=frozenset(_read_family(family) for family in request.families),
         requested=_read_requested(request.requested),
+        delegated=request.delegated,
     )
 
 
-def _read_endpoint_id(id_: int) -> int:
-    if not 0 < id_ <= _LARGEST_ENDPOINT_ID:
-        raise InvalidArgument(f"endpoint_id: {id_} is not between 1 and {_LARGEST_ENDPOINT_ID}", field="endpoint_id")
+def _read_endpoint_id(id_: int, least: int = 1) -> int:
+    if not least <= id_ <= _LARGEST_ENDPOINT_ID:
+        raise InvalidArgument(
+            f"endpoint_id: {id_} is not between {least} and {_LARGEST_ENDPOINT_ID}", field="endpoint_id"
+        )
     return id_
 
 
@@ -232,6 +240,7 @@ def _write_pool(pool: PoolStatus) -> pb.Pool:
         next_expiry=wire.write_time(pool.next_expiry) if pool.next_expiry is not None else None,
         problems=pool.problems,
         cluster=pool.cluster,
+        delegated=pool.delegated,
         families=[_FAMILY_NUMBERS[family] for family in pool.families],
     )
 

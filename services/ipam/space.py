@@ -89,6 +89,7 @@ class AddressSpace:
         Raises NotFound (pool), InvalidArgument, AlreadyExists (a requested address is held).
         """
         pool = self._pool(request)
+        _check_purpose(pool, delegated=request.delegated)
         families = self._families(pool, request)
         for address in request.requested.values():
             self._check_requested(pool, address)
@@ -174,4 +175,32 @@ class AddressSpace:
                 f"requested: {address} is held by {holder}; release that first or ask for another",
                 address=address,
                 owner=holder,
+            )
+
+
+def _check_purpose(pool: Pool, *, delegated: bool) -> None:
+    """Refuse a pool whose gateways are none for the interface that the addresses are for."""
+    if pool.delegated and not delegated:
+        raise InvalidArgument(
+            f"pool: {pool.name!r} is delegated, for plugins with podlane-ipam, and the node's datapath doesn't know "
+            "its gateways: name another pool",
+            field="pool",
+            pool=pool.name,
+        )
+    if not delegated or pool.delegated:
+        return
+    if pool.cluster is not None:
+        raise InvalidArgument(
+            f"pool: {pool.name!r} is the cluster's, and has one gateway for all its ranges; podlane-ipam needs one in "
+            "each: a pool with delegated = true",
+            field="pool",
+            pool=pool.name,
+        )
+    for one in pool.ranges:
+        if one.gateway not in one.prefix:
+            raise InvalidArgument(
+                f"pool: {one.prefix} of {pool.name!r} has the node's gateway {one.gateway}, which isn't in it; "
+                "podlane-ipam needs one that is: a pool with delegated = true",
+                field="pool",
+                pool=pool.name,
             )

@@ -227,7 +227,7 @@ async def test_confirming_is_idempotent_for_one_endpoint_and_refused_for_another
 
         assert confirmed.expires is None
         assert await ipam.confirm(owner("c1"), 7) == confirmed
-        with pytest.raises(AlreadyExists, match=r"net/c1/eth0 holds .* for endpoint 7, not 8"):
+        with pytest.raises(AlreadyExists, match=r"net/c1/eth0 holds .* for endpoint 7, not for endpoint 8"):
             await ipam.confirm(owner("c1"), 8)
         with pytest.raises(NotFound, match="net/c2/eth0 holds no addresses"):
             await ipam.confirm(owner("c2"), 7)

@@ -21,8 +21,9 @@ def files(directory: Path, pattern: str = "*") -> list[Path]:
 def test_plugin_and_configuration_are_written_where_they_are_asked_for(tmp_path: Path):
     written = install.install(tmp_path / "bin", tmp_path / "net.d", sockets={"ipam": Path("/x/ipam.sock")})
 
-    plugin, conflist = written
-    assert plugin.stat().st_mode & 0o777 == 0o755
+    plugin, ipam_plugin, conflist = written
+    assert [plugin.name, ipam_plugin.name] == ["podlane", "podlane-ipam"]
+    assert {one.stat().st_mode & 0o777 for one in (plugin, ipam_plugin)} == {0o755}
     assert json.loads(conflist.read_text()) == {
         "cniVersion": "1.1.0",
         "name": "podlane",
@@ -117,11 +118,11 @@ async def test_the_sources_do_the_work_when_the_interpreter_is_another_one(tmp_p
 
 def test_a_lib_dir_of_its_own_and_another_interpreter_are_used(tmp_path: Path):
     python = Path(sys.executable).resolve()
-    plugin, _ = install.install(tmp_path / "bin", tmp_path / "net.d", lib_dir=tmp_path / "lib", python=python)
+    plugin, *_ = install.install(tmp_path / "bin", tmp_path / "net.d", lib_dir=tmp_path / "lib", python=python)
 
     assert plugin.read_text().startswith(f"#!{tmp_path / 'lib' / 'python'} -IBSXutf8\n")
     assert (tmp_path / "lib" / "python").readlink() == python
-    assert [path.name for path in (tmp_path / "bin").iterdir()] == ["podlane"]
+    assert sorted(path.name for path in (tmp_path / "bin").iterdir() if path.is_file()) == ["podlane", "podlane-ipam"]
 
 
 async def test_an_environment_that_is_gone_leaves_the_quick_way_working(tmp_path: Path):

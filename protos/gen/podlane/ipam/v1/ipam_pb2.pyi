@@ -32,7 +32,7 @@ class _AllocationStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Alloc
     ALLOCATION_STATE_RESERVED: _AllocationState.ValueType  # 1
     """Handed out, not yet confirmed; has an expiry."""
     ALLOCATION_STATE_CONFIRMED: _AllocationState.ValueType  # 2
-    """An endpoint holds it until it is released."""
+    """An endpoint, or another plugin's interface, holds it until it is released."""
 
 class AllocationState(_AllocationState, metaclass=_AllocationStateEnumTypeWrapper):
     """The life of an allocation."""
@@ -42,7 +42,7 @@ ALLOCATION_STATE_UNSPECIFIED: AllocationState.ValueType  # 0
 ALLOCATION_STATE_RESERVED: AllocationState.ValueType  # 1
 """Handed out, not yet confirmed; has an expiry."""
 ALLOCATION_STATE_CONFIRMED: AllocationState.ValueType  # 2
-"""An endpoint holds it until it is released."""
+"""An endpoint, or another plugin's interface, holds it until it is released."""
 Global___AllocationState: _TypeAlias = AllocationState  # noqa: Y015
 
 class _ClaimState:
@@ -111,7 +111,8 @@ class Allocation(_message.Message):
     pool: _builtins.str
     state: Global___AllocationState.ValueType
     endpoint_id: _builtins.int
-    """The endpoint that confirmed it; 0 while reserved.
+    """The endpoint that confirmed it; 0 while reserved. Confirmed with 0: there is no endpoint, another plugin's interface
+    has the addresses (podlane-ipam, ipam only).
     next field: 10
     """
     @_builtins.property
@@ -164,8 +165,14 @@ class AllocateAddressesRequest(_message.Message):
     FAMILIES_FIELD_NUMBER: _builtins.int
     POOL_FIELD_NUMBER: _builtins.int
     REQUESTED_FIELD_NUMBER: _builtins.int
+    DELEGATED_FIELD_NUMBER: _builtins.int
     pool: _builtins.str
     """Empty: the pool whose ranges hold the first of `requested`, else the one named `default`."""
+    delegated: _builtins.bool
+    """They are for another plugin's interface (podlane-ipam). Needs a pool whose gateways are in its ranges: a delegated
+    one, or of this node's own the first. Without it a delegated pool is refused.
+    next field: 7
+    """
     @_builtins.property
     def owner(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -176,9 +183,7 @@ class AllocateAddressesRequest(_message.Message):
 
     @_builtins.property
     def requested(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.IpAddress]:
-        """Exactly these addresses, at most one per family. Families not named here get the next free one.
-        next field: 6
-        """
+        """Exactly these addresses, at most one per family. Families not named here get the next free one."""
 
     def __init__(
         self,
@@ -188,10 +193,11 @@ class AllocateAddressesRequest(_message.Message):
         families: _abc.Iterable[_types_pb2.IpFamily.ValueType] | None = ...,
         pool: _builtins.str = ...,
         requested: _abc.Iterable[_types_pb2.IpAddress] | None = ...,
+        delegated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner", "pod", b"pod"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["families", b"families", "owner", b"owner", "pod", b"pod", "pool", b"pool", "requested", b"requested"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delegated", b"delegated", "families", b"families", "owner", b"owner", "pod", b"pod", "pool", b"pool", "requested", b"requested"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -244,6 +250,7 @@ class ConfirmAllocationRequest(_message.Message):
     OWNER_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.int
+    """1 to 65535; 0: no endpoint, ipam only."""
     @_builtins.property
     def owner(self) -> _types_pb2.Attachment: ...
     def __init__(
@@ -340,8 +347,13 @@ class ReleaseAddressesRequest(_message.Message):
 
     OWNER_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    WITHOUT_ENDPOINT_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.int
     """Only what this endpoint confirmed; 0: whatever the owner holds."""
+    without_endpoint: _builtins.bool
+    """Only what no endpoint has confirmed: a reservation, or ipam only. What an endpoint has is left as it is, and not
+    answered. INVALID_ARGUMENT together with endpoint_id.
+    """
     @_builtins.property
     def owner(self) -> _types_pb2.Attachment: ...
     def __init__(
@@ -349,10 +361,11 @@ class ReleaseAddressesRequest(_message.Message):
         *,
         owner: _types_pb2.Attachment | None = ...,
         endpoint_id: _builtins.int = ...,
+        without_endpoint: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["owner", b"owner"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "owner", b"owner"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "owner", b"owner", "without_endpoint", b"without_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -496,11 +509,17 @@ class Pool(_message.Message):
     PROBLEMS_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     FAMILIES_FIELD_NUMBER: _builtins.int
+    DELEGATED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     mtu: _builtins.int
     """Bytes; 0 lets the loader take the node's."""
     cluster: _builtins.bool
     """Its ranges are claimed in the kvstore; there may be none yet."""
+    delegated: _builtins.bool
+    """It is for other plugins' interfaces (podlane-ipam): each range has a gateway of its own, and the node's datapath
+    knows nothing of it.
+    next field: 9
+    """
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___PoolRange]: ...
     @_builtins.property
@@ -513,9 +532,7 @@ class Pool(_message.Message):
 
     @_builtins.property
     def families(self) -> _containers.RepeatedScalarFieldContainer[_types_pb2.IpFamily.ValueType]:
-        """What it has, or is to have once ranges are claimed.
-        next field: 8
-        """
+        """What it has, or is to have once ranges are claimed."""
 
     def __init__(
         self,
@@ -527,10 +544,11 @@ class Pool(_message.Message):
         problems: _abc.Iterable[_builtins.str] | None = ...,
         cluster: _builtins.bool = ...,
         families: _abc.Iterable[_types_pb2.IpFamily.ValueType] | None = ...,
+        delegated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["next_expiry", b"next_expiry"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "families", b"families", "mtu", b"mtu", "name", b"name", "next_expiry", b"next_expiry", "problems", b"problems", "ranges", b"ranges"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "delegated", b"delegated", "families", b"families", "mtu", b"mtu", "name", b"name", "next_expiry", b"next_expiry", "problems", b"problems", "ranges", b"ranges"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

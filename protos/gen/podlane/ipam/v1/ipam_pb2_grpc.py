@@ -104,7 +104,8 @@ class IpamServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ConfirmAllocation(self, request, context):
-        """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired.
+        """Makes a reservation permanent: an endpoint now stands behind it, or, with endpoint_id 0, another plugin's interface
+        that is no endpoint (ipam only). NOT_FOUND when it has expired, ALREADY_EXISTS when it is somebody else's.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

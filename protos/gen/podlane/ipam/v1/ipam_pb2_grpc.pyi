@@ -42,7 +42,9 @@ class IpamServiceStub:
     In a cluster pool a call that finds nothing waits a moment for another range to be claimed.
     """
     ConfirmAllocation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]
-    """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
+    """Makes a reservation permanent: an endpoint now stands behind it, or, with endpoint_id 0, another plugin's interface
+    that is no endpoint (ipam only). NOT_FOUND when it has expired, ALREADY_EXISTS when it is somebody else's.
+    """
     UnconfirmAllocation: _grpc.UnaryUnaryMultiCallable[_ipam_pb2.UnconfirmAllocationRequest, _ipam_pb2.UnconfirmAllocationResponse]
     """Takes a confirmation back: the addresses are a reservation again, with all its time, for another endpoint of
     the owner or for expiry. What nobody has confirmed, or another endpoint has, is left as it is.
@@ -87,7 +89,9 @@ class IpamServiceAsyncStub(IpamServiceStub):
     In a cluster pool a call that finds nothing waits a moment for another range to be claimed.
     """
     ConfirmAllocation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.ConfirmAllocationRequest, _ipam_pb2.ConfirmAllocationResponse]  # type: ignore[assignment]
-    """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
+    """Makes a reservation permanent: an endpoint now stands behind it, or, with endpoint_id 0, another plugin's interface
+    that is no endpoint (ipam only). NOT_FOUND when it has expired, ALREADY_EXISTS when it is somebody else's.
+    """
     UnconfirmAllocation: _aio.UnaryUnaryMultiCallable[_ipam_pb2.UnconfirmAllocationRequest, _ipam_pb2.UnconfirmAllocationResponse]  # type: ignore[assignment]
     """Takes a confirmation back: the addresses are a reservation again, with all its time, for another endpoint of
     the owner or for expiry. What nobody has confirmed, or another endpoint has, is left as it is.
@@ -141,7 +145,9 @@ class IpamServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ipam_pb2.ConfirmAllocationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ipam_pb2.ConfirmAllocationResponse, _abc.Awaitable[_ipam_pb2.ConfirmAllocationResponse]]:
-        """Makes a reservation permanent: an endpoint now stands behind it. NOT_FOUND when it has expired."""
+        """Makes a reservation permanent: an endpoint now stands behind it, or, with endpoint_id 0, another plugin's interface
+        that is no endpoint (ipam only). NOT_FOUND when it has expired, ALREADY_EXISTS when it is somebody else's.
+        """
 
     @_abc_1.abstractmethod
     def UnconfirmAllocation(
