@@ -81,32 +81,28 @@ class Config:
 
     __slots__ = ("document", "log_file", "log_level", "network", "sockets", "timeout", "version")
 
-    def __init__(
-        self,
-        document: "dict[str, Any]",
-        verb: str,
-        table: "dict[str, Any] | None" = None,
-        prefix: str = "",
-        services: "tuple[str, ...]" = SERVICES,
-    ) -> None:
-        """Check; raises CniError with code 1 or 7 that names the key.
+    services: "tuple[str, ...]" = SERVICES
 
-        `table` is the object that has podlane's own keys, if it isn't the document, and `prefix` how it is called.
-        """
+    def __init__(self, document: "dict[str, Any]", verb: str) -> None:
+        """Check; raises CniError with code 1 or 7 that names the key."""
         self.document = document
-        table = document if table is None else table
         self.version = check_version(document.get("cniVersion"), verb)
         self.network = text(document, "name")
         if not self.network:
             raise CniError(BAD_CONFIG, "name is missing; it is the network's name in every record")
         check_name("name", self.network, BAD_CONFIG)
-        self.sockets = {service: _path(table, f"{service}Socket", SOCKETS[service], prefix) for service in services}
+        table, prefix = self._own(document)
+        self.sockets = {one: _path(table, f"{one}Socket", SOCKETS[one], prefix) for one in self.services}
         self.timeout = _timeout(table, prefix)
         self.log_file = _path(table, "logFile", "", prefix, longest=4095)
         self.log_level = text(table, "logLevel", "info", prefix)
         if self.log_level not in LOG_LEVELS:
             problem = f"{quoted(self.log_level)} is not one of {', '.join(LOG_LEVELS)}"
             raise CniError(BAD_CONFIG, f"{prefix}logLevel {problem}")
+
+    def _own(self, document: "dict[str, Any]") -> "tuple[dict[str, Any], str]":
+        """Return the object that podlane's own keys are in, and what stands before their names."""
+        return document, ""
 
 
 class LinkConfig:

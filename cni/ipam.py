@@ -11,14 +11,14 @@ What an endpoint of podlane's own plugin has is never released, and a reservatio
 expire by GC, because an ADD may be about to confirm it.
 """
 
-from cni.ipamconfig import AddressConfig, configure, pool_name
+from cni.ipamconfig import AddressConfig, IpamConfig, pool_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.session import Session
     from cni.wire import Values
 
-__all__ = ["VERBS", "configure"]
+__all__ = ["VERBS", "IpamConfig"]
 
 
 def _add(session: "Session") -> None:

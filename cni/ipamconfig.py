@@ -36,9 +36,15 @@ if TYPE_CHECKING:
 ROUTE_NUMBERS = ("mtu", "advmss", "priority", "table", "scope")
 
 
-def configure(document: "dict[str, Any]", verb: str) -> Config:
-    """Return what every verb needs. Raises CniError with code 1 or 7."""
-    return Config(document, verb, ipam_object(document), "ipam.", ("ipam",))
+class IpamConfig(Config):
+    """What every verb needs."""
+
+    __slots__ = ()
+
+    services = ("ipam",)
+
+    def _own(self, document: "dict[str, Any]") -> "tuple[dict[str, Any], str]":
+        return ipam_object(document), "ipam."
 
 
 def ipam_object(document: "dict[str, Any]") -> "dict[str, Any]":

@@ -62,13 +62,13 @@ class Call:
         document = parse(_read_stdin())
         if document.get("cniVersion") in spec.VERSIONS:
             self._version = document["cniVersion"]
+        read: type[Config] = Config
+        verbs = VERBS
         if self._plugin == IPAM_PLUGIN:
             from cni import ipam
 
-            config, verbs = ipam.configure(document, environment.verb), ipam.VERBS
-        else:
-            config, verbs = Config(document, environment.verb), VERBS
-        self._session = session = Session(environment, config, self._library)
+            read, verbs = ipam.IpamConfig, ipam.VERBS
+        self._session = session = Session(environment, read(document, environment.verb), self._library)
         verbs[environment.verb](session)
         self._log(None)
 

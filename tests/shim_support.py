@@ -209,6 +209,20 @@ class Services:
 
         return method
 
+    def ipam_conf(self, *, ipam: Any = None, **overrides: Any) -> dict[str, Any]:
+        """Return a network configuration of another plugin's, with podlane-ipam for its addresses.
+
+        `ipam` has further keys of the object, or is what stands in its place.
+        """
+        own = {"type": "podlane-ipam", "ipamSocket": str(self.socket("ipam")), "timeoutSeconds": 20}
+        return {
+            "cniVersion": "1.1.0",
+            "name": "podlane",
+            "type": "bridge",
+            "ipam": own | (ipam or {}) if isinstance(ipam, dict | None) else ipam,
+            **overrides,
+        }
+
     def conf(self, **overrides: Any) -> dict[str, Any]:
         """Return a network configuration for these sockets; a value of None leaves the key out."""
         conf = {

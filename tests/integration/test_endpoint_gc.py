@@ -167,6 +167,21 @@ async def test_each_kind_is_removed_and_its_attachment_told(around: Surroundings
     assert await client.collect() == []
 
 
+async def test_addresses_that_are_ipam_only_are_never_collected_and_others_are(
+    around: Surroundings, client: Client
+) -> None:
+    """They are confirmed and have neither endpoint nor link, as a leak has; podlane-ipam's own GC is for them."""
+    kept = leak_addresses(around, 0)
+    leak_addresses(around, 77)
+
+    findings = await client.collect()
+    await rounds(around, 3)
+
+    assert told(findings) == [("address", REMOVED)]
+    assert list(around.ipam.held.values()) == [kept]
+    assert await client.collect() == []
+
+
 async def test_a_dry_run_shows_all_and_changes_nothing(around: Surroundings, client: Client) -> None:
     """Not even when it is repeated."""
     pod = around.pod()

@@ -16,7 +16,7 @@ import pytest
 from services.common.config import PoolSettings
 from services.common.controllers import Registry
 from services.common.db import Database
-from services.common.errors import AlreadyExists, Exhausted, NotFound, Unavailable
+from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition, NotFound, Unavailable
 from services.common.model import Attachment, Pod
 from services.ipam.allocator import Allocator
 from services.ipam.ledger import Ledger
@@ -231,6 +231,40 @@ async def test_confirming_is_idempotent_for_one_endpoint_and_refused_for_another
             await ipam.confirm(owner("c1"), 8)
         with pytest.raises(NotFound, match="net/c2/eth0 holds no addresses"):
             await ipam.confirm(owner("c2"), 7)
+
+
+async def test_what_is_confirmed_without_an_endpoint_never_expires_and_is_no_endpoints(tmp_path: Path, time: Time):
+    async with allocator(tmp_path, time=time) as ipam:
+        held = await allocate(ipam, "c1")
+        confirmed = await ipam.confirm(owner("c1"), 0)
+        assert confirmed.ipam_only
+        assert await ipam.confirm(owner("c1"), 0) == confirmed
+        with pytest.raises(AlreadyExists, match=r"for another plugin \(podlane-ipam\), not for endpoint 7"):
+            await ipam.confirm(owner("c1"), 7)
+        with pytest.raises(FailedPrecondition, match="for another plugin"):
+            await ipam.release(owner("c1"), 7)
+        assert await ipam.unconfirm(owner("c1"), 7) == confirmed
+    time.wall += 100_000.0
+    time.monotonic += 100_000.0
+    async with allocator(tmp_path, time=time) as ipam:
+        assert await ipam.expire() == 0
+        assert await allocate(ipam, "c1") == confirmed
+        assert confirmed.addresses == held.addresses
+
+
+async def test_a_release_without_endpoint_leaves_what_an_endpoint_has(tmp_path: Path):
+    async with allocator(tmp_path) as ipam:
+        for name in ("reserved", "only", "endpoint"):
+            await allocate(ipam, name)
+        await ipam.confirm(owner("only"), 0)
+        kept = await ipam.confirm(owner("endpoint"), 7)
+        with pytest.raises(AlreadyExists, match=r"for endpoint 7, not for another plugin \(podlane-ipam\)"):
+            await ipam.confirm(owner("endpoint"), 0)
+
+        released = [await ipam.release(owner(name), without_endpoint=True) for name in ("reserved", "only", "endpoint")]
+
+        assert [one is not None for one in released] == [True, True, False]
+        assert await allocate(ipam, "endpoint") == kept
 
 
 async def test_a_confirmation_is_taken_back_on_disk_and_only_for_the_endpoint_that_gave_it(tmp_path: Path, time: Time):

@@ -79,6 +79,13 @@ async def test_confirming_takes_the_expiry_away(ipam: Calls):
     assert await ipam.confirm("c1", 77) == held
 
 
+async def test_a_release_is_for_an_endpoint_or_without_one(ipam: Calls):
+    request = pb.ReleaseAddressesRequest(owner=attachment("c1"), endpoint_id=7, without_endpoint=True)
+
+    with pytest.raises(errors.InvalidArgument, match="without_endpoint"):
+        await ipam.peer.call(ipam.stub.ReleaseAddresses, request, timeout=10)
+
+
 async def test_releasing_returns_what_was_held_once(ipam: Calls):
     held = (await ipam.allocate("c1")).allocation
 

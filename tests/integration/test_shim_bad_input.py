@@ -15,6 +15,12 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Plugin:
     return Plugin.installed(tmp_path_factory.mktemp("plugin"))
 
 
+@pytest.fixture(scope="module", params=["podlane", "podlane-ipam"])
+def either(plugin: Plugin, request: pytest.FixtureRequest) -> Plugin:
+    """Each of the two plugins."""
+    return Plugin(plugin.executable.with_name(request.param), plugin.conflist)
+
+
 @pytest.mark.parametrize("verb", ["ADD", "DEL", "CHECK", "STATUS", "GC"])
 @pytest.mark.parametrize(
     ("stdin", "code", "named"),
@@ -31,8 +37,8 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> Plugin:
     ],
     ids=["empty", "text", "list", "1 MiB", "9 MiB", "no version", "odd version", "no name", "odd name"],
 )
-async def test_odd_stdin_is_refused(plugin: Plugin, verb: str, stdin: bytes, code: int, named: str):
-    outcome = await plugin.cni(verb, stdin)
+async def test_odd_stdin_is_refused(either: Plugin, verb: str, stdin: bytes, code: int, named: str):
+    outcome = await either.cni(verb, stdin)
 
     assert outcome.error["code"] == code
     assert named in outcome.error["msg"]
@@ -46,8 +52,8 @@ async def test_a_mebibyte_of_configuration_that_is_well_formed_is_read(plugin: P
 
 
 @pytest.mark.parametrize("name", ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"])
-async def test_a_missing_variable_is_code_4_and_named(plugin: Plugin, name: str):
-    outcome = await plugin.cni("ADD", CONF, without=name)
+async def test_a_missing_variable_is_code_4_and_named(either: Plugin, name: str):
+    outcome = await either.cni("ADD", CONF, without=name)
 
     assert outcome.error["code"] == 4
     assert name in outcome.error["msg"]
@@ -67,8 +73,8 @@ async def test_a_missing_variable_is_code_4_and_named(plugin: Plugin, name: str)
         ("CNI_IFNAME", "\udcff"),
     ],
 )
-async def test_a_malformed_variable_is_code_4_and_named(plugin: Plugin, name: str, value: str):
-    outcome = await plugin.cni("ADD", CONF, **{name: value})
+async def test_a_malformed_variable_is_code_4_and_named(either: Plugin, name: str, value: str):
+    outcome = await either.cni("ADD", CONF, **{name: value})
 
     assert outcome.error["code"] == 4
     assert name in outcome.error["msg"]
@@ -118,8 +124,9 @@ async def test_a_bug_of_the_plugin_is_code_100_with_its_text(tmp_path: Path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "gone", "empty"])
-async def test_a_damaged_installation_says_so(tmp_path: Path, damage: str):
-    damaged = Plugin.installed(tmp_path)
+@pytest.mark.parametrize("name", ["podlane", "podlane-ipam"])
+async def test_a_damaged_installation_says_so(tmp_path: Path, damage: str, name: str):
+    damaged = Plugin.installed(tmp_path, name)
     bundle = damaged.executable.parent / ".podlane" / "podlane.bundle"
     if damage == "cut":
         bundle.write_bytes(bundle.read_bytes()[:1000])

@@ -12,7 +12,7 @@ from podlane.endpoint.v1 import endpoint_pb2
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
-from tests.shim_support import Plugin, Services, attachment, endpoint, link, never, refuse
+from tests.shim_support import Plugin, Services, attachment, endpoint, link, never, pool, refuse
 
 StatusCode = grpc.StatusCode
 DEL = ["DeleteEndpoint", "DeleteLink", "ReleaseAddresses"]
@@ -211,6 +211,63 @@ async def test_status_is_silent_when_all_three_serve(plugin: Plugin, services: S
     outcome = await plugin.cni("STATUS", services.conf())
 
     assert (outcome.code, outcome.stdout) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("pools", "says"),
+    [
+        ([pool(used4=253)], "pool default: 0 of 253 IPv4 addresses free"),
+        ([pool(used6=2**64 - 2)], "pool default: 0 of 18446744073709551614 IPv6 addresses free"),
+        ([pool("blue")], "pool default: podlane-ipam has no such pool, it has blue"),
+        ([pool(delegated=True)], "pool default: it is delegated"),
+        (
+            [pool(cluster=True, ranges=[], problems=["etcd does not answer"])],
+            "pool default: 0 of 0 IPv4 addresses free",
+        ),
+        ([pool(cluster=True, used4=253, problems=["etcd does not answer"])], "etcd does not answer"),
+    ],
+    ids=["IPv4", "IPv6", "no such pool", "delegated", "no claim", "no further claim"],
+)
+async def test_status_is_code_50_with_numbers_when_the_pool_has_no_address(
+    plugin: Plugin, services: Services, pools: list[ipam_pb2.Pool], says: str
+):
+    services.script["ListPools"] = ipam_pb2.ListPoolsResponse(pools=pools)
+
+    error = (await plugin.cni("STATUS", services.conf())).error
+
+    assert error["code"] == 50
+    assert says in error["msg"]
+
+
+@pytest.mark.parametrize(
+    ("pools", "wanted"),
+    [
+        ([pool(used4=252)], ""),
+        ([pool(used4=253), pool("blue")], "blue"),
+        ([pool(cluster=True, used4=253)], ""),
+        ([pool(ranges=pool().ranges[:1], families=[1])], ""),
+        ([pool(ranges=[*pool(used4=253).ranges, *pool().ranges])], ""),
+    ],
+    ids=["the last one", "another pool", "a claim is under way", "one family", "a second range"],
+)
+async def test_status_minds_only_the_networks_own_pool_and_what_it_can_get(
+    plugin: Plugin, services: Services, pools: list[ipam_pb2.Pool], wanted: str
+):
+    services.script["ListPools"] = ipam_pb2.ListPoolsResponse(pools=pools)
+
+    assert (await plugin.cni("STATUS", services.conf(pool=wanted))).code == 0
+
+
+async def test_status_tells_a_service_that_cannot_be_asked_beside_a_pool_that_is_full(
+    plugin: Plugin, services: Services
+):
+    await services.stop("endpoint")
+    services.script["ListPools"] = ipam_pb2.ListPoolsResponse(pools=[pool(used4=253)])
+
+    error = (await plugin.cni("STATUS", services.conf())).error
+
+    assert "0 of 253 IPv4" in error["details"]
+    assert "endpoint.sock" in error["details"]
 
 
 async def test_status_is_code_50_when_a_service_is_down(plugin: Plugin, services: Services):

@@ -243,6 +243,20 @@ def test_reservations_are_left_to_their_expiry() -> None:
     assert find(seen(allocations=(allocation(2, 0),))) == []
 
 
+def test_addresses_that_are_ipam_only_are_none_of_this_services_business() -> None:
+    """Another plugin's interface has them; no link of its owner is known here, and yet its container may run."""
+    assert find(seen(allocations=(allocation(2, 0, ipam_only=True),))) == []
+    assert find(seen(links=(link(2, up=False),), allocations=(allocation(2, 0, ipam_only=True),)))[0].kind is Kind.LINK
+
+
+def test_addresses_of_an_endpoint_that_are_ipam_only_are_kept_and_told() -> None:
+    """They aren't claimed: the service that has them says whose they are."""
+    (finding,) = find(replace(HEALTHY, allocations=(allocation(2, 0, ipam_only=True),)))
+
+    assert told([finding]) == [("address", "addresses 10.7.0.2", "keep")]
+    assert "another plugin's interface" in finding.evidence[0]
+
+
 def test_addresses_that_ipam_holds_for_another_endpoint_than_the_owners_are_kept_and_told() -> None:
     """Nothing is taken from a pod that runs."""
     finding = only(replace(HEALTHY, allocations=(allocation(2, 5),)))
@@ -321,7 +335,8 @@ def worlds(draw: st.DrawFn) -> World:
             name = attachment(number).host_ifname()
             datapaths.append(stranger(number, *((name, 100 + number) if there == "link" else ("", 0))))
         if draw(st.booleans()):
-            allocations.append(allocation(number, draw(st.sampled_from((0, number, 60)))))
+            id_ = draw(st.sampled_from((0, number, 60)))
+            allocations.append(allocation(number, id_, ipam_only=not id_ and draw(st.booleans())))
         alive = there == "link" and not (lost and not processes and recorded)
         carries = (known and state is not EndpointState.DISCONNECTING) or up or has_datapath != "nothing"
         if alive and carries:
@@ -353,6 +368,14 @@ def test_nothing_that_may_belong_to_a_running_pod_is_ever_removed(world: World) 
         going = isinstance(finding.subject, Endpoint) and finding.subject.state is EndpointState.DISCONNECTING
         if finding.action is Action.REMOVE and not going:
             assert number not in world.running, finding
+
+
+@given(worlds())
+def test_nothing_that_is_ipam_only_is_ever_removed(world: World) -> None:
+    """Its container is none that this service sees."""
+    for finding in find(world.seen):
+        if isinstance(finding.subject, Allocation) and finding.subject.ipam_only:
+            assert finding.action is Action.KEEP
 
 
 @given(worlds())

@@ -51,13 +51,16 @@ def owner(name: str = "c1") -> Attachment:
     return Attachment("net", name, "eth0")
 
 
-def request(name: str = "c1", pool: str = "", families: str = "", requested: str = "") -> AllocationRequest:
+def request(
+    name: str = "c1", pool: str = "", families: str = "", requested: str = "", *, delegated: bool = False
+) -> AllocationRequest:
     addresses = [ip_address(word) for word in requested.split()]
     return AllocationRequest(
         owner(name),
         pool=pool,
         families=frozenset(int(digit) for digit in families),
         requested={address.version: address for address in addresses},
+        delegated=delegated,
     )
 
 
@@ -402,3 +405,33 @@ def test_a_release_of_before_a_range_went_does_not_free_what_is_held_now(time: T
     assert addresses(held)[0] not in others
     with pytest.raises(Exhausted):
         after.reserve(request("late"))
+
+
+DELEGATED = (*POOLS, PoolSettings("bridge", ("10.9.0.0/29",), delegated=True))
+
+
+def test_a_delegated_pool_gives_to_other_plugins_only(time: Time):
+    ledger = make(time, *DELEGATED)
+    with pytest.raises(InvalidArgument, match=r"pool: 'bridge' is delegated, .*: name another pool"):
+        ledger.reserve(request(pool="bridge"))
+    with pytest.raises(InvalidArgument, match="'bridge' is delegated"):
+        ledger.reserve(request(requested="10.9.0.3"))
+
+    held = ledger.reserve(request(pool="bridge", delegated=True)).allocation
+
+    assert (addresses(held), str(held.addresses[0].gateway)) == (["10.9.0.2"], "10.9.0.1")
+
+
+def test_other_plugins_get_addresses_only_of_ranges_with_their_gateway(time: Time):
+    ledger = make(time, *DELEGATED)
+    with pytest.raises(InvalidArgument, match=r"10.0.1.0/29 of 'blue' has the node's gateway 10.0.0.1, which isn't in"):
+        ledger.reserve(request(pool="blue", delegated=True))
+
+    assert addresses(ledger.reserve(request(delegated=True)).allocation) == ["10.0.0.2", "fd00::2"]
+
+
+def test_other_plugins_get_nothing_of_a_clusters_pool(time: Time):
+    ledger = make(time, PoolSettings("default", cluster_ranges=("10.0.0.0/16",)))
+
+    with pytest.raises(InvalidArgument, match="'default' is the cluster's"):
+        ledger.reserve(request(delegated=True))

@@ -6,7 +6,7 @@ import pytest
 
 from services.common.config import PoolSettings
 from services.common.errors import InvalidArgument
-from services.ipam.ranges import Range, plan
+from services.ipam.ranges import Range, gateways, plan
 
 
 def only(cidr: str, *exclude: str) -> Range:
@@ -57,6 +57,20 @@ def test_all_ranges_of_a_family_share_the_nodes_first_gateway():
     assert usable(pools[1].ranges[0])[0] == "10.2.0.1"
 
 
+def test_a_delegated_pools_ranges_have_their_own_gateways_and_the_node_has_none_of_them():
+    pools = plan(
+        (
+            PoolSettings("bridge", ("10.9.0.0/29", "10.9.1.0/29", "fd09::/120"), ("10.9.1.1",), delegated=True),
+            PoolSettings("default", ("10.0.0.0/24", "fd00::/120")),
+        )
+    )
+
+    assert [str(one.gateway) for one in pools[0].ranges] == ["10.9.0.1", "10.9.1.2", "fd09::1"]
+    assert not any(one.usable(int(one.gateway)) for one in pools[0].ranges)
+    assert [str(one.gateway) for one in pools[1].ranges] == ["10.0.0.1", "fd00::1"]
+    assert {family: str(one) for family, one in gateways(pools).items()} == {4: "10.0.0.1", 6: "fd00::1"}
+
+
 def test_exclusions_are_cut_out_and_move_the_gateway():
     one = only("10.0.0.0/28", "10.0.0.1", "10.0.0.4/30", "10.0.0.14/31")
 
@@ -94,6 +108,12 @@ def test_why_an_address_is_not_given_out(address: str, why: str):
         ((PoolSettings("a", ("10.0.0.0/24",)), PoolSettings("a", ("10.1.0.0/24",))), "two pools are named 'a'"),
         ((PoolSettings("a", ("10.0.0.0/32",)),), "nothing is left to give out in IPv4"),
         ((PoolSettings("a", ("fd00::/64",), ("fd00::/60",)),), "all of that is excluded"),
+        ((PoolSettings("a", ("10.0.0.0/32",), delegated=True),), "nothing is left to give out in IPv4"),
+        (
+            (PoolSettings("a", ("10.0.0.0/24", "10.0.1.0/24"), ("10.0.1.0/24",), delegated=True),),
+            "its IPv4 gateway is the first address of 10.0.1.0/24, and all of that is excluded",
+        ),
+        ((PoolSettings("a", cluster_ranges=("10.0.0.0/16",), delegated=True),), "delegated: it has cluster_ranges"),
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused_by_name(pools: tuple[PoolSettings, ...], words: str):

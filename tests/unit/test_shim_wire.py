@@ -14,7 +14,7 @@ from podlane.endpoint.v1 import endpoint_pb2
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
-from cni import messages, rpc, wire
+from cni import ipammessages, messages, rpc, wire
 from cni.wire import Message
 
 PAIRS: dict[Message, type[Protobuf]] = {
@@ -49,6 +49,16 @@ PAIRS: dict[Message, type[Protobuf]] = {
     messages.LIST_ENDPOINTS_RESPONSE: endpoint_pb2.ListEndpointsResponse,
     messages.HEALTH_REQUEST: health_pb2.HealthCheckRequest,
     messages.HEALTH_RESPONSE: health_pb2.HealthCheckResponse,
+    ipammessages.ASSIGNED_ADDRESS: types_pb2.AssignedAddress,
+    ipammessages.ALLOCATION: ipam_pb2.Allocation,
+    ipammessages.ALLOCATE_REQUEST: ipam_pb2.AllocateAddressesRequest,
+    ipammessages.ALLOCATE_RESPONSE: ipam_pb2.AllocateAddressesResponse,
+    ipammessages.CONFIRM_REQUEST: ipam_pb2.ConfirmAllocationRequest,
+    ipammessages.CONFIRM_RESPONSE: ipam_pb2.ConfirmAllocationResponse,
+    ipammessages.RELEASE_REQUEST: ipam_pb2.ReleaseAddressesRequest,
+    ipammessages.LIST_ALLOCATIONS_REQUEST: ipam_pb2.ListAllocationsRequest,
+    ipammessages.LIST_ALLOCATIONS_RESPONSE: ipam_pb2.ListAllocationsResponse,
+    ipammessages.POOL_RANGE: ipam_pb2.PoolRange,
     rpc._ERROR_INFO: error_details_pb2.ErrorInfo,
     rpc._STATUS: status_pb2.Status,
 }
