@@ -99,6 +99,8 @@ class Node:
     start: bool = True
     clock: str = ""
     """How far the clock of services that are launched from now on is off, as libfaketime has it: `+1h`."""
+    pools: str = ""
+    """Further `[[ipam.pools]]`, as TOML."""
 
     def __post_init__(self) -> None:
         """Choose names; `open` makes everything."""
@@ -161,7 +163,7 @@ class Node:
             lines.append(f"[{table}]")
             lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
         lines += ["[[ipam.pools]]", 'name = "default"', f"ranges = {json.dumps(list(self.ranges))}"]
-        self.config_file.write_text("\n".join(lines) + "\n")
+        self.config_file.write_text("\n".join([*lines, self.pools]) + "\n")
 
     @property
     def loaded(self) -> config.Settings:
@@ -301,15 +303,22 @@ class Node:
             "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE={pod.namespace};K8S_POD_NAME={pod.name};K8S_POD_UID=u1",
         }
 
-    def argv(self) -> list[str]:
-        """Return the command line of the installed plugin in the node's namespace."""
-        return ["nsenter", f"--net=/run/netns/{self.name}", str(self.bin_dir / "podlane")]
+    def argv(self, plugin: Path | str = "podlane") -> list[str]:
+        """Return the command line of an installed plugin, or of one by its path, in the node's namespace."""
+        return ["nsenter", f"--net=/run/netns/{self.name}", str(self.bin_dir / plugin)]
 
-    def cni(self, verb: str, pod: Pod, conf: dict[str, Any] | str | None = None, **environment: str) -> Outcome:
-        """Run the plugin."""
+    def cni(
+        self,
+        verb: str,
+        pod: Pod,
+        conf: dict[str, Any] | str | None = None,
+        plugin: Path | str = "podlane",
+        **environment: str,
+    ) -> Outcome:
+        """Run a plugin, the installed one or another by its path."""
         stdin = conf if isinstance(conf, str) else json.dumps(conf if conf is not None else self.conf())
         done = subprocess.run(
-            self.argv(),
+            self.argv(plugin),
             input=stdin,
             env=self.environment(verb, pod) | environment,
             capture_output=True,

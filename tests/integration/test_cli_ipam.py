@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from podlane.common.v1 import types_pb2 as types
 from podlane.endpoint.v1 import endpoint_pb2
 from podlane.ipam.v1 import ipam_pb2 as pb
 
@@ -33,6 +34,31 @@ CLAIMS = (
     claim("10.0.2.0/24", "b", pb.CLAIM_STATE_ABSENT),
     claim("fd00::1:0/112", "", pb.CLAIM_STATE_OTHER),
 )
+
+
+def allocation(number: int, state: "pb.AllocationState.ValueType", endpoint_id: int = 0) -> pb.Allocation:
+    """Return an allocation of one address."""
+    prefix = wire.write_network(ip_network(f"10.0.1.{number}"))
+    return pb.Allocation(
+        owner=types.Attachment(network="net", container_id=f"c{number}", ifname="eth0"),
+        pool="default",
+        addresses=[types.AssignedAddress(address=prefix)],
+        state=state,
+        endpoint_id=endpoint_id,
+    )
+
+
+def test_what_is_ipam_only_is_shown_as_such(services: Services) -> None:
+    """Next to a reservation and what an endpoint has."""
+    reserved, confirmed = pb.ALLOCATION_STATE_RESERVED, pb.ALLOCATION_STATE_CONFIRMED
+    services.replies["ListAllocations"] = pb.ListAllocationsResponse(
+        allocations=[allocation(2, reserved), allocation(3, confirmed), allocation(4, confirmed, 77)]
+    )
+
+    rows = [line.split("  ") for line in services.podlane("ipam", "list").stdout.splitlines()]
+
+    cells = [[cell.strip() for cell in row if cell.strip()][2:4] for row in rows]
+    assert cells == [["STATE", "ENDPOINT"], ["reserved", "-"], ["confirmed", "ipam only"], ["confirmed", "77"]]
 
 
 def test_claims_are_a_table_of_who_holds_what(services: Services) -> None:

@@ -134,9 +134,10 @@ async def test_an_environment_that_is_gone_leaves_the_quick_way_working(tmp_path
         assert (await plugin.cni("ADD", services.conf())).result
 
 
-async def test_no_module_of_the_fast_path_imports_what_is_slow(tmp_path: Path):
+@pytest.mark.parametrize("name", [install.PLUGIN, install.IPAM_PLUGIN])
+async def test_no_module_of_the_fast_path_imports_what_is_slow(tmp_path: Path, name: str):
     """Which modules an ADD has loaded at its end, beyond those of the bare interpreter."""
-    plugin = Plugin.installed(tmp_path)
+    plugin = Plugin.installed(tmp_path, name)
     interpreter = plugin.executable.parent / ".podlane" / "python"
     script = plugin.executable.read_text()
     probe = tmp_path / "probe.py"
@@ -159,7 +160,8 @@ async def test_no_module_of_the_fast_path_imports_what_is_slow(tmp_path: Path):
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        stdout, told = await process.communicate(json.dumps(services.conf()).encode())
+        conf = services.conf() if name == install.PLUGIN else services.ipam_conf()
+        stdout, told = await process.communicate(json.dumps(conf).encode())
 
     assert json.loads(stdout)["ips"]
     loaded = {name for name in told.decode().split() if not name.startswith("cni")}
