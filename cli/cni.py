@@ -1,4 +1,4 @@
-"""`podlane cni`: puts the CNI plugin where the runtime looks, and takes it away."""
+"""`podlane cni`: puts the CNI plugins where the runtime looks, and takes them away."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ _BIN, _CONF = Path("/opt/cni/bin"), Path("/etc/cni/net.d")
 _directory = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group("cni", help="The CNI plugin and its network configuration.")
+@click.group("cni", help="The CNI plugins and the network configuration.")
 def group() -> None:
     """Hold the verbs."""
 
@@ -22,7 +22,7 @@ def group() -> None:
 @click.option("--python", type=click.Path(path_type=Path), help="The plugin's interpreter. Default: /usr/bin/python3.")
 @click.pass_obj
 def install(settings: Settings, bin_dir: Path, conf_dir: Path, python: Path | None) -> None:
-    """Write the plugin and its conflist, each atomically; again is an update.
+    """Write the plugin, the IPAM plugin podlane-ipam and a conflist, each atomically; again is an update.
 
     \b
     Example: podlane cni install --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d
@@ -44,7 +44,7 @@ def install(settings: Settings, bin_dir: Path, conf_dir: Path, python: Path | No
 @click.option("--bin-dir", type=_directory, default=_BIN, show_default=True, help="Where the runtime finds plugins.")
 @click.option("--conf-dir", type=_directory, default=_CONF, show_default=True, help="Where it finds configurations.")
 def uninstall(bin_dir: Path, conf_dir: Path) -> None:
-    """Remove the conflist, then the plugin. Running pods keep their network; what isn't there is no error."""
+    """Remove the conflist, then the plugins. Running pods keep their network; what isn't there is no error."""
     from cni import install as installer
 
     try:

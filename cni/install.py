@@ -1,4 +1,4 @@
-"""Puts the plugin and its network configuration in place, and takes them away.
+"""Puts the plugins and the network configuration in place, and takes them away.
 
     <bin_dir>/podlane              the plugin: a script of a few lines
     <bin_dir>/podlane-ipam         the IPAM plugin, for other plugins: the same with another name
