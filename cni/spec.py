@@ -10,6 +10,7 @@ https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md; sections ar
     7     a key of the network configuration is missing, ill-typed or refused by a service
     11    try again later: a service is down or too slow, a pool is exhausted
     50    STATUS: ADD would fail now
+    51    STATUS: ADD would fail now, and pods that run already have limited connectivity
     100   the plugin itself failed: a bug
     101   CHECK: the attachment is not as it should be
     102   the node can't do it now: the datapath can't be built, the node isn't configured
@@ -24,7 +25,7 @@ NEWEST = "1.1.0"
 SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
 
 INCOMPATIBLE_VERSION, BAD_ENVIRONMENT, IO_FAILURE, DECODE_FAILURE, BAD_CONFIG, TRY_AGAIN = 1, 4, 5, 6, 7, 11
-NOT_AVAILABLE = 50
+NOT_AVAILABLE, LIMITED_CONNECTIVITY = 50, 51
 INTERNAL, NOT_AS_IT_SHOULD_BE, PRECONDITION, CONFLICT, SERVICE_FAILURE, INCOMPLETE = range(100, 106)
 
 # Variables that each verb needs. CNI_PATH is the specification's for delegation, which podlane doesn't do.

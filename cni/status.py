@@ -3,11 +3,17 @@
 Every service must take a connection and call itself SERVING (grpc.health.v1), and the pool that the network's addresses
 come from must have a free address of each of its families. In a cluster pool that has none another range is claimed,
 so it is a problem only once that fails.
+
+Code 51 instead of 50 when pods of the network that run already have limited connectivity, too: the endpoint service
+says of one that it doesn't work, or not as configured. A service that is down limits nobody by itself: links, programs
+and maps are the kernel's. Whether somebody is limited can't be told while the endpoint service is down: 50.
 """
 
 from cni import ipammessages, messages
+from cni.gc import pages
 from cni.rpc import StepFailed
-from cni.spec import NOT_AVAILABLE, CniError
+from cni.spec import LIMITED_CONNECTIVITY, NOT_AVAILABLE, CniError
+from cni.wire import MESSAGE, MESSAGES, NUMBER, TEXT, TEXTS, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,12 +23,29 @@ if TYPE_CHECKING:
 DEFAULT_POOL = "default"
 # Number of the family in the contract, its name, and how many bytes an address has.
 FAMILIES = ((1, "IPv4", 4), (2, "IPv6", 16))
+# podlane.endpoint.v1.EndpointHealth.Status
+FAILURE = 4
+# As much of an endpoint as tells how it is.
+HEALTH = Message("EndpointHealth", (1, "overall", NUMBER), (5, "reasons", TEXTS))
+ENDPOINT = Message(
+    "Endpoint",
+    (1, "id", NUMBER),
+    (3, "attachment", MESSAGE, messages.ATTACHMENT),
+    (4, "pod", MESSAGE, messages.POD),
+    (15, "health", MESSAGE, HEALTH),
+)
+LIST_ENDPOINTS = messages.Method(
+    "endpoint",
+    messages.LIST_ENDPOINTS.path,
+    messages.LIST_ENDPOINTS_REQUEST,
+    Message("ListEndpointsResponse", (1, "endpoints", MESSAGES, ENDPOINT), (2, "next_page_token", TEXT)),
+)
 
 
 def status(session: "Session", pool: str, *, delegated: bool = False) -> None:
     """Return when all of the session's services serve and `pool` has addresses.
 
-    `delegated`: for other plugins' interfaces. Raises CniError with code 50 that names every problem.
+    `delegated`: for other plugins' interfaces. Raises CniError with code 50 or 51 that names every problem.
     """
     problems: list[str] = []
     for service in session.config.sockets:
@@ -31,7 +54,27 @@ def status(session: "Session", pool: str, *, delegated: bool = False) -> None:
             found = _pool_problems(session, pool or DEFAULT_POOL, delegated=delegated)
         problems += found
     if problems:
-        raise CniError(NOT_AVAILABLE, f"pods can't be attached now: {problems[0]}", "; ".join(problems))
+        limited = [] if delegated else _limited(session)
+        message = f"pods can't be attached now: {problems[0]}"
+        if limited:
+            message += f"; and {len(limited)} running pods have limited connectivity, first: {limited[0]}"
+        code = LIMITED_CONNECTIVITY if limited else NOT_AVAILABLE
+        raise CniError(code, message, "; ".join([*problems, *limited]))
+
+
+def _limited(session: "Session") -> list[str]:
+    """Say of each pod of the network that runs and doesn't work as it should what is wrong with it."""
+    found: list[str] = []
+    try:
+        for one in pages(session, LIST_ENDPOINTS, "endpoints"):
+            health, pod = one["health"] or {}, one["pod"] or {}
+            ours = (one["attachment"] or {}).get("network") == session.config.network
+            if ours and health.get("overall") == FAILURE:
+                name = f" ({pod['namespace']}/{pod['name']})" if pod.get("name") else ""
+                found.append(f"endpoint {one['id']}{name}: {'; '.join(health['reasons'])}")
+    except StepFailed:
+        pass  # it is among the problems already
+    return found
 
 
 def _service_problems(session: "Session", service: str) -> list[str]:

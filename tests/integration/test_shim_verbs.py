@@ -279,6 +279,35 @@ async def test_status_is_code_50_when_a_service_is_down(plugin: Plugin, services
     assert "loader.sock" in error["msg"]
 
 
+async def test_status_is_code_51_when_pods_of_the_network_do_not_work_either(plugin: Plugin, services: Services):
+    await services.stop("loader")
+    broken, well, foreign = (endpoint(attachment(name)) for name in ("a", "b", "c"))
+    foreign.attachment.network = "other"
+    broken.id, broken.pod.namespace, broken.pod.name = 7, "shop", "web"
+    for one in (broken, foreign):
+        one.health.overall = endpoint_pb2.EndpointHealth.STATUS_FAILURE
+        one.health.reasons.append("the last regeneration failed: clang is missing")
+    well.health.overall = endpoint_pb2.EndpointHealth.STATUS_WARNING
+    services.script["ListEndpoints"] = endpoint_pb2.ListEndpointsResponse(endpoints=[well, broken, foreign])
+
+    error = (await plugin.cni("STATUS", services.conf())).error
+
+    assert error["code"] == 51
+    assert "loader.sock" in error["msg"]
+    assert "1 running pods have limited connectivity, first: endpoint 7 (shop/web): the last reg" in error["msg"]
+    assert "clang is missing" in error["details"]
+
+
+async def test_status_is_silent_while_pods_can_be_attached_whatever_is_wrong_with_one(
+    plugin: Plugin, services: Services
+):
+    broken = endpoint(attachment("a"))
+    broken.health.overall = endpoint_pb2.EndpointHealth.STATUS_FAILURE
+    services.script["ListEndpoints"] = endpoint_pb2.ListEndpointsResponse(endpoints=[broken])
+
+    assert (await plugin.cni("STATUS", services.conf())).code == 0
+
+
 async def test_status_is_code_50_when_a_service_is_not_ready(plugin: Plugin, services: Services):
     await services.health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
 
