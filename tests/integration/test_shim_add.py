@@ -31,6 +31,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         yield running
 
 
+@pytest.mark.cni("ADD-2", "EXEC-2", "RESULT-2")
 async def test_three_steps_make_one_result(plugin: Plugin, services: Services):
     arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=ns;K8S_POD_NAME=web;K8S_POD_UID=u1"
     conf = services.conf(
@@ -61,6 +62,7 @@ async def test_three_steps_make_one_result(plugin: Plugin, services: Services):
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+@pytest.mark.cni("RESULT-1")
 async def test_the_result_has_the_version_that_was_asked_for(plugin: Plugin, services: Services, version: str):
     result = (await plugin.cni("ADD", services.conf(cniVersion=version))).result
 
@@ -68,6 +70,7 @@ async def test_the_result_has_the_version_that_was_asked_for(plugin: Plugin, ser
     assert all(("version" in ip) == version.startswith("0.") for ip in result["ips"])
 
 
+@pytest.mark.cni("CONF-5")
 async def test_the_runtimes_address_and_mac_are_asked_for(plugin: Plugin, services: Services):
     runtime = {"mac": "02:00:00:00:00:bb", "ips": ["10.1.0.5/24", "fd00:1::5"]}
 
@@ -117,6 +120,7 @@ UNDONE = [
 
 
 @pytest.mark.parametrize(("step", "status", "expected"), [(step, status, rest) for step, status, *rest in UNDONE])
+@pytest.mark.cni("ADD-5", "EXEC-3")
 async def test_a_step_that_fails_undoes_the_ones_before_it_last_first(
     plugin: Plugin, services: Services, step: str, status: StatusCode, expected: tuple[int, list[str]]
 ):
@@ -272,6 +276,7 @@ async def test_a_result_that_nobody_reads_undoes_everything(plugin: Plugin, serv
     assert services.calls == [*ADD, "DeleteEndpoint", "DeleteLink", "ReleaseAddresses"]
 
 
+@pytest.mark.cni("LIFE-2")
 async def test_eight_at_a_time_get_their_own_answers(plugin: Plugin, services: Services):
     names = [f"c{number}" for number in range(8)]
 

@@ -37,6 +37,7 @@ def either(plugin: Plugin, request: pytest.FixtureRequest) -> Plugin:
     ],
     ids=["empty", "text", "list", "1 MiB", "9 MiB", "no version", "odd version", "no name", "odd name"],
 )
+@pytest.mark.cni("EXEC-1", "EXEC-3")
 async def test_odd_stdin_is_refused(either: Plugin, verb: str, stdin: bytes, code: int, named: str):
     outcome = await either.cni(verb, stdin)
 
@@ -52,6 +53,7 @@ async def test_a_mebibyte_of_configuration_that_is_well_formed_is_read(plugin: P
 
 
 @pytest.mark.parametrize("name", ["CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"])
+@pytest.mark.cni("EXEC-7", "RESULT-4")
 async def test_a_missing_variable_is_code_4_and_named(either: Plugin, name: str):
     outcome = await either.cni("ADD", CONF, without=name)
 
@@ -73,6 +75,7 @@ async def test_a_missing_variable_is_code_4_and_named(either: Plugin, name: str)
         ("CNI_IFNAME", "\udcff"),
     ],
 )
+@pytest.mark.cni("EXEC-4", "EXEC-5")
 async def test_a_malformed_variable_is_code_4_and_named(either: Plugin, name: str, value: str):
     outcome = await either.cni("ADD", CONF, **{name: value})
 
@@ -80,6 +83,7 @@ async def test_a_malformed_variable_is_code_4_and_named(either: Plugin, name: st
     assert name in outcome.error["msg"]
 
 
+@pytest.mark.cni("EXEC-6")
 async def test_malformed_cni_args_are_code_4(plugin: Plugin):
     outcome = await plugin.cni("ADD", CONF, arguments="K8S_POD_NAME")
 
@@ -101,12 +105,14 @@ async def test_chaining_behind_a_plugin_that_gives_no_address_is_refused(plugin:
     assert "prevResult has no address of eth0" in outcome.error["msg"]
 
 
+@pytest.mark.cni("RESULT-3")
 async def test_the_error_has_the_version_of_the_configuration(plugin: Plugin):
     outcome = await plugin.cni("ADD", {**CONF, "cniVersion": "0.4.0", "mtu": []})
 
     assert outcome.error["cniVersion"] == "0.4.0"
 
 
+@pytest.mark.cni("RESULT-4")
 async def test_a_bug_of_the_plugin_is_code_100_with_its_text(tmp_path: Path):
     broken = Plugin.installed(tmp_path)
     library = broken.executable.parent / ".podlane"

@@ -51,6 +51,7 @@ def held(services: Services, *, state: int = 2, endpoint_id: int = 0, owner: Any
     return allocation
 
 
+@pytest.mark.cni("IPAM-1", "IPAM-2")
 async def test_add_reserves_confirms_without_an_endpoint_and_answers_as_an_ipam_plugin(
     plugin: Plugin, services: Services
 ):
@@ -74,6 +75,7 @@ async def test_add_reserves_confirms_without_an_endpoint_and_answers_as_an_ipam_
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+@pytest.mark.cni("RESULT-1")
 async def test_the_result_has_the_version_that_was_asked_for(plugin: Plugin, services: Services, version: str):
     result = (await plugin.cni("ADD", services.ipam_conf(cniVersion=version))).result
 
@@ -84,6 +86,7 @@ async def test_the_result_has_the_version_that_was_asked_for(plugin: Plugin, ser
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "1.1.0"])
+@pytest.mark.cni("CONF-3")
 async def test_routes_and_dns_of_the_configuration_go_before_the_pools(
     plugin: Plugin, services: Services, version: str
 ):
@@ -142,6 +145,7 @@ UNDONE = [
 
 
 @pytest.mark.parametrize(("step", "status", "expected"), [(step, status, rest) for step, status, *rest in UNDONE])
+@pytest.mark.cni("IPAM-4")
 async def test_a_failed_add_gives_back_what_it_took(
     plugin: Plugin, services: Services, step: str, status: StatusCode, expected: tuple[int, list[str]]
 ):
@@ -237,6 +241,7 @@ async def test_an_address_without_its_range_is_the_services_fault(plugin: Plugin
     assert services.calls == [*ADD, "ReleaseAddresses"]
 
 
+@pytest.mark.cni("IPAM-3")
 async def test_del_releases_what_no_endpoint_has_and_prints_nothing(plugin: Plugin, services: Services):
     conf = services.ipam_conf(prevResult={"anything": []}, ipam={"routes": 5, "pool": []})
 
@@ -293,6 +298,7 @@ async def test_check_is_silent_when_the_addresses_are_there_and_minds_no_others(
     ],
     ids=["gone", "reserved", "an endpoint's", "one lost", "none", "one more", "another length", "two problems"],
 )
+@pytest.mark.cni("IPAM-3")
 async def test_check_names_each_problem(
     plugin: Plugin, services: Services, state: int, addresses: tuple[str, ...], says: list[str]
 ):
@@ -326,6 +332,7 @@ async def test_status_asks_ipam_alone(plugin: Plugin, services: Services):
     assert (outcome.code, outcome.stdout) == (0, "")
 
 
+@pytest.mark.cni("IPAM-3")
 async def test_status_is_code_50_with_numbers_when_the_pool_has_no_address(plugin: Plugin, services: Services):
     services.script["ListPools"] = ipam_pb2.ListPoolsResponse(pools=[pool(used4=253)])
 
@@ -380,6 +387,7 @@ def garbage_conf(services: Services, *valid: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("valid", "gone"), [(("valid",), ["a", "b"]), ((), ["a", "b", "valid"])])
+@pytest.mark.cni("IPAM-3")
 async def test_gc_releases_what_is_ipam_only_of_this_network_and_not_valid(
     plugin: Plugin, services: Services, valid: tuple[str, ...], gone: list[str]
 ):
@@ -522,6 +530,7 @@ async def test_a_configuration_without_ipam_says_what_the_plugin_is_for(plugin: 
     assert "ipam.type" in error["msg"]
 
 
+@pytest.mark.cni("CONF-4")
 async def test_unknown_keys_are_ignored(plugin: Plugin, services: Services):
     conf = services.ipam_conf(ipam={"ranges": [[{"subnet": 5}]], "dataDir": []}, bridge="cni0", mtu="many")
 

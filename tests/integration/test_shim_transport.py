@@ -57,6 +57,7 @@ async def peer(path: Path, behaviour: Callable[[Any, Any], Any]) -> AsyncIterato
         ("endpoint", ["AllocateAddresses", "CreateLink", "DeleteLink", "ReleaseAddresses"]),
     ],
 )
+@pytest.mark.cni("RESULT-5")
 async def test_a_service_that_is_down_is_code_11_with_its_socket_and_what_to_do(
     plugin: Plugin, services: Services, service: str, calls: list[str]
 ):

@@ -29,6 +29,7 @@ async def services(tmp_path: Path) -> AsyncIterator[Services]:
         yield running
 
 
+@pytest.mark.cni("DEL-1", "EXEC-2")
 async def test_del_takes_everything_away_in_reverse_and_prints_nothing(plugin: Plugin, services: Services):
     outcome = await plugin.cni("DEL", services.conf())
 
@@ -39,12 +40,14 @@ async def test_del_takes_everything_away_in_reverse_and_prints_nothing(plugin: P
     assert services.requests["ReleaseAddresses"].owner == attachment()
 
 
+@pytest.mark.cni("DEL-4")
 async def test_del_needs_no_namespace_and_minds_no_previous_result(plugin: Plugin, services: Services):
     conf = services.conf(prevResult={"anything": []}, mtu="not a number")
 
     assert (await plugin.cni("DEL", conf, without="CNI_NETNS")).code == 0
 
 
+@pytest.mark.cni("DEL-2", "DEL-3")
 async def test_del_of_what_is_gone_succeeds(plugin: Plugin, services: Services):
     services.script["DeleteEndpoint"] = endpoint_pb2.DeleteEndpointResponse(deleted=False)
     services.script["DeleteLink"] = loader_pb2.DeleteLinkResponse(deleted=False)
@@ -118,6 +121,7 @@ def previous(**changes: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.cni("CHECK-6")
 async def test_check_of_a_healthy_pod_is_silent(plugin: Plugin, services: Services):
     outcome = await plugin.cni("CHECK", services.conf(prevResult=previous()))
 
@@ -127,6 +131,7 @@ async def test_check_of_a_healthy_pod_is_silent(plugin: Plugin, services: Servic
     assert services.requests["ListLinks"].attachment == attachment()
 
 
+@pytest.mark.cni("CHECK-2")
 async def test_check_minds_nothing_that_later_plugins_added(plugin: Plugin, services: Services):
     more = previous()
     more["interfaces"].append({"name": "ifb0"})
@@ -135,6 +140,7 @@ async def test_check_minds_nothing_that_later_plugins_added(plugin: Plugin, serv
     assert (await plugin.cni("CHECK", services.conf(prevResult=more))).code == 0
 
 
+@pytest.mark.cni("CHECK-4")
 async def test_check_names_every_problem(plugin: Plugin, services: Services):
     services.script["CheckEndpoint"] = endpoint_pb2.CheckEndpointResponse(
         endpoint=endpoint(), problems=["from_container is not attached"]
@@ -161,6 +167,7 @@ async def test_check_names_every_problem(plugin: Plugin, services: Services):
         ({"interfaces": [{"name": "eth0", "sandbox": "/run/netns/other"}]}, "eth0 in /run/netns/pod-1"),
     ],
 )
+@pytest.mark.cni("CHECK-1")
 async def test_check_compares_with_the_previous_result(
     plugin: Plugin, services: Services, changes: dict[str, Any], named: str
 ):
@@ -188,6 +195,7 @@ async def test_check_without_a_readable_previous_result_is_code_7(plugin: Plugin
     assert services.calls == []
 
 
+@pytest.mark.cni("CHECK-5")
 async def test_check_of_an_endpoint_that_is_gone_fails(plugin: Plugin, services: Services):
     services.script["CheckEndpoint"] = refuse(StatusCode.NOT_FOUND, "no endpoint of podlane/0123/eth0")
 
@@ -201,12 +209,14 @@ async def test_check_of_an_endpoint_that_is_gone_fails(plugin: Plugin, services:
     ("stdin", "version"),
     [(b"", "1.1.0"), (b"nonsense", "1.1.0"), (b'{"cniVersion": "0.4.0"}', "0.4.0"), (b'{"cniVersion": "9"}', "1.1.0")],
 )
+@pytest.mark.cni("VERSION-1")
 async def test_version_needs_nothing_at_all(plugin: Plugin, stdin: bytes, version: str):
     outcome = await plugin.cni("VERSION", stdin, without="CNI_CONTAINERID")
 
     assert outcome.result == {"cniVersion": version, "supportedVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]}
 
 
+@pytest.mark.cni("STATUS-1")
 async def test_status_is_silent_when_all_three_serve(plugin: Plugin, services: Services):
     outcome = await plugin.cni("STATUS", services.conf())
 
@@ -228,6 +238,7 @@ async def test_status_is_silent_when_all_three_serve(plugin: Plugin, services: S
     ],
     ids=["IPv4", "IPv6", "no such pool", "delegated", "no claim", "no further claim"],
 )
+@pytest.mark.cni("STATUS-2")
 async def test_status_is_code_50_with_numbers_when_the_pool_has_no_address(
     plugin: Plugin, services: Services, pools: list[ipam_pb2.Pool], says: str
 ):
@@ -270,6 +281,7 @@ async def test_status_tells_a_service_that_cannot_be_asked_beside_a_pool_that_is
     assert "endpoint.sock" in error["details"]
 
 
+@pytest.mark.cni("STATUS-2")
 async def test_status_is_code_50_when_a_service_is_down(plugin: Plugin, services: Services):
     await services.stop("loader")
 
@@ -279,6 +291,7 @@ async def test_status_is_code_50_when_a_service_is_down(plugin: Plugin, services
     assert "loader.sock" in error["msg"]
 
 
+@pytest.mark.cni("STATUS-3")
 async def test_status_is_code_51_when_pods_of_the_network_do_not_work_either(plugin: Plugin, services: Services):
     await services.stop("loader")
     broken, well, foreign = (endpoint(attachment(name)) for name in ("a", "b", "c"))
@@ -319,6 +332,7 @@ async def test_status_is_code_50_when_a_service_is_not_ready(plugin: Plugin, ser
 
 
 @pytest.mark.parametrize(("verb", "version"), [("STATUS", "1.0.0"), ("GC", "1.0.0"), ("CHECK", "0.3.1")])
+@pytest.mark.cni("CONF-1")
 async def test_a_verb_of_a_later_version_is_code_1(plugin: Plugin, services: Services, verb: str, version: str):
     error = (await plugin.cni(verb, services.conf(cniVersion=version))).error
 
@@ -354,6 +368,7 @@ def garbage_conf(services: Services, *valid: str, **changes: Any) -> dict[str, A
     return services.conf(**{"cni.dev/valid-attachments": named, **changes})
 
 
+@pytest.mark.cni("GC-1", "GC-2", "GC-5")
 async def test_gc_removes_what_is_not_valid_of_this_network_only(plugin: Plugin, services: Services):
     removed = populated(services)
 
@@ -363,6 +378,7 @@ async def test_gc_removes_what_is_not_valid_of_this_network_only(plugin: Plugin,
     assert removed == ["a", "b", "c"]
 
 
+@pytest.mark.cni("GC-4")
 async def test_gc_with_an_empty_list_removes_all_of_this_network(plugin: Plugin, services: Services):
     removed = populated(services)
 
@@ -370,6 +386,7 @@ async def test_gc_with_an_empty_list_removes_all_of_this_network(plugin: Plugin,
     assert removed == ["a", "b", "c", "valid"]
 
 
+@pytest.mark.cni("GC-3")
 async def test_gc_goes_on_after_errors_and_tells_them(plugin: Plugin, services: Services):
     removed = populated(services)
 

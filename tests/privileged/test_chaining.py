@@ -116,6 +116,7 @@ def town() -> Iterator[Town]:
         yield town
 
 
+@pytest.mark.cni("ADD-1", "ADD-3", "LIFE-3")
 def test_the_result_is_the_previous_plugins_and_the_endpoint_has_its_link_and_addresses(town: Town):
     result = town.bridge.results[town.pods["web"].container_id]
     endpoint = town.endpoints()["web"]
@@ -184,6 +185,7 @@ def test_an_address_that_is_not_its_own_is_no_mask(town: Town):
         town.by_hand.forget("to-db")
 
 
+@pytest.mark.cni("CHECK-4")
 def test_check_finds_it_in_order_and_names_what_is_missing(town: Town):
     pod = town.pods["db"]
     assert [one.code for one in town.bridge.check(pod)] == [0, 0]
@@ -198,6 +200,7 @@ def test_check_finds_it_in_order_and_names_what_is_missing(town: Town):
     assert [one.code for one in town.bridge.check(pod)] == [0, 0]
 
 
+@pytest.mark.cni("DEL-1")
 def test_del_leaves_the_interface_to_its_plugin_which_takes_it_away(town: Town):
     pod = town.pod("passing")
     result = town.bridge.add(pod)
@@ -246,6 +249,7 @@ def test_services_that_start_again_find_it_as_it_was_and_policy_holds_meanwhile(
     assert town.reach("cron", "db") == [True, True]
 
 
+@pytest.mark.cni("GC-1", "GC-2", "GC-5")
 def test_gc_takes_endpoints_of_what_is_not_valid_and_leaves_interfaces_alone(town: Town):
     pod = town.pod("invalid")
     result = town.bridge.add(pod)

@@ -9,6 +9,7 @@ from tests.node_support import Node, run
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("cni-add")]
 
 
+@pytest.mark.cni("ADD-1", "STATUS-4", "RESULT-2")
 def test_add_gives_a_pod_both_families_and_a_result_that_tells_everything(shared_node: Node):
     pod = shared_node.pod()
 
@@ -56,6 +57,7 @@ def test_the_first_packet_after_add_is_not_lost(shared_node: Node):
 
 
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
+@pytest.mark.cni("RESULT-1")
 def test_the_result_has_the_version_that_was_asked_for(shared_node: Node, version: str):
     pod = shared_node.pod()
 
@@ -66,6 +68,7 @@ def test_the_result_has_the_version_that_was_asked_for(shared_node: Node, versio
     shared_node.delete(pod)
 
 
+@pytest.mark.cni("LIFE-1")
 def test_a_repeated_add_returns_the_same_result_and_leaves_the_pod_talking(shared_node: Node):
     pod = shared_node.pod()
     first = shared_node.add(pod).json
@@ -79,6 +82,7 @@ def test_a_repeated_add_returns_the_same_result_and_leaves_the_pod_talking(share
     assert shared_node.leftovers() == []
 
 
+@pytest.mark.cni("DEL-2", "DEL-3", "DEL-4")
 def test_del_succeeds_before_add_twice_and_with_the_namespace_gone(shared_node: Node):
     pod = shared_node.pod()
     shared_node.delete(pod)
@@ -93,6 +97,7 @@ def test_del_succeeds_before_add_twice_and_with_the_namespace_gone(shared_node: 
     assert shared_node.leftovers() == []
 
 
+@pytest.mark.cni("CHECK-3", "CHECK-4", "CHECK-6")
 def test_check_is_silent_for_a_healthy_pod_and_names_what_is_wrong(shared_node: Node):
     pod = shared_node.pod()
     result = shared_node.add(pod).json
@@ -107,6 +112,7 @@ def test_check_is_silent_for_a_healthy_pod_and_names_what_is_wrong(shared_node: 
     shared_node.delete(pod)
 
 
+@pytest.mark.cni("VERSION-1")
 def test_version_needs_no_service_and_no_namespace(shared_node: Node):
     pod = shared_node.pod()
 
@@ -116,6 +122,7 @@ def test_version_needs_no_service_and_no_namespace(shared_node: Node):
     assert outcome.json["supportedVersions"] == ["0.3.1", "0.4.0", "1.0.0", "1.1.0"]
 
 
+@pytest.mark.cni("CONF-5")
 def test_mtu_mac_and_address_of_the_runtime_are_taken(shared_node: Node):
     pod = shared_node.pod()
 

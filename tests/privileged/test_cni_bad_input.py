@@ -38,6 +38,7 @@ def test_a_namespace_that_is_missing_or_none_or_the_hosts_own_is_refused(shared_
 
 
 @pytest.mark.xdist_group("bad-input")
+@pytest.mark.cni("ADD-4", "EXEC-5")
 def test_an_interface_of_somebody_else_is_left_alone_and_named(shared_node: Node):
     pod = shared_node.pod()
     run("ip", "-n", pod.netns, "link", "add", "eth0", "type", "veth", "peer", "name", "other")
@@ -84,6 +85,7 @@ def test_an_exhausted_pool_says_how_full_it_is():
         node.add(second)
 
 
+@pytest.mark.cni("ADD-5")
 def test_a_program_that_the_verifier_rejects_fails_the_add_and_leaves_nothing():
     with Node() as healthy:
         source = healthy.loaded.loader.bpf_dir

@@ -107,6 +107,7 @@ def held(node: Node, pool: str) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("plugin", ["bridge", "ptp", "macvlan"])
+@pytest.mark.cni("IPAM-1", "LIFE-3")
 def test_two_containers_talk_to_each_other_in_both_families(wired: Node, plugin: str):
     conf = network(wired, plugin)
     one, other = pod_of(wired), pod_of(wired)
@@ -143,6 +144,7 @@ def test_an_interface_has_subnet_gateway_and_default_routes_of_the_pool(wired: N
 
 @pytest.mark.parametrize("plugin", ["bridge", "ptp", "macvlan"])
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0"])
+@pytest.mark.cni("RESULT-1")
 def test_a_plugin_that_speaks_an_older_version_is_understood(wired: Node, plugin: str, version: str):
     conf, pod = network(wired, plugin, cniVersion=version), pod_of(wired)
 

@@ -97,6 +97,7 @@ def test_a_previous_result_is_an_object(value: Any):
     assert "prevResult must be an object" in refusal(lambda: Previous(value, "eth0", "/n")).message
 
 
+@pytest.mark.cni("ADD-3")
 def test_the_result_is_passed_on_with_what_it_lacked():
     told = Previous(RESULT, "eth0", "/n").amended("1.1.0", LINK)
 

@@ -91,6 +91,7 @@ def test_defaults_are_those_of_the_services():
         ("runtimeConfig", []),
     ],
 )
+@pytest.mark.cni("CONF-2")
 def test_an_ill_typed_key_is_code_7_and_named(key: str, value: Any):
     error = refusal(**{key: value})
 
@@ -190,6 +191,7 @@ def test_ill_typed_labels_of_the_pod_are_code_7_and_named(arguments: Any, named:
     assert error.message.startswith(named)
 
 
+@pytest.mark.cni("CONF-4")
 def test_unknown_keys_are_ignored():
     document = {
         **BASE,
