@@ -200,8 +200,8 @@ def page() -> str:
     lines = [
         "# What the CNI specification asks, and the tests that show it",
         "",
-        "Of [version 1.1](https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md), as far as it is about",
-        "plugins. Written by `python -m tests.cni_spec` from the tests' own marks; a test fails when it is out of date.",
+        "Of [version 1.1](https://github.com/containernetworking/cni/blob/spec-v1.1.0/SPEC.md), as far as it is",
+        "about plugins. Written by `python -m tests.cni_spec` from the tests' own marks; a test fails when it isn't.",
         "podlane delegates to no plugin, so what the specification asks of delegating plugins has no subject here.",
     ]
     for section in SECTIONS:
