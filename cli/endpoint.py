@@ -183,6 +183,21 @@ def health(settings: Settings, endpoint: str, output: str) -> None:
         raise SystemExit(1)
 
 
+@group.command("check")
+@click.argument("endpoint")
+@click.option("--repair", is_flag=True, help="Mend what is wrong, then check again.")
+@output_option
+@click.pass_obj
+def check(settings: Settings, endpoint: str, repair: bool, output: str) -> None:
+    """Compare an endpoint with the kernel, its pod, ipam's books and the kvstore, as CNI CHECK does.
+
+    Exit code 1 when something is wrong, and with --repair when something still is.
+    """
+    from cli import endpoint_check
+
+    raise SystemExit(endpoint_check.run(settings, selector(endpoint), repair=repair, output=output))
+
+
 @group.command("regenerate")
 @click.argument("endpoint")
 @click.option(

@@ -324,6 +324,16 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
 
         return await self.script.run("DeleteLink", request, work)
 
+    async def RepairLink(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
+        """Find nothing to repair in a link that is there."""
+
+        def work() -> loader_pb2.RepairLinkResponse:
+            if key(request.attachment) not in self.kernel.links:
+                raise NotFound("there is no such link")
+            return loader_pb2.RepairLinkResponse()
+
+        return await self.script.run("RepairLink", request, work)
+
     async def DumpMap(self, request: Any, _context: Any) -> Any:  # noqa: N802 - the name that grpc calls
         """Show the prefixes (B18) and policies; this kernel has no other maps."""
 

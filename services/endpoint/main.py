@@ -24,6 +24,7 @@ from services.common.kvstore.keys import Keys
 from services.common.metrics import Metrics
 from services.endpoint import plan, settingscheck
 from services.endpoint import policies as policies_parts
+from services.endpoint.check import Checker
 from services.endpoint.cluster.assembly import Cluster, Late
 from services.endpoint.clusterservicer import ClusterServicer
 from services.endpoint.events import Request
@@ -118,7 +119,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         interval=endpoint.gc_interval_seconds,
         grace=endpoint.gc_grace_seconds,
     )
-    servicer = EndpointServicer(manager, operator, collector)
+    restorer = Restorer(manager, loader, ipam, publisher, policies, own=own_controllers)
+    checker = Checker(manager, operator, restorer, loader=loader, ipam=ipam, publisher=publisher)
+    servicer = EndpointServicer(manager, operator, collector, checker)
     view, flows = PolicyView(policies, endpoints, loader), FlowWatch(policies, endpoints, loader)
     directory = PolicyDirectory(endpoint.policy_dir, policies, own_controllers)
     documents = cluster.documents(policies) if cluster is not None else None
@@ -152,7 +155,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         lambda ranges: plan.node_config(ranges, common),
         loader,
         ipam,
-        Restorer(manager, loader, ipam, publisher, policies, own=own_controllers),
+        restorer,
         configured=cluster.configured if cluster is not None else None,
         readiness=readiness,
         removed=manager.link_removed,

@@ -124,15 +124,6 @@ class Manager:
         """Yield what exists and then every change."""
         return self._watchers.watch(managed.endpoint for managed in self.registry)
 
-    async def check(self, selector: Selector) -> tuple[Endpoint, tuple[str, ...]]:
-        """Return an endpoint and what is wrong with it. Raises NotFound, Unavailable."""
-        endpoint = self.get(selector).endpoint
-        datapaths, allocations = await asyncio.gather(
-            self._loader.datapaths(endpoint.id), self._ipam.allocations(endpoint.spec.attachment)
-        )
-        datapath, allocation = next(iter(datapaths), None), next(iter(allocations), None)
-        return endpoint, plan.problems(endpoint, datapath, allocation, self.asked_for(endpoint))
-
     def policy_of(self, endpoint: Endpoint) -> EndpointPolicy | None:
         """Return what an endpoint is granted; None: that isn't resolved yet, or doesn't fit its map."""
         try:

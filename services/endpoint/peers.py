@@ -107,6 +107,9 @@ class Loader(Protocol):
     async def link_states(self, attachment: Attachment | None = None) -> tuple[LinkState, ...]:
         """Return links and records of links, and what has become of their pods' namespaces."""
 
+    async def repair_link(self, attachment: Attachment) -> tuple[str, ...]:
+        """Make a link what it was made as; return what wasn't. Raises NotFound when it is gone."""
+
     async def delete_link(self, attachment: Attachment, host_ifindex: int, idle: int = 0) -> bool:
         """Delete a link; False when it was gone. Raises FailedPrecondition: see DeleteLinkRequest."""
 
@@ -289,6 +292,12 @@ class LoaderPeer:
         reply = await self._peer.call(self._stub.ListLinks, request, timeout=_CALL_SECONDS)
         with _trusting("loader"):
             return tuple(map(peer_messages.read_link_state, reply.links))
+
+    async def repair_link(self, attachment: Attachment) -> tuple[str, ...]:
+        """See Loader."""
+        request = loader_pb2.RepairLinkRequest(attachment=wire.write_attachment(attachment))
+        reply = await self._peer.call(self._stub.RepairLink, request, timeout=_CALL_SECONDS)
+        return tuple(reply.repaired)
 
     async def delete_link(self, attachment: Attachment, host_ifindex: int, idle: int = 0) -> bool:
         """See Loader."""

@@ -13,19 +13,22 @@ The record says what others may act on. A regeneration in between is nobody else
 from the first build to the deletion.
 """
 
+import asyncio
 import json
 from collections.abc import Iterable
 from typing import Protocol
 
 from services.common import controllers, telemetry
 from services.common.controller import Parameters
+from services.common.errors import PodlaneError
 from services.common.kvstore import Kvstore
 from services.common.kvstore.keys import Keys, last
-from services.endpoint.cluster.addresses import Addresses
+from services.endpoint.cluster.addresses import SYNC_IP, Addresses
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointState, Publication
 
 SYNC, PRUNE = "sync-to-kvstore", "prune-endpoints"
+_ON_ITS_WAY_SECONDS = 2.0
 
 _log = telemetry.logger("publisher")
 
@@ -76,6 +79,34 @@ class Publisher:
         if not managed.controllers.trigger(SYNC, delay):
             sync = Parameters(run=run, interval=self._interval, interval_jitter=0.1, stop=stop)
             managed.controllers.update(SYNC, sync, delay)
+
+    async def problems(self, managed: ManagedEndpoint) -> list[str]:
+        """Say what is wrong with what is published of an endpoint. Nothing while the kvstore doesn't answer: that is no
+        matter of this endpoint. What has changed just now is on its way: it is put once more, and waited for.
+        """
+        loop = asyncio.get_running_loop()
+        deadline, pause = loop.time() + _ON_ITS_WAY_SECONDS, 0.01
+        while True:
+            try:
+                found = await self._unpublished(managed)
+            except PodlaneError:
+                return []
+            if not found or loop.time() > deadline:
+                return found
+            for name in (SYNC, SYNC_IP):
+                managed.controllers.trigger(name)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.2)
+
+    async def _unpublished(self, managed: ManagedEndpoint) -> list[str]:
+        key = self._key(managed.endpoint.id)
+        there = await self._kvstore.get(key)
+        found = [] if there is not None else [f"its record is not published: {key} is missing"]
+        if there is not None and there.value != record(managed.endpoint, self._node):
+            found = [f"its record is not published: {key} says something else"]
+        if self._addresses is not None and not managed.endpoint.spec.link.chained:
+            found += self._addresses.problems(managed)
+        return found
 
     def saw(self, key: str, value: str | None) -> None:
         """Take in what the kvstore has under a key of this node: what isn't as it should be is put again."""

@@ -76,7 +76,7 @@ class Restorer:
             verdict = plan.verdict(managed.endpoint, observed, self._manager.asked_for(managed.endpoint))
             counts[verdict.action] += 1
             if verdict.action in {Action.KEEP, Action.REGENERATE}:
-                await self._claim(managed, observed.allocation)
+                await self.claim(managed, observed.allocation)
                 self._publisher.begin(managed)
             else:
                 going.add(managed.endpoint.id)
@@ -105,7 +105,8 @@ class Restorer:
         else:
             self._manager.dispose(managed, _ADDRESSES[verdict.action], why)
 
-    async def _claim(self, managed: ManagedEndpoint, allocation: Allocation | None) -> None:
+    async def claim(self, managed: ManagedEndpoint, allocation: Allocation | None) -> None:
+        """Have ipam hold an endpoint's addresses for it, where nobody else has them by now."""
         endpoint = managed.endpoint
         owner, ips = endpoint.spec.attachment, endpoint.spec.ips
         needed = plan.claim(endpoint, allocation)

@@ -10,6 +10,7 @@ from podlane.endpoint.v1 import endpoint_pb2_grpc
 
 from services.common.errors import InvalidArgument
 from services.endpoint import gcmessages, messages
+from services.endpoint.check import Checker
 from services.endpoint.gc import Collector
 from services.endpoint.manager import Manager
 from services.endpoint.operate import Operator
@@ -23,11 +24,12 @@ _CHUNK = 100
 class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     """The RPCs of endpoint.proto."""
 
-    def __init__(self, manager: Manager, operator: Operator, collector: Collector) -> None:
+    def __init__(self, manager: Manager, operator: Operator, collector: Collector, checker: Checker) -> None:
         """Serve what they do."""
         self._manager = manager
         self._operator = operator
         self._collector = collector
+        self._checker = checker
 
     async def CreateEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.CreateEndpointRequest, _context: Any
@@ -82,9 +84,17 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     async def CheckEndpoint(  # noqa: N802 - the name that grpc calls
         self, request: pb.CheckEndpointRequest, _context: Any
     ) -> pb.CheckEndpointResponse:
-        """Say what is wrong with an endpoint."""
-        endpoint, problems = await self._manager.check(messages.read_selector(request.selector))
-        return pb.CheckEndpointResponse(endpoint=messages.write_endpoint(endpoint), problems=problems)
+        """Say what is wrong with an endpoint, and mend it if that is asked for."""
+        selector = messages.read_selector(request.selector)
+        if not request.repair:
+            endpoint, problems = await self._checker.check(selector)
+            return pb.CheckEndpointResponse(endpoint=messages.write_endpoint(endpoint), problems=problems)
+        structlog.contextvars.bind_contextvars(selector=str(selector))
+        endpoint, repaired, problems = await self._checker.repair(selector)
+        structlog.contextvars.bind_contextvars(repaired=len(repaired), left=len(problems))
+        return pb.CheckEndpointResponse(
+            endpoint=messages.write_endpoint(endpoint), problems=problems, repaired=repaired
+        )
 
     async def RegenerateEndpoints(  # noqa: N802 - the name that grpc calls
         self, request: pb.RegenerateEndpointsRequest, _context: Any

@@ -17,16 +17,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from services.common import telemetry
-from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, PodlaneError
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PodlaneError
 from services.common.model import format_mac
 from services.loader import files, rtnl, rtnl_ip
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import (
+    HostEnd,
     LinkRecord,
     LinkSpec,
     PodEnd,
     differences,
     effective_routes,
+    host_problems,
     pod_problems,
     random_mac,
 )
@@ -120,6 +122,23 @@ class LinkMaker:
         self._records.put(replace(record, spec=again, asked_at=uptime()))
         return host
 
+    def repair(self, own: Rtnl, record: LinkRecord) -> list[str]:
+        """Make both ends of a finished link what they were made as; say what wasn't. Raises NotFound when either is
+        gone, Unavailable when the kernel refuses.
+        """
+        ifname = record.host_ifname
+        with _explained(f"link {ifname} of {record.spec.attachment}"), visit(record.spec.netns_path) as pod:
+            host, end = find(own, ifname=ifname), look(pod.rtnl, record.spec.attachment.ifname)
+            if host is None or end is None or not _are_recorded(record, host, end, pod):
+                raise NotFound(f"link {ifname} of {record.spec.attachment} is gone: DEL and ADD make another one")
+            wrong = [*host_problems(record, HostEnd(host.ifindex, host.mac, host.mtu)), *pod_problems(record, end)]
+            if wrong:
+                # Giving it the MAC that it has already would take the neighbours behind it away.
+                mac = record.host_mac if host.mac != record.host_mac else None
+                own.batch([rtnl.set_link(ifindex=host.ifindex, mac=mac, mtu=record.mtu)])
+                self._configure(pod, record)
+        return wrong
+
     def _remove(self, own: Rtnl, ifname: str) -> None:
         """Remove what an earlier attempt left, whatever it is."""
         _log.info("replacing what is left of a link", ifname=ifname)
@@ -201,6 +220,12 @@ class LinkMaker:
                 raise FailedPrecondition(
                     f"{ifname} can't have an IPv6 address: {path}: {error.strerror}", path=path
                 ) from error
+
+
+def _are_recorded(record: LinkRecord, host: LinkInfo, end: PodEnd, pod: PodSide) -> bool:
+    """Whether both ends are those that the record is about."""
+    there = (host.ifindex, end.ifindex, pod.cookie)
+    return there == (record.host_ifindex, record.pod_ifindex, record.netns_cookie)
 
 
 def _pair_requests(pod: PodSide, record: LinkRecord) -> list[Request]:

@@ -29,7 +29,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from services.common import telemetry
-from services.common.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition, NotFound
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment, Phase
 from services.loader import linkspec
@@ -131,6 +131,22 @@ class Links:
         if existed:
             _log.debug("link deleted", attachment=str(attachment), ifname=ifname)
         return existed
+
+    async def repair(self, attachment: Attachment) -> list[str]:
+        """Make a link what it was made as, and say what of it wasn't. A chained one is its plugin's matter.
+
+        Raises NotFound (no record, no link, no namespace), FailedPrecondition or Unavailable when the kernel refuses.
+        """
+        async with self._locks.hold(attachment.host_ifname()):
+            record = self._records.get(attachment.host_ifname())
+            if record is None or not record.done or record.spec.attachment != attachment:
+                raise NotFound(f"there is no link of {attachment}: see `podlane gc`")
+            if record.spec.chained:
+                return []
+            repaired = await self._worker.run(lambda own: self._maker.repair(own, record))
+        if repaired:
+            _log.info("link repaired", attachment=str(attachment), repaired=repaired)
+        return repaired
 
     async def list(
         self, attachment: Attachment | None = None, *, verify: bool = False, namespaces: bool = False

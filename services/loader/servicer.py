@@ -83,6 +83,14 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         work = self._parts.links.delete(attachment, ifindex=request.host_ifindex, idle=request.idle_seconds)
         return pb.DeleteLinkResponse(deleted=await self._parts.shielded.run(work))
 
+    async def RepairLink(  # noqa: N802 - the name that grpc calls
+        self, request: pb.RepairLinkRequest, _context: Any
+    ) -> pb.RepairLinkResponse:
+        """Make a link what it was made as."""
+        attachment = wire.read_attachment(request.attachment, "attachment")
+        structlog.contextvars.bind_contextvars(attachment=str(attachment))
+        return pb.RepairLinkResponse(repaired=await self._parts.shielded.run(self._parts.links.repair(attachment)))
+
     async def ListLinks(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListLinksRequest, _context: Any
     ) -> pb.ListLinksResponse:

@@ -92,6 +92,12 @@ class Addresses:
             self._stale[key] = revision
             self._controllers.update(PRUNE, Parameters(run=self._prune), delay=_PRUNE_SECONDS)
 
+    def problems(self, managed: ManagedEndpoint) -> list[str]:
+        """Say which of an endpoint's addresses the store doesn't have, as far as they are to be there."""
+        if self._provisional(managed.endpoint.identity) or self._moving(managed.endpoint.id):
+            return []
+        return [f"{key} is not published" for key in self._keys_of(managed) if key not in self._there]
+
     def forget_all(self) -> None:
         """Put everything again: the lease was lost, or the node's record is another one."""
         self._there.clear()

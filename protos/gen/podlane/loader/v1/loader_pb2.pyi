@@ -788,6 +788,52 @@ class DeleteLinkResponse(_message.Message):
 Global___DeleteLinkResponse: _TypeAlias = DeleteLinkResponse  # noqa: Y015
 
 @_typing.final
+class RepairLinkRequest(_message.Message):
+    """Names the link to repair."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def attachment(self) -> _types_pb2.Attachment: ...
+    def __init__(
+        self,
+        *,
+        attachment: _types_pb2.Attachment | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairLinkRequest: _TypeAlias = RepairLinkRequest  # noqa: Y015
+
+@_typing.final
+class RepairLinkResponse(_message.Message):
+    """What was repaired."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPAIRED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def repaired(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was wrong, one sentence each; empty: nothing was."""
+
+    def __init__(
+        self,
+        *,
+        repaired: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repaired", b"repaired"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RepairLinkResponse: _TypeAlias = RepairLinkResponse  # noqa: Y015
+
+@_typing.final
 class ListLinksRequest(_message.Message):
     """Lists all links, or one."""
 

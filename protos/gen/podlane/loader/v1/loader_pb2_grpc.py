@@ -60,6 +60,11 @@ class LoaderServiceStub:
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListLinksRequest.SerializeToString,
                 response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListLinksResponse.FromString,
                 _registered_method=True)
+        self.RepairLink = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/RepairLink',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RepairLinkRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RepairLinkResponse.FromString,
+                _registered_method=True)
         self.WatchLinks = channel.unary_stream(
                 '/podlane.loader.v1.LoaderService/WatchLinks',
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.WatchLinksRequest.SerializeToString,
@@ -161,6 +166,14 @@ class LoaderServiceServicer:
 
     def ListLinks(self, request, context):
         """Every podlane link of the node, as the kernel has it now.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RepairLink(self, request, context):
+        """Gives a pod's link back what it has lost of what CreateLink made: MACs, MTU, addresses, routes, and the pod's end up.
+        A chained link is left to its plugin. NOT_FOUND: there is no record of it, or the link or its namespace is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -294,6 +307,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.ListLinks,
                     request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListLinksRequest.FromString,
                     response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListLinksResponse.SerializeToString,
+            ),
+            'RepairLink': grpc.unary_unary_rpc_method_handler(
+                    servicer.RepairLink,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RepairLinkRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.RepairLinkResponse.SerializeToString,
             ),
             'WatchLinks': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchLinks,
@@ -492,6 +510,33 @@ class LoaderService:
             '/podlane.loader.v1.LoaderService/ListLinks',
             podlane_dot_loader_dot_v1_dot_loader__pb2.ListLinksRequest.SerializeToString,
             podlane_dot_loader_dot_v1_dot_loader__pb2.ListLinksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RepairLink(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/RepairLink',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.RepairLinkRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.RepairLinkResponse.FromString,
             options,
             channel_credentials,
             insecure,

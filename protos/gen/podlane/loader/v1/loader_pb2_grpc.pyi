@@ -51,6 +51,10 @@ class LoaderServiceStub:
     """
     ListLinks: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ListLinksRequest, _loader_pb2.ListLinksResponse]
     """Every podlane link of the node, as the kernel has it now."""
+    RepairLink: _grpc.UnaryUnaryMultiCallable[_loader_pb2.RepairLinkRequest, _loader_pb2.RepairLinkResponse]
+    """Gives a pod's link back what it has lost of what CreateLink made: MACs, MTU, addresses, routes, and the pod's end up.
+    A chained link is left to its plugin. NOT_FOUND: there is no record of it, or the link or its namespace is gone.
+    """
     WatchLinks: _grpc.UnaryStreamMultiCallable[_loader_pb2.WatchLinksRequest, _loader_pb2.WatchLinksResponse]
     """Streams the removal of podlane links as netlink reports it, until the caller hangs up."""
     RegenerateEndpoint: _grpc.UnaryUnaryMultiCallable[_loader_pb2.RegenerateEndpointRequest, _loader_pb2.RegenerateEndpointResponse]
@@ -125,6 +129,10 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """
     ListLinks: _aio.UnaryUnaryMultiCallable[_loader_pb2.ListLinksRequest, _loader_pb2.ListLinksResponse]  # type: ignore[assignment]
     """Every podlane link of the node, as the kernel has it now."""
+    RepairLink: _aio.UnaryUnaryMultiCallable[_loader_pb2.RepairLinkRequest, _loader_pb2.RepairLinkResponse]  # type: ignore[assignment]
+    """Gives a pod's link back what it has lost of what CreateLink made: MACs, MTU, addresses, routes, and the pod's end up.
+    A chained link is left to its plugin. NOT_FOUND: there is no record of it, or the link or its namespace is gone.
+    """
     WatchLinks: _aio.UnaryStreamMultiCallable[_loader_pb2.WatchLinksRequest, _loader_pb2.WatchLinksResponse]  # type: ignore[assignment]
     """Streams the removal of podlane links as netlink reports it, until the caller hangs up."""
     RegenerateEndpoint: _aio.UnaryUnaryMultiCallable[_loader_pb2.RegenerateEndpointRequest, _loader_pb2.RegenerateEndpointResponse]  # type: ignore[assignment]
@@ -226,6 +234,16 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_loader_pb2.ListLinksResponse, _abc.Awaitable[_loader_pb2.ListLinksResponse]]:
         """Every podlane link of the node, as the kernel has it now."""
+
+    @_abc_1.abstractmethod
+    def RepairLink(
+        self,
+        request: _loader_pb2.RepairLinkRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.RepairLinkResponse, _abc.Awaitable[_loader_pb2.RepairLinkResponse]]:
+        """Gives a pod's link back what it has lost of what CreateLink made: MACs, MTU, addresses, routes, and the pod's end up.
+        A chained link is left to its plugin. NOT_FOUND: there is no record of it, or the link or its namespace is gone.
+        """
 
     @_abc_1.abstractmethod
     def WatchLinks(
