@@ -50,13 +50,14 @@ class Addition:
         """Do the three steps and return the result. Raises StepFailed."""
         session = self._session
         given = self._allocate(asked)
-        link = self._create_link(self._link_asked(given, asked))
-        self._create_endpoint(link, given["allocation"]["addresses"], asked.pod, asked.labels)
+        created = self._create_link(self._link_asked(given, asked))
+        self._create_endpoint(created["link"], given["allocation"]["addresses"], asked.pod, asked.labels)
         made = result.build(
             session.config.version,
-            link,
+            created["link"],
             given["allocation"]["addresses"],
-            given["routes"],
+            # In a pod that another interface leads out of they are not as asked.
+            created["routes"] or given["routes"],
             netns=session.environment.netns,
             ifname=session.environment.ifname,
             route_mtu=asked.route_mtu,
@@ -95,14 +96,15 @@ class Addition:
             "pod_mac": {"packed": asked.mac} if asked.mac else None,
         }
 
-    def _create_link(self, request: "Values") -> bytes:
+    def _create_link(self, request: "Values") -> "Values":
         try:
             answer = self._session.call(messages.CREATE_LINK, request)
         except StepFailed as failed:
             self._link = UNKNOWN if failed.may_have_happened else ABSENT
             raise
         self._link = _outcome(answer)
-        return answer["link"] or b""
+        answer["link"] = answer["link"] or b""
+        return answer
 
     def _create_endpoint(
         self, link: bytes, addresses: "list[bytes]", pod: dict[str, str], labels: dict[str, str]

@@ -68,7 +68,7 @@ class Chained(Addition):
             "addresses": addresses,
             "chained": True,
         }
-        link = self._create_link(request)
+        link = self._create_link(request)["link"]
         self._create_endpoint(link, addresses, asked.pod, asked.labels)
         return asked.previous.amended(session.config.version, messages.LINK.decode(link))
 

@@ -22,7 +22,11 @@ IP_ADDRESS = Message("IpAddress", (1, "packed", BYTES))
 MAC_ADDRESS = Message("MacAddress", (1, "packed", BYTES))
 IP_PREFIX = Message("IpPrefix", (1, "address", MESSAGE, IP_ADDRESS), (2, "length", NUMBER))
 ROUTE = Message(
-    "Route", (1, "destination", MESSAGE, IP_PREFIX), (2, "gateway", MESSAGE, IP_ADDRESS), (3, "mtu", NUMBER)
+    "Route",
+    (1, "destination", MESSAGE, IP_PREFIX),
+    (2, "gateway", MESSAGE, IP_ADDRESS),
+    (3, "mtu", NUMBER),
+    (4, "table", NUMBER),
 )
 ASSIGNED_ADDRESS = Message("AssignedAddress", (1, "address", MESSAGE, IP_PREFIX), (2, "gateway", MESSAGE, IP_ADDRESS))
 
@@ -86,7 +90,7 @@ CREATE_LINK_REQUEST = Message(
     (8, "pod_mac", MESSAGE, MAC_ADDRESS),
     (9, "chained", FLAG),
 )
-CREATE_LINK_RESPONSE = Message("CreateLinkResponse", (1, "link", RAW), (2, "created", FLAG))
+CREATE_LINK_RESPONSE = Message("CreateLinkResponse", (1, "link", RAW), (2, "created", FLAG), (4, "routes", RAWS))
 DELETE_LINK_REQUEST = Message("DeleteLinkRequest", (1, "attachment", MESSAGE, ATTACHMENT))
 DELETE_LINK_RESPONSE = Message("DeleteLinkResponse", (1, "deleted", FLAG))
 LIST_LINKS_REQUEST = Message("ListLinksRequest", (1, "attachment", MESSAGE, ATTACHMENT), (2, "verify", FLAG))

@@ -2,7 +2,7 @@
 
 interfaces  the node's end of the link, then the pod's; `mtu` since 1.1.0
 ips         of the pod's interface; `version` until 0.4.0
-routes      as installed, most specific first; `mtu` since 1.1.0
+routes      as installed, most specific first; `mtu` and `table` since 1.1.0
 dns         as the network configuration has it
 """
 
@@ -12,6 +12,7 @@ from cni.messages import ASSIGNED_ADDRESS, LINK, ROUTE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from cni.wire import Values
@@ -37,7 +38,7 @@ def build(
         "cniVersion": version,
         "interfaces": interfaces,
         "ips": [_ip(ASSIGNED_ADDRESS.decode(address), version) for address in addresses],
-        "routes": [_route(ROUTE.decode(route), route_mtu if newest else 0, newest=newest) for route in routes],
+        "routes": _routes(map(ROUTE.decode, routes), route_mtu if newest else 0, newest=newest),
     }
 
 
@@ -50,6 +51,11 @@ def _ip(assigned: "Values", version: str) -> "dict[str, Any]":
     return ip
 
 
+def _routes(routes: "Iterable[Values]", route_mtu: int, *, newest: bool) -> "list[dict[str, Any]]":
+    """Return the routes; before 1.1.0 there is no word for those of another table than the main one."""
+    return [_route(one, route_mtu, newest=newest) for one in routes if newest or not one["table"]]
+
+
 def _route(route: "Values", route_mtu: int, *, newest: bool) -> "dict[str, Any]":
     told: dict[str, Any] = {"dst": format_prefix(route["destination"])}
     if route["gateway"]:
@@ -57,6 +63,8 @@ def _route(route: "Values", route_mtu: int, *, newest: bool) -> "dict[str, Any]"
     mtu = route["mtu"] or route_mtu
     if newest and mtu:
         told["mtu"] = mtu
+    if route["table"]:
+        told["table"] = route["table"]
     return told
 
 

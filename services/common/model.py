@@ -64,11 +64,12 @@ class AssignedAddress:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route inside the pod. `gateway` None: on-link. `mtu` in bytes, 0: the device's."""
+    """A route inside the pod. `gateway` None: on-link. `mtu` in bytes, 0: the device's. `table` 0: the main one."""
 
     destination: Network
     gateway: Address | None = None
     mtu: int = 0
+    table: int = 0
 
 
 @dataclass(frozen=True, slots=True)

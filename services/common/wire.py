@@ -175,7 +175,7 @@ def read_route(message: pb.Route, field: str) -> Route:
     gateway = read_address(message.gateway, f"{field}.gateway") if message.HasField("gateway") else None
     if gateway is not None and gateway.version != destination.version:
         raise InvalidArgument(f"{field}: destination and gateway must be of one family", field=field)
-    return Route(destination, gateway, message.mtu)
+    return Route(destination, gateway, message.mtu, message.table)
 
 
 def write_route(route: Route) -> pb.Route:
@@ -184,6 +184,7 @@ def write_route(route: Route) -> pb.Route:
         destination=write_network(route.destination),
         gateway=write_address(route.gateway) if route.gateway else None,
         mtu=route.mtu,
+        table=route.table,
     )
 
 

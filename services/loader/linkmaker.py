@@ -19,15 +19,15 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PodlaneError
 from services.common.model import format_mac
-from services.loader import files, rtnl, rtnl_ip
+from services.loader import files, rtnl, rtnl_ip, rtnl_rule
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import (
+    OWN_TABLES,
     HostEnd,
     LinkRecord,
     LinkSpec,
     PodEnd,
     differences,
-    effective_routes,
     host_problems,
     pod_problems,
     random_mac,
@@ -51,6 +51,9 @@ _HOST_CONF = (
     (rtnl.IPV4_SEND_REDIRECTS, 0),
     (rtnl.IPV4_RP_FILTER, 0),
 )
+
+# Behind the loopback.
+_FIRST_IFINDEX = 2
 
 # What the kernel says to addresses, routes and sizes that make no sense, alone or together
 _NONSENSE = frozenset({errno.EINVAL, errno.ERANGE, errno.ENETUNREACH, errno.EHOSTUNREACH})
@@ -139,6 +142,12 @@ class LinkMaker:
                 self._configure(pod, record)
         return wrong
 
+    def forget_rules(self, record: LinkRecord) -> None:
+        """Take a secondary interface's rules away; with its namespace they are gone. Its routes go with it."""
+        with contextlib.suppress(OSError, PodlaneError), visit(record.spec.netns_path) as pod:
+            if pod.cookie == record.netns_cookie:
+                pod.rtnl.batch(list(map(rtnl_rule.delete, record.rules)))
+
     def _remove(self, own: Rtnl, ifname: str) -> None:
         """Remove what an earlier attempt left, whatever it is."""
         _log.info("replacing what is left of a link", ifname=ifname)
@@ -161,7 +170,13 @@ class LinkMaker:
                 undo.callback(self._undo, own, record)
             with watch.phase("link"):
                 host = self._pair(own, pod, record)
-            record = replace(record, done=True, host_ifindex=host.ifindex, pod_ifindex=host.peer_ifindex)
+            record = replace(
+                record,
+                done=True,
+                host_ifindex=host.ifindex,
+                pod_ifindex=host.peer_ifindex,
+                secondary=_led_elsewhere(pod, host.peer_ifindex),
+            )
             with watch.phase("pod"):
                 self._configure(pod, record)
             with watch.phase("done"):
@@ -203,7 +218,8 @@ class LinkMaker:
         requests = [
             rtnl.set_link(ifindex=index, up=True, mac=record.pod_mac, mtu=record.mtu),
             *(rtnl_ip.new_address(index, one.address) for one in spec.addresses),
-            *(rtnl_ip.new_route(index, route) for route in effective_routes(spec)),
+            *(rtnl_ip.new_route(index, route) for route in record.routes),
+            *map(rtnl_rule.add, record.rules),
         ]
         try:
             pod.rtnl.batch(requests)
@@ -241,6 +257,18 @@ def _pair_requests(pod: PodSide, record: LinkRecord) -> list[Request]:
     ]
 
 
+def _led_elsewhere(pod: PodSide, ifindex: int) -> tuple[int, ...]:
+    """Return the families for which another interface leads out of the pod: its routes must stay."""
+    if ifindex == _FIRST_IFINDEX:
+        return ()  # so far there was nothing but the loopback
+    return tuple(version for version in (4, 6) if any(_leads_out(pod, version, ifindex)))
+
+
+def _leads_out(pod: PodSide, version: int, ifindex: int) -> Iterator[bool]:
+    for route in map(rtnl_ip.read_route, pod.rtnl.dump(rtnl_ip.dump_routes(version))):
+        yield route.unicast and not route.route.destination.prefixlen and route.ifindex not in {0, ifindex}
+
+
 def _made(own: Rtnl, requests: list[Request]) -> LinkInfo:
     return rtnl.read_link(own.batch(requests)[-1].bodies[0])
 
@@ -258,13 +286,20 @@ def look(inside: Rtnl, ifname: str) -> PodEnd | None:
         return None
     addresses = map(rtnl_ip.read_address, inside.dump(rtnl_ip.dump_addresses()))
     routes = [rtnl_ip.read_route(body) for version in (4, 6) for body in inside.dump(rtnl_ip.dump_routes(version))]
+    own = OWN_TABLES + link.ifindex
+    dumps = (4, 6) if any(one.table == own for one in routes) else ()
     return PodEnd(
         ifindex=link.ifindex,
         mac=link.mac,
         mtu=link.mtu,
         up=link.up,
         addresses=frozenset(address for ifindex, address in addresses if ifindex == link.ifindex),
-        routes=frozenset(one.route for one in routes if one.unicast and one.ifindex == link.ifindex),
+        routes=frozenset(
+            one.route if one.unicast else replace(one.route, table=own)
+            for one in routes
+            if one.ifindex == link.ifindex and one.leads and (one.unicast or one.table == own)
+        ),
+        rules=frozenset(rtnl_rule.read(body) for version in dumps for body in inside.dump(rtnl_rule.dump(version))),
     )
 
 

@@ -47,7 +47,10 @@ def write_link(link: Link) -> pb.Link:
 def write_created(made: CreatedLink) -> pb.CreateLinkResponse:
     """Return the answer to CreateLink."""
     return pb.CreateLinkResponse(
-        link=write_link(made.link), created=made.created, phases=wire.write_phases(made.phases)
+        link=write_link(made.link),
+        created=made.created,
+        phases=wire.write_phases(made.phases),
+        routes=map(wire.write_route, made.routes),
     )
 
 

@@ -50,6 +50,7 @@ def write(record: LinkRecord) -> str:
         "mtu": record.mtu,
         "asked_at": record.asked_at,
         **({"chained_ifname": record.chained_ifname} if spec.chained else {}),
+        **({"secondary": list(record.secondary)} if record.secondary else {}),
         "asked": {
             "addresses": [
                 [format_prefix(one.address), format_address(one.gateway), format_prefix(one.range)]
@@ -119,6 +120,7 @@ def _record(values: Mapping[str, Any]) -> LinkRecord:
         # Loaders before it was written made links that are older than this one.
         asked_at=float(values.get("asked_at", 0.0)),
         chained_ifname=str(values.get("chained_ifname", "")),
+        secondary=tuple(map(int, values.get("secondary", ()))),
     )
 
 

@@ -110,7 +110,8 @@ class Links:
             self._monitor.appeared(host.ifname, host.ifindex)
         if created:
             _log.debug("link created", attachment=str(spec.attachment), ifname=host.ifname, ifindex=host.ifindex)
-        return CreatedLink(describe(record, host), created, tuple(watch.phases))
+        routes = record.routes if record.secondary else ()
+        return CreatedLink(describe(record, host), created, tuple(watch.phases), routes)
 
     async def delete(self, attachment: Attachment, *, ifindex: int = 0, idle: float = 0.0) -> bool:
         """Delete a link; return whether there was one. Both its ends are gone from all lists on return; the kernel
@@ -126,6 +127,8 @@ class Links:
                 return False  # the same container and interface on another network: that one isn't meant
             _check_meant(ifname, record, ifindex, idle)
             chained = record is not None and record.spec.chained
+            if record is not None and record.secondary:
+                await self._worker.run(lambda _: self._maker.forget_rules(record))
             existed = chained or await self._deletions.delete(ifname)
             self._records.remove(ifname)
         if existed:

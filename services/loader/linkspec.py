@@ -9,6 +9,7 @@
 `differences` says how a repeated request departs from the record, `problems` how the kernel does.
 """
 
+import dataclasses
 import re
 import secrets
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,14 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from services.common.errors import InvalidArgument
-from services.common.model import AssignedAddress, Attachment, Interface, Phase, Route, format_mac
+from services.common.model import Address, AssignedAddress, Attachment, Interface, Phase, Route, format_mac
 
 # linux/if_ether.h, RFC 791 and RFC 8200 §5, linux/netdevice.h (GSO_MAX_SIZE, GRO_MAX_SIZE)
 SMALLEST_MTU, SMALLEST_MTU_IPV6, LARGEST_MTU = 68, 1280, 65535
 LARGEST_OFFLOAD = 8 * 65535
+
+# A pod's interface beside the one that leads out of it has routes in a table of its own: this, and its index.
+OWN_TABLES = 1000
 
 _HOST_IFNAME = re.compile(r"lxc[0-9a-f]{12}")
 
@@ -33,6 +37,21 @@ class OffloadSizes:
     gro_max_size: int = 0
     gso_ipv4_max_size: int = 0
     gro_ipv4_max_size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Packets of a family that leave from `source`, or by the device `ifname` if that is set, are routed by a table."""
+
+    version: int
+    table: int
+    source: Address | None = None
+    ifname: str = ""
+
+    def __str__(self) -> str:
+        """Return it as `ip rule` would show it."""
+        which = f"from {self.source}" if self.source is not None else f"oif {self.ifname}"
+        return f"{which} lookup {self.table}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +80,8 @@ class LinkRecord:
     A namespace is known by its cookie (SO_NETNS_COOKIE): the kernel never gives one twice before a reboot, whereas
     inode numbers return within milliseconds. `asked_at` is when the link was last asked for, in seconds since boot
     (CLOCK_MONOTONIC): a clock that is set must not make a link look old while its ADD is under way. `chained_ifname`
-    is what another plugin calls the node's end of a chained link.
+    is what another plugin calls the node's end of a chained link. `secondary` are the families, 4 and 6, that another
+    interface led out of the pod for when this one came.
     """
 
     spec: LinkSpec
@@ -75,6 +95,7 @@ class LinkRecord:
     pod_ifindex: int = 0
     asked_at: float = 0.0
     chained_ifname: str = ""
+    secondary: tuple[int, ...] = ()
 
     @property
     def key(self) -> str:
@@ -85,6 +106,29 @@ class LinkRecord:
     def host_ifname(self) -> str:
         """The node's end."""
         return self.chained_ifname or self.key
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes as installed."""
+        return tuple(
+            dataclasses.replace(one, table=self.own_table) if one.destination.version in self.secondary else one
+            for one in effective_routes(self.spec)
+        )
+
+    @property
+    def own_table(self) -> int:
+        """The table of a secondary interface's routes."""
+        return OWN_TABLES + self.pod_ifindex
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """Which packets a secondary interface's routes are for: from its addresses, or bound to it."""
+        table, ifname = self.own_table, self.spec.attachment.ifname
+        sources = [one.address.ip for one in self.spec.addresses if one.address.version in self.secondary]
+        return (
+            *(Rule(source.version, table, source) for source in sources),
+            *(Rule(version, table, ifname=ifname) for version in self.secondary),
+        )
 
     def idle(self, now: float) -> float:
         """Return the seconds since it was last asked for. A time in the future is of an earlier boot."""
@@ -115,6 +159,8 @@ class CreatedLink:
     link: Link
     created: bool
     phases: tuple[Phase, ...]
+    routes: tuple[Route, ...] = ()
+    """As installed, where that is not as asked."""
 
 
 class Namespace(IntEnum):
@@ -168,6 +214,8 @@ class PodEnd:
     up: bool
     addresses: frozenset[Interface]
     routes: frozenset[Route]
+    """Those of the main table, and of the interface's own."""
+    rules: frozenset[Rule] = frozenset()
 
 
 def is_link(ifname: str) -> bool:
@@ -214,7 +262,7 @@ def _check_mtu(name: str, mtu: int, families: set[int]) -> None:
 def effective_routes(spec: LinkSpec) -> tuple[Route, ...]:
     """Return the routes as installed: each with its MTU."""
     return tuple(
-        Route(one.destination, one.gateway, one.mtu or (spec.route_mtu if one.gateway is not None else 0))
+        dataclasses.replace(one, mtu=one.mtu or (spec.route_mtu if one.gateway is not None else 0))
         for one in spec.routes
     )
 
@@ -255,7 +303,8 @@ def _routes(spec: LinkSpec) -> str:
 def describe_route(route: Route) -> str:
     """Return a route as `ip route` would show it."""
     via = f" via {route.gateway}" if route.gateway else ""
-    return f"{route.destination}{via}" + (f" mtu {route.mtu}" if route.mtu else "")
+    more = (f" mtu {route.mtu}" if route.mtu else "") + (f" table {route.table}" if route.table else "")
+    return f"{route.destination}{via}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +353,7 @@ def pod_problems(record: LinkRecord, found: PodEnd | None) -> list[str]:
         if address not in found.addresses
     ]
     problems += [
-        f"the pod has lost its route to {describe_route(route)}"
-        for route in effective_routes(record.spec)
-        if route not in found.routes
+        f"the pod has lost its route to {describe_route(route)}" for route in record.routes if route not in found.routes
     ]
+    problems += [f"the pod has lost its rule `{rule}`" for rule in record.rules if rule not in found.rules]
     return problems

@@ -97,6 +97,8 @@ def new_route(
     scope = _RT_SCOPE_LINK if on_link else _RT_SCOPE_UNIVERSE
     head = _route_head(route.destination, scope, _RTN_UNICAST, protocol)
     parts = [head, *_destination(route.destination)]
+    if route.table:
+        parts.append(u32(_RTA_TABLE, route.table))  # goes before what the head says, which has one byte for it
     if route.gateway is not None:
         parts.append(attribute(_RTA_GATEWAY, route.gateway.packed))
     parts.append(u32(_RTA_OIF, ifindex))
@@ -170,7 +172,12 @@ class RouteInfo:
     @property
     def unicast(self) -> bool:
         """A route of the main table that leads somewhere."""
-        return self.kind == _RTN_UNICAST and self.table == _RT_TABLE_MAIN
+        return self.leads and self.table == _RT_TABLE_MAIN
+
+    @property
+    def leads(self) -> bool:
+        """A route that leads somewhere, in whichever table."""
+        return self.kind == _RTN_UNICAST
 
     @property
     def unreachable(self) -> bool:

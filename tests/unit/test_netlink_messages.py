@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -15,8 +16,8 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from services.common.model import Route
-from services.loader import netlink, rtnl, rtnl_ip, tc
-from services.loader.linkspec import OffloadSizes
+from services.loader import netlink, rtnl, rtnl_ip, rtnl_rule, tc
+from services.loader.linkspec import OffloadSizes, Rule
 from services.loader.netlink import AnswerLost, Request
 from services.loader.rtnl import EndOfPair
 
@@ -245,3 +246,29 @@ def test_no_bytes_from_the_kernel_make_the_reader_run_away(content: bytes):
         list(netlink.messages(bytearray(content), len(content)))
     except AnswerLost:
         pass
+
+
+@pytest.mark.parametrize(
+    ("rule", "source", "ifname"),
+    [
+        (Rule(4, 1003, ip_address("10.0.0.9")), "10.0.0.9", None),
+        (Rule(6, 1003, ip_address("fd00::9")), "fd00::9", None),
+        (Rule(4, 1003, ifname="net1"), None, "net1"),
+    ],
+)
+@pytest.mark.parametrize("change", [rtnl_rule.add, rtnl_rule.delete])
+def test_a_rule(change: Callable[[Rule], Request], rule: Rule, source: str | None, ifname: str | None):
+    message = read(fibmsg, change(rule))
+
+    assert message["family"] == (2 if rule.version == 4 else 10)
+    assert message["src_len"] == (0 if source is None else 32 if rule.version == 4 else 128)
+    assert message["action"] == 1
+    assert message.get_attr("FRA_TABLE") == 1003
+    assert message.get_attr("FRA_PRIORITY") == 1000
+    assert message.get_attr("FRA_SRC") == source
+    assert message.get_attr("FRA_OIFNAME") == ifname
+    assert rtnl_rule.read(bytes(message.data[16:])) == rule
+
+
+def test_the_list_of_rules_is_asked_for_by_family():
+    assert read(fibmsg, rtnl_rule.dump(6))["family"] == 10

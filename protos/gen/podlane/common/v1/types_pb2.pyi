@@ -179,8 +179,11 @@ class Route(_message.Message):
     DESTINATION_FIELD_NUMBER: _builtins.int
     GATEWAY_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
+    TABLE_FIELD_NUMBER: _builtins.int
     mtu: _builtins.int
     """Bytes; 0 leaves the device's MTU in force."""
+    table: _builtins.int
+    """Routing table; 0: the main one."""
     @_builtins.property
     def destination(self) -> Global___IpPrefix: ...
     @_builtins.property
@@ -193,10 +196,11 @@ class Route(_message.Message):
         destination: Global___IpPrefix | None = ...,
         gateway: Global___IpAddress | None = ...,
         mtu: _builtins.int = ...,
+        table: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "gateway", b"gateway"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "gateway", b"gateway", "mtu", b"mtu"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "gateway", b"gateway", "mtu", b"mtu", "table", b"table"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -650,22 +650,30 @@ class CreateLinkResponse(_message.Message):
     LINK_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
+    ROUTES_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
     """False when it existed as asked."""
     @_builtins.property
     def link(self) -> Global___Link: ...
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Phase]: ...
+    @_builtins.property
+    def routes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Route]:
+        """As installed, where that is not as asked: in a pod that another interface leads out of, the routes are in a table
+        of the interface's own, for packets from its addresses.
+        """
+
     def __init__(
         self,
         *,
         link: Global___Link | None = ...,
         created: _builtins.bool = ...,
         phases: _abc.Iterable[_types_pb2.Phase] | None = ...,
+        routes: _abc.Iterable[_types_pb2.Route] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["link", b"link"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "link", b"link", "phases", b"phases"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created", b"created", "link", b"link", "phases", b"phases", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
