@@ -1,17 +1,20 @@
-"""`podlane cni`: puts the CNI plugins where the runtime looks, and takes them away."""
+"""`podlane cni`: puts the CNI plugins where the runtime looks, takes them away, and shows what DEL has journalled."""
 
+import time
 from pathlib import Path
+from typing import Any
 
 import click
 
+from cli.present import age, output_option, plain, show_json, show_table
 from services.common.config import Settings
-from services.common.errors import FailedPrecondition, Unavailable
+from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 
 _BIN, _CONF = Path("/opt/cni/bin"), Path("/etc/cni/net.d")
 _directory = click.Path(path_type=Path, file_okay=False)
 
 
-@click.group("cni", help="The CNI plugins and the network configuration.")
+@click.group("cni", help="The CNI plugins, the network configuration and the deletion journal.")
 def group() -> None:
     """Hold the verbs."""
 
@@ -31,7 +34,8 @@ def install(settings: Settings, bin_dir: Path, conf_dir: Path, python: Path | No
 
     sockets = {"ipam": settings.ipam.socket, "loader": settings.loader.socket, "endpoint": settings.endpoint.socket}
     try:
-        written = installer.install(bin_dir, conf_dir, python=python, sockets=sockets)
+        further = {"journalDir": str(settings.endpoint.journal_dir)}
+        written = installer.install(bin_dir, conf_dir, python=python, sockets=sockets, settings=further)
     except installer.InstallError as error:
         raise FailedPrecondition(str(error)) from None
     except OSError as error:
@@ -55,3 +59,56 @@ def uninstall(bin_dir: Path, conf_dir: Path) -> None:
         click.echo(f"removed {path}")
     if not removed:
         click.echo("nothing was installed")
+
+
+@group.command("journal")
+@output_option
+@click.pass_obj
+def journal(settings: Settings, output: str) -> None:
+    """List the deletion journal: each DEL that found a service away and is not carried out yet, the oldest first.
+
+    podlane-endpoint carries them out by itself. When it doesn't answer, its directory is read. Exit code 1 when a
+    deletion fails or can't be read.
+
+    \b
+    Example: podlane cni journal -o json | jq -r '.[] | .last_error'
+    """
+    found, silent = deletions(settings)
+    if output == "json":
+        show_json([plain(one) for one in found])
+    else:
+        columns = ("NETWORK", "CONTAINER", "INTERFACE", "AGE", "FAILED", "LAST ERROR")
+        show_table(columns, [_row(one) for one in found], "no deletions wait")
+    if silent:
+        click.echo(f"podlane: {silent}; these are the files in {settings.endpoint.journal_dir}", err=True)
+    if any(one.last_error for one in found):
+        raise SystemExit(1)
+
+
+def deletions(settings: Settings) -> tuple[list[Any], str]:
+    """Return what is in the journal as Deletion messages, and why podlane-endpoint wasn't who told; "": it was.
+
+    Raises Unavailable when its directory can't be read either.
+    """
+    from podlane.endpoint.v1 import endpoint_pb2
+
+    from cli import connect
+    from services.common.deletions import scan
+
+    try:
+        reply = connect.ask(connect.endpoint(settings), "ListDeletions", endpoint_pb2.ListDeletionsRequest())
+        return list(reply.deletions), ""
+    except PodlaneError as error:
+        found = sorted(scan(settings.endpoint.journal_dir, {}).values(), key=lambda one: one.when)
+        return [endpoint_pb2.Deletion(**one.fields()) for one in found], error.message
+
+
+def waited(deletion: Any) -> float:
+    """Return how many seconds ago a deletion was journalled."""
+    return max(0.0, time.time() - float(deletion.journalled.seconds + deletion.journalled.nanos / 1e9))
+
+
+def _row(deletion: Any) -> tuple[str, ...]:
+    owner = deletion.attachment
+    named = (owner.network, owner.container_id[:12], owner.ifname) if owner.network else (deletion.file, "-", "-")
+    return (*named, age(waited(deletion)), str(deletion.failures), " ".join(deletion.last_error.split()) or "-")

@@ -11,7 +11,7 @@ from services.common.errors import PodlaneError
 
 _NOUNS = {
     "config": "the switches of the endpoint programs, for all endpoints of the node",
-    "cni": "install or remove the CNI plugin and its network configuration",
+    "cni": "install or remove the CNI plugin; the deletions that it has journalled",
     "controllers": "what the services do by themselves, and what of it fails",
     "endpoint": "the pods' endpoints",
     "gc": "find and remove what pods that are gone have left",

@@ -6,9 +6,9 @@ from typing import Any
 import click
 from podlane.endpoint.v1 import cluster_pb2
 
-from cli import node
+from cli import cni, node
 from cli.connect import ask, cluster
-from cli.present import duration, output_option, plain, show_json, show_table
+from cli.present import age, duration, output_option, plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import PodlaneError
 
@@ -17,7 +17,7 @@ from services.common.errors import PodlaneError
 @output_option
 @click.pass_obj
 def group(settings: Settings, output: str) -> None:
-    """Show the services, the kvstore and the other nodes. Exit code 1 when something isn't as it should be.
+    """Show the services, the kvstore, the other nodes and the deletion journal. Exit code 1 when something isn't right.
 
     \b
     Example: podlane status -o json | jq .cluster.kvstore.lease_left_ms
@@ -31,10 +31,12 @@ def group(settings: Settings, output: str) -> None:
         lost = error.message
     wrong = [f"podlane-{one['service']} is {one['health']}" for one in services if one["health"] != "serving"]
     wrong += _wrong(found) if found is not None else [lost]
+    journal = _journal(settings, wrong)
     if output == "json":
-        show_json({"services": services, "cluster": plain(found) if found is not None else None, "problems": wrong})
+        told = plain(found) if found is not None else None
+        show_json({"services": services, "cluster": told, "deletion_journal": journal, "problems": wrong})
     else:
-        _show(services, found, wrong)
+        _show(services, found, wrong, journal)
     if wrong:
         raise SystemExit(1)
 
@@ -53,9 +55,28 @@ def _wrong(found: Any) -> list[str]:
     return wrong
 
 
-def _show(services: list[dict[str, Any]], found: Any, wrong: list[str]) -> None:
+def _journal(settings: Settings, wrong: list[str]) -> dict[str, Any]:
+    """Return depth and age of the deletion journal, and add to what is wrong."""
+    try:
+        found, _ = cni.deletions(settings)
+    except PodlaneError as error:
+        wrong.append(error.message)
+        found = []
+    waiting = [one for one in found if one.HasField("attachment")]
+    failing = [one for one in found if one.last_error]
+    if failing:
+        first = failing[0]
+        more = f", and {len(failing) - 1} more" if len(failing) > 1 else ""
+        wrong.append(f"deletion {first.file}{more}: {first.last_error}; see `podlane cni journal`")
+    oldest = max(map(cni.waited, waiting), default=0.0)
+    return {"waiting": len(waiting), "unreadable": len(found) - len(waiting), "oldest_seconds": round(oldest, 1)}
+
+
+def _show(services: list[dict[str, Any]], found: Any, wrong: list[str], journal: dict[str, Any]) -> None:
     for one in services:
         click.echo(f"{'podlane-' + one['service']:18}{one['health']}")
+    if journal["waiting"]:
+        click.echo(f"{'deletions':18}{journal['waiting']} wait, the oldest for {age(journal['oldest_seconds'])}")
     if found is not None:
         for name, text in _lines(found):
             click.echo(f"{name:18}{text}")

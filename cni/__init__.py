@@ -14,6 +14,8 @@ The interpreter itself starts with as little as it can (utf8.py), and the module
     add.py          AllocateAddresses → CreateLink → CreateEndpoint, and what is undone when one of them fails
     chain.py        the same behind another plugin: its interface is taken over, CreateLink → CreateEndpoint
     teardown.py     DeleteEndpoint → DeleteLink → ReleaseAddresses: DEL, undo and GC
+    delete.py       DEL, and what it does when a service is away
+    journal.py      the deletion journal: entries that podlane-endpoint, ADD, DEL or GC carry out
     check.py        CHECK      status.py  STATUS      gc.py  GC
     result.py       the result of an ADD in the version that was asked for
     rpc.py          one gRPC call, and what its failure means in CNI's codes

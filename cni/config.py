@@ -6,7 +6,8 @@ that a pod can be taken down although somebody broke what only an ADD needs.
 
 podlane-ipam has its keys in `ipam` (ipamconfig.py).
 
-    every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, logFile, logLevel
+    every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, journalDir, logFile,
+                 logLevel
     ADD          chaining-mode, prevResult (chain.py); mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize,
                  groIpv4MaxSize, labels, dns, runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
                  CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
 
 SERVICES = ("ipam", "loader", "endpoint")
 SOCKETS = {service: f"/run/podlane/{service}/{service}.sock" for service in SERVICES}
+# What DEL journals while a service is away (journal.py); podlane-endpoint's [endpoint] journal_dir.
+JOURNAL = "/var/lib/podlane/deletions"
+PATH_BYTES = 4095
 # sun_path has 108 bytes, one of them for the end (unix(7)).
 SOCKET_PATH_BYTES = 107
 TIMEOUT_SECONDS, LONGEST_TIMEOUT_SECONDS = 60, 3600
@@ -79,7 +83,7 @@ def parse(stdin: bytes) -> "dict[str, Any]":
 class Config:
     """What every verb needs. `document` is the whole object, for what only one verb reads."""
 
-    __slots__ = ("document", "log_file", "log_level", "network", "sockets", "timeout", "version")
+    __slots__ = ("document", "journal", "log_file", "log_level", "network", "sockets", "timeout", "version")
 
     services: "tuple[str, ...]" = SERVICES
 
@@ -94,7 +98,8 @@ class Config:
         table, prefix = self._own(document)
         self.sockets = {one: _path(table, f"{one}Socket", SOCKETS[one], prefix) for one in self.services}
         self.timeout = _timeout(table, prefix)
-        self.log_file = _path(table, "logFile", "", prefix, longest=4095)
+        self.journal = _path(table, "journalDir", JOURNAL, prefix, longest=PATH_BYTES).rstrip("/")
+        self.log_file = _path(table, "logFile", "", prefix, longest=PATH_BYTES)
         self.log_level = text(table, "logLevel", "info", prefix)
         if self.log_level not in LOG_LEVELS:
             problem = f"{quoted(self.log_level)} is not one of {', '.join(LOG_LEVELS)}"

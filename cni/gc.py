@@ -1,14 +1,15 @@
 """GC: everything of this network's attachments that the runtime doesn't name any more is taken away.
 
 What there is, is asked of all three services, so that the remains of every kind of accident are found: an address
-without a link, a link without an endpoint. Each attachment is taken away as DEL would do it; errors are collected, and
-the others go on. An empty list means all. A missing list is refused: nothing must be deleted by a runtime's mistake.
+without a link, a link without an endpoint, a DEL that is only journalled (journal.py). Each attachment is taken away as
+DEL would do it, with its entry in the journal; errors are collected, and the others go on. An empty list means all. A
+missing list is refused: nothing must be deleted by a runtime's mistake.
 
 A service that can't be asked is an error, and what the others know is still taken away, with the addresses last and
 only after the rest (teardown.py).
 """
 
-from cni import messages, teardown
+from cni import journal, messages, teardown
 from cni.rpc import StepFailed
 from cni.spec import BAD_CONFIG, INCOMPLETE, CniError, quoted
 
@@ -30,7 +31,7 @@ def collect(session: "Session") -> None:
     network = session.config.network
     valid = valid_attachments(session.config.document)
     failed: list[CniError] = []
-    found: set[tuple[str, str]] = set()
+    found = journal.of_network(session.config.journal, network)
     for listing in (_endpoints, _links, _allocations):
         try:
             for attachment in listing(session):
@@ -40,7 +41,10 @@ def collect(session: "Session") -> None:
             failed.append(error)
     for container_id, ifname in sorted(found - valid):
         attachment = {"network": network, "container_id": container_id, "ifname": ifname}
-        failed += teardown.tear_down(session, attachment)
+        try:
+            failed += journal.carry_out(session, session, attachment)
+        except CniError as error:
+            failed.append(error)
     if failed:
         message = f"network {network}: {len(failed)} steps of the garbage collection failed, first: {failed[0].message}"
         raise CniError(INCOMPLETE, message, teardown.told(failed))

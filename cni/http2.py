@@ -14,6 +14,7 @@ Not here: requests that don't fit one frame and the default window, compression,
 """
 
 import _socket
+import errno as _errno
 import time
 
 from cni import hpack
@@ -73,6 +74,11 @@ class CallFailed(Exception):
         self.answered = answered
         self.details = details
         self.errno = errno
+
+    @property
+    def forbidden(self) -> bool:
+        """Whether no connection came about because of permissions."""
+        return self.errno in (_errno.EACCES, _errno.EPERM)
 
 
 def call(socket_path: str, method: str, request: bytes, deadline: float, request_id: str) -> bytes:

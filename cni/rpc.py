@@ -19,8 +19,6 @@
 undone although its answer never came.
 """
 
-import errno
-
 from cni import http2, spec
 from cni.hpack import Unsupported
 from cni.http2 import CallFailed
@@ -69,6 +67,7 @@ REFUSALS = (
     http2.FAILED_PRECONDITION,
     http2.UNIMPLEMENTED,
 )
+LATER = (http2.UNAVAILABLE, http2.DEADLINE_EXCEEDED, http2.CANCELLED)
 # Fields of requests that come from the environment: the message's own name may stand before the last part.
 ENVIRONMENT_FIELDS = ("netns_path", "container_id", "ifname", "pod")
 
@@ -79,12 +78,21 @@ _STATUS = Message("Status", (3, "details", MESSAGES, _ANY))
 
 
 class StepFailed(spec.CniError):
-    """A call failed. `may_have_happened`: the service may have done all the same what it was asked for."""
+    """A call failed.
 
-    def __init__(self, code: int, message: str, details: str, *, may_have_happened: bool) -> None:
+    `may_have_happened`: the service may have done all the same what it was asked for.
+    `later`: the service, or one that it needs, is away or too slow: the same call may succeed later.
+    `away`: nobody took the call, or whoever did was gone before there was an answer.
+    """
+
+    def __init__(
+        self, code: int, message: str, details: str, *, may_have_happened: bool, later: bool = False, away: bool = False
+    ) -> None:
         """Keep all of it."""
         super().__init__(code, message, details)
         self.may_have_happened = may_have_happened
+        self.later = later
+        self.away = away
 
 
 def call(
@@ -128,6 +136,7 @@ def _translated(failed: CallFailed, socket_path: str, method: "Method") -> StepF
             failed.message or f"{whom} failed {method.name} with {name} and no message",
             details,
             may_have_happened=failed.code not in REFUSALS,
+            later=failed.code == http2.UNAVAILABLE,
         )
     if not failed.reached:
         return _not_reached(failed, socket_path, whom)
@@ -136,15 +145,18 @@ def _translated(failed: CallFailed, socket_path: str, method: "Method") -> StepF
         f"{whom} did not answer {method.name} at {socket_path}: {failed.message}",
         f"{name}; `podlane node status` and the service's log tell more",
         may_have_happened=True,
+        later=failed.code in LATER,
+        away=failed.code == http2.UNAVAILABLE,
     )
 
 
 def _not_reached(failed: CallFailed, socket_path: str, whom: str) -> StepFailed:
     code, fix = spec.TRY_AGAIN, f"start it with `podlane node up` or `systemctl start {whom}`"
-    if failed.errno in (errno.EACCES, errno.EPERM):
+    if failed.forbidden:
         code, fix = spec.IO_FAILURE, "the plugin must run as root or in the socket's group"
     message = f"{whom} can't be reached at {socket_path}: {failed.message}"
-    return StepFailed(code, message, fix, may_have_happened=False)
+    later = not failed.forbidden
+    return StepFailed(code, message, fix, may_have_happened=False, later=later, away=later)
 
 
 def _cni_code(code: int, field: str) -> int:

@@ -1,8 +1,10 @@
 """One call of the plugin: whom it is about, which services it may ask, until when, and how long each step took."""
 
+import posix
 import time
 
 from cni import rpc
+from cni.spec import IO_FAILURE, CniError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -13,12 +15,14 @@ if TYPE_CHECKING:
 
 # What a step of a teardown gets even if the call's own time is over.
 LEAST_SECONDS = 10.0
+# A file's name has 255 bytes (NAME_MAX), and these are characters, 15 of which may take more than a byte.
+LONGEST_NAME = 180
 
 
 class Session:
     """`attachment` as the contract has it; `steps` are (method, milliseconds, outcome) in order."""
 
-    __slots__ = ("_deadline", "_library", "_request_id", "attachment", "config", "environment", "steps")
+    __slots__ = ("_deadline", "_library", "attachment", "config", "environment", "request_id", "steps")
 
     def __init__(self, environment: "Environment", config: "Config", library: list[str]) -> None:
         """Start the clock. `library` are the directories where grpcio is found."""
@@ -33,11 +37,50 @@ class Session:
         self._library = library
         self._deadline = time.monotonic() + config.timeout
         # The services write it into their logs.
-        self._request_id = f"cni-{environment.verb}-{environment.container_id[:12]}"
+        self.request_id = f"cni-{environment.verb}-{environment.container_id[:12]}"
 
     def allow_one_more(self) -> None:
         """Give the next step its least time, whatever the ones before it have used."""
         self._deadline = max(self._deadline, time.monotonic() + LEAST_SECONDS)
+
+    def allow(self, seconds: float) -> None:
+        """Let the next step take so long, whatever the call's own time is."""
+        self._deadline = time.monotonic() + seconds
+
+    def seconds_left(self) -> float:
+        """Return the time that is left, negative when it is over."""
+        return self._deadline - time.monotonic()
+
+    @property
+    def entry(self) -> str:
+        """Where a deletion of the attachment is journalled."""
+        return self.entry_of(self.attachment)
+
+    def entry_of(self, attachment: "Values") -> str:
+        """Return the path of an attachment's entry in the deletion journal (journal.py).
+
+        `~` is in no network's and no container's name, `/` in no interface's.
+        """
+        name = f"{attachment['network']}~{attachment['container_id']}~{attachment['ifname']}"
+        if len(name) > LONGEST_NAME:
+            import hashlib
+
+            name = f"long~{hashlib.sha256(name.encode()).hexdigest()}"
+        return f"{self.config.journal}/{name}.json"
+
+    def is_journalled(self) -> bool:
+        """Return whether a deletion of the attachment waits in the journal. Raises CniError when that can't be told."""
+        try:
+            posix.stat(self.entry)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as error:
+            raise CniError(IO_FAILURE, f"journalDir: {self.entry} can't be looked at: {error.strerror}") from None
+        return True
+
+    def note(self, step: str, begin: float, outcome: str) -> None:
+        """Write a step that began at `begin` (time.monotonic()) down for the log."""
+        self.steps.append((step, round((time.monotonic() - begin) * 1e3, 3), outcome))
 
     def call(self, method: "Method", values: "Values") -> "Values":
         """Call a service; see rpc.call. Raises rpc.StepFailed."""
@@ -49,7 +92,7 @@ class Session:
                 method,
                 values,
                 self._deadline,
-                self._request_id,
+                self.request_id,
                 library=self._library,
             )
         except rpc.StepFailed as failed:
@@ -60,4 +103,4 @@ class Session:
                 outcome = f"ok, by grpcio: {response['detour']}"
             return response
         finally:
-            self.steps.append((method.name, round((time.monotonic() - begin) * 1e3, 3), outcome))
+            self.note(method.name, begin, outcome)

@@ -112,12 +112,22 @@ def _add(session: Session) -> None:
         from cni.chain import ChainConfig, Chained
 
         behind = ChainConfig(document, session.environment)
+        _finish_deletion(session, addresses=False)
         chained = Chained(session)
         perform(lambda: chained.follow(behind), chained.undo)
     else:
         asked = LinkConfig(document, session.environment)
+        _finish_deletion(session)
         addition = Addition(session)
         perform(lambda: addition.run(asked), addition.undo)
+
+
+def _finish_deletion(session: Session, *, addresses: bool = True) -> None:
+    """Carry out what DEL has journalled of the same attachment; `addresses` False: they are another plugin's."""
+    if session.is_journalled():
+        from cni import journal
+
+        journal.before_add(session, addresses=addresses)
 
 
 def perform(work: "Callable[[], dict[str, Any]]", undo: "Callable[[], list[CniError]]") -> None:
@@ -134,12 +144,9 @@ def perform(work: "Callable[[], dict[str, Any]]", undo: "Callable[[], list[CniEr
 
 
 def _delete(session: Session) -> None:
-    from cni import teardown
+    from cni.delete import delete
 
-    failed = teardown.tear_down(session, session.attachment)
-    if failed:
-        first = failed[0]
-        raise CniError(first.code, first.message, f"{teardown.told(failed)}; {teardown.KEPT}")
+    delete(session)
 
 
 def _check(session: Session) -> None:

@@ -11,15 +11,27 @@ from cni.rpc import StepFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.session import Session
+    from typing import Protocol
+
+    from cni.messages import Method
     from cni.spec import CniError
     from cni.wire import Values
+
+    class Caller(Protocol):
+        """Who makes the calls: a session, or somebody with more patience (delete.py)."""
+
+        def allow_one_more(self) -> None:
+            """Give the next step its time."""
+
+        def call(self, method: Method, values: Values) -> Values:
+            """Call a service. Raises StepFailed."""
+
 
 KEPT = "the addresses are kept until the rest is gone: repeat DEL"
 
 
 def tear_down(
-    session: "Session", attachment: "Values", *, endpoint: bool = True, link: bool = True, addresses: bool = True
+    caller: "Caller", attachment: "Values", *, endpoint: bool = True, link: bool = True, addresses: bool = True
 ) -> "list[CniError]":
     """Take away the named parts and return what failed, in order. What is gone already is no failure."""
     failed: list[CniError] = []
@@ -31,9 +43,9 @@ def tear_down(
     for wanted, method, request in steps:
         if not wanted or (method is messages.RELEASE_ADDRESSES and failed):
             continue
-        session.allow_one_more()
+        caller.allow_one_more()
         try:
-            session.call(method, request)
+            caller.call(method, request)
         except StepFailed as error:
             failed.append(error)
     return failed

@@ -136,7 +136,8 @@ class Node:
         if self.start:
             self.up()
         sockets = {service: getattr(self.loaded, service).socket for service in SERVICES}
-        install.install(self.bin_dir, self.conf_dir, sockets=sockets)
+        journal = {"journalDir": str(self.loaded.endpoint.journal_dir)}
+        install.install(self.bin_dir, self.conf_dir, sockets=sockets, settings=journal)
 
     def prepare(self) -> None:
         """Do what is to be done in the namespace before the services start."""

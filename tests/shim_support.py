@@ -230,6 +230,7 @@ class Services:
             "name": "podlane",
             "type": "podlane",
             "timeoutSeconds": 20,
+            "journalDir": str(self.directory / "deletions"),
             **{f"{name}Socket": str(self.socket(name)) for name in SERVICERS},
             **overrides,
         }

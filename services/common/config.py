@@ -123,6 +123,11 @@ class EndpointSettings:
     """Default: <run_dir>/endpoint/endpoint.sock."""
     database: Path = Path()
     """Default: <lib_dir>/endpoint.sqlite."""
+    journal_dir: Path = Path()
+    """Default: <lib_dir>/deletions. What CNI DEL journals while a service is away; the plugin's `journalDir` is the
+    same directory."""
+    journal_max_days: float = 7.0
+    """A journalled deletion that is older and fails although ipam and the loader answer is given up: `podlane gc`."""
     policy_dir: Path = Path("/etc/podlane/policy.d")
     """Policies in its files (*.yaml, *.yml, *.json) are in force; it need not be there. Empty: none is watched."""
     queue_size: int = 25
@@ -347,6 +352,7 @@ def _derive(settings: Settings) -> Settings:
             socket=default(settings.endpoint.socket, run / "endpoint" / "endpoint.sock"),
             metrics_listen=listen(settings.endpoint.metrics_listen, run / "endpoint" / "metrics.sock"),
             database=default(settings.endpoint.database, lib / "endpoint.sqlite"),
+            journal_dir=default(settings.endpoint.journal_dir, lib / "deletions"),
         ),
     )
 

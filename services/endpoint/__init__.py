@@ -11,6 +11,7 @@ managed.py       an endpoint while it lives here; `registry.py` finds it, `watch
 node.py          keeps the loader configured and says when the node takes endpoints
 restore.py       compares what is recorded with what is there, and mends
 gc.py            the controller that searches for garbage; `sweep.py` looks again and removes, `gcmessages.py` tells
+deletions.py     the controller that carries out what CNI DEL has journalled
 peers.py         ipam and the loader, behind two Protocols
 store.py         the rows in SQLite
 model.py observed.py plan.py options.py health.py ids.py garbage.py    pure: nouns, states, decisions

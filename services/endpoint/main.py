@@ -27,13 +27,14 @@ from services.endpoint import policies as policies_parts
 from services.endpoint.check import Checker
 from services.endpoint.cluster.assembly import Cluster, Late
 from services.endpoint.clusterservicer import ClusterServicer
+from services.endpoint.deletions import Journal
 from services.endpoint.events import Request
 from services.endpoint.flowwatch import FlowWatch
 from services.endpoint.gc import Collector
 from services.endpoint.identities import LocalBackend
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.manager import Manager, Parts
-from services.endpoint.metrics import States
+from services.endpoint.metrics import Deletions, States
 from services.endpoint.model import Level
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
@@ -63,6 +64,7 @@ _QUIET = controller_service.QUIET | {
     "CheckEndpoint",
     "ListOptions",
     "GetCluster",
+    "ListDeletions",
 }
 
 
@@ -119,9 +121,12 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         interval=endpoint.gc_interval_seconds,
         grace=endpoint.gc_grace_seconds,
     )
-    restorer = Restorer(manager, loader, ipam, publisher, policies, own=own_controllers)
+    journal = Journal(
+        endpoint.journal_dir, endpoint.journal_max_days, manager=manager, loader=loader, ipam=ipam, own=own_controllers
+    )
+    restorer = Restorer(manager, loader, ipam, publisher, policies, own=own_controllers, first=journal.look_first)
     checker = Checker(manager, operator, restorer, loader=loader, ipam=ipam, publisher=publisher)
-    servicer = EndpointServicer(manager, operator, collector, checker)
+    servicer = EndpointServicer(manager, operator, collector, checker, journal)
     view, flows = PolicyView(policies, endpoints, loader), FlowWatch(policies, endpoints, loader)
     directory = PolicyDirectory(endpoint.policy_dir, policies, own_controllers)
     documents = cluster.documents(policies) if cluster is not None else None
@@ -129,6 +134,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policy_servicer = PolicyServicer(policies, view, flows, endpoints, documents=documents)
     metrics.watch(registry)
     metrics.registry.register(States(manager))
+    metrics.registry.register(Deletions(journal))
 
     cluster_servicer = ClusterServicer(
         kvstore,
@@ -176,6 +182,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
             exporter,
             server,
             watchers,
+            journal,
             keeper,
             collector,
             directory,

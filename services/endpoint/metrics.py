@@ -1,14 +1,18 @@
 """What the endpoint service counts beyond what every process does.
 
-podlane_endpoint_state{state}    endpoints by state; every state is there
+podlane_endpoint_state{state}              endpoints by state; every state is there
+podlane_deletion_journal_entries{state}    waiting: to be carried out; failing: of those, tried in vain; unreadable
+podlane_deletion_journal_oldest_seconds    age of the oldest that waits; 0 when none does
+podlane_deletion_journal_ended_total{how}  carried_out, or dropped: it was too old
 """
 
 from collections import Counter
 from collections.abc import Iterable
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.endpoint.deletions import Journal
 from services.endpoint.manager import Manager
 from services.endpoint.model import EndpointState
 
@@ -27,3 +31,27 @@ class States(Collector):
         for state in EndpointState:
             family.add_metric([state], counts[state])
         yield family
+
+
+class Deletions(Collector):
+    """Looks at the deletion journal when it is asked, as it was a second ago."""
+
+    def __init__(self, journal: Journal) -> None:
+        """Look at `journal`."""
+        self._journal = journal
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families."""
+        journal, waiting = self._journal, self._journal.waiting()
+        name = "podlane_deletion_journal"
+        entries = GaugeMetricFamily(f"{name}_entries", "Journalled deletions by state.", labels=["state"])
+        entries.add_metric(["waiting"], len(waiting))
+        entries.add_metric(["failing"], len(journal.failing()))
+        entries.add_metric(["unreadable"], len(journal.unreadable()))
+        yield entries
+        oldest = waiting[0].age() if waiting else 0.0
+        yield GaugeMetricFamily(f"{name}_oldest_seconds", "Age of the oldest journalled deletion.", value=oldest)
+        ended = CounterMetricFamily(f"{name}_ended", "Journalled deletions that are over.", labels=["how"])
+        ended.add_metric(["carried_out"], journal.carried_out)
+        ended.add_metric(["dropped"], journal.dropped)
+        yield ended

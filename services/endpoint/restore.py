@@ -1,6 +1,6 @@
 """After a start, and after each loss of a peer: compare what is recorded with what is there, and mend.
 
-    fetch (datapaths, links, allocations) ─▶ decide per endpoint (`plan.py`) ─▶ act
+    the deletion journal ─▶ fetch (datapaths, links, allocations) ─▶ decide per endpoint (`plan.py`) ─▶ act
 
 Comparing reads three lists, whatever the number of endpoints. What is right is left alone. What is not is mended in
 the background, so that the node takes new pods at once: a wrong datapath is regenerated, an endpoint without a link
@@ -11,7 +11,7 @@ somebody else now, the endpoint is kept, says so in its log and in CHECK, and is
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from services.common import controllers, telemetry
 from services.common.errors import PodlaneError
@@ -49,9 +49,11 @@ class Restorer:
         policies: Policies,
         *,
         own: controllers.Manager,
+        first: Callable[[], Awaitable[None]],
     ) -> None:
-        """Wire; `compare` works."""
+        """Wire; `compare` works. `first` is awaited before anything is compared: what is deleted needs no mending."""
         self._manager, self._own = manager, own
+        self._first = first
         self._policies = policies
         self._publisher = publisher
         self._loader, self._ipam = loader, ipam
@@ -59,6 +61,7 @@ class Restorer:
     async def compare(self) -> None:
         """Go through all endpoints once. Raises Unavailable when a peer does not answer; then nothing was changed."""
         await self._policies.begin()
+        await self._first()
         datapaths, links, allocations = await asyncio.gather(
             self._loader.datapaths(), self._loader.links(), self._ipam.allocations()
         )

@@ -11,6 +11,7 @@ from podlane.endpoint.v1 import endpoint_pb2_grpc
 from services.common.errors import InvalidArgument
 from services.endpoint import gcmessages, messages
 from services.endpoint.check import Checker
+from services.endpoint.deletions import Journal
 from services.endpoint.gc import Collector
 from services.endpoint.manager import Manager
 from services.endpoint.operate import Operator
@@ -24,8 +25,11 @@ _CHUNK = 100
 class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
     """The RPCs of endpoint.proto."""
 
-    def __init__(self, manager: Manager, operator: Operator, collector: Collector, checker: Checker) -> None:
+    def __init__(
+        self, manager: Manager, operator: Operator, collector: Collector, checker: Checker, journal: Journal
+    ) -> None:
         """Serve what they do."""
+        self._journal = journal
         self._manager = manager
         self._operator = operator
         self._collector = collector
@@ -125,6 +129,17 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         results = await self._collector.collect(gcmessages.read_kinds(request.kinds), dry_run=request.dry_run)
         structlog.contextvars.bind_contextvars(findings=len(results), dry_run=request.dry_run)
         return pb.CollectGarbageResponse(findings=map(gcmessages.write_settled, results))
+
+    async def ListDeletions(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.ListDeletionsRequest, _context: Any
+    ) -> pb.ListDeletionsResponse:
+        """Show the deletion journal."""
+        found = await self._journal.entries()
+        response = pb.ListDeletionsResponse()
+        for entry, failures in found:
+            fields = {**entry.fields(), "failures": failures.count, "last_error": entry.error or failures.last}
+            response.deletions.append(pb.Deletion(**fields))
+        return response
 
 
 def _read_one(request: Any) -> Selector | None:

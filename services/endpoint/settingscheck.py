@@ -56,6 +56,9 @@ def check(endpoint: EndpointSettings) -> None:
         # Written so that TOML's nan fails too.
         if not 0 <= seconds <= longest:
             raise InvalidArgument(f"[endpoint] {key}: {seconds} is not between 0 and {longest}", key=key)
+    if not 0 < endpoint.journal_max_days <= 366:
+        days = endpoint.journal_max_days
+        raise InvalidArgument(f"[endpoint] journal_max_days: {days} is not in (0, 366]", key="journal_max_days")
     for key in ("regenerate_interval_seconds", "publish_interval_seconds", "identity_gc_interval_seconds"):
         seconds = getattr(endpoint, key)
         if not 0 < seconds <= _LONGEST:

@@ -1460,3 +1460,94 @@ class GarbageFinding(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GarbageFinding: _TypeAlias = GarbageFinding  # noqa: Y015
+
+@_typing.final
+class ListDeletionsRequest(_message.Message):
+    """Asks for all of the deletion journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeletionsRequest: _TypeAlias = ListDeletionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDeletionsResponse(_message.Message):
+    """All of the deletion journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETIONS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def deletions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Deletion]:
+        """The oldest first."""
+
+    def __init__(
+        self,
+        *,
+        deletions: _abc.Iterable[Global___Deletion] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deletions", b"deletions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDeletionsResponse: _TypeAlias = ListDeletionsResponse  # noqa: Y015
+
+@_typing.final
+class Deletion(_message.Message):
+    """A file of the deletion journal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_FIELD_NUMBER: _builtins.int
+    ATTACHMENT_FIELD_NUMBER: _builtins.int
+    NETNS_PATH_FIELD_NUMBER: _builtins.int
+    JOURNALLED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    file: _builtins.str
+    """Its name in the journal's directory."""
+    netns_path: _builtins.str
+    """CNI_NETNS as DEL had it; empty: it had none."""
+    request_id: _builtins.str
+    """Of the DEL that journalled it."""
+    failures: _builtins.int
+    """How often carrying it out has failed since the service started."""
+    last_error: _builtins.str
+    """Empty when it has not failed."""
+    @_builtins.property
+    def attachment(self) -> _types_pb2.Attachment:
+        """Absent when the file can't be read: `last_error` says why, and it is left alone."""
+
+    @_builtins.property
+    def journalled(self) -> _timestamp_pb2.Timestamp:
+        """When it was journalled, by the node's clock."""
+
+    def __init__(
+        self,
+        *,
+        file: _builtins.str = ...,
+        attachment: _types_pb2.Attachment | None = ...,
+        netns_path: _builtins.str = ...,
+        journalled: _timestamp_pb2.Timestamp | None = ...,
+        request_id: _builtins.str = ...,
+        failures: _builtins.int = ...,
+        last_error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "journalled", b"journalled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "failures", b"failures", "file", b"file", "journalled", b"journalled", "last_error", b"last_error", "netns_path", b"netns_path", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Deletion: _TypeAlias = Deletion  # noqa: Y015

@@ -85,6 +85,11 @@ class EndpointServiceStub:
                 request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageRequest.SerializeToString,
                 response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageResponse.FromString,
                 _registered_method=True)
+        self.ListDeletions = channel.unary_unary(
+                '/podlane.endpoint.v1.EndpointService/ListDeletions',
+                request_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListDeletionsRequest.SerializeToString,
+                response_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListDeletionsResponse.FromString,
+                _registered_method=True)
 
 
 class EndpointServiceServicer:
@@ -170,6 +175,14 @@ class EndpointServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListDeletions(self, request, context):
+        """The deletion journal: what CNI DEL found a service away for and is not carried out yet, the oldest first.
+        UNAVAILABLE: its directory can't be read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EndpointServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -222,6 +235,11 @@ def add_EndpointServiceServicer_to_server(servicer, server):
                     servicer.CollectGarbage,
                     request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageRequest.FromString,
                     response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageResponse.SerializeToString,
+            ),
+            'ListDeletions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDeletions,
+                    request_deserializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListDeletionsRequest.FromString,
+                    response_serializer=podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListDeletionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -495,6 +513,33 @@ class EndpointService:
             '/podlane.endpoint.v1.EndpointService/CollectGarbage',
             podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageRequest.SerializeToString,
             podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.CollectGarbageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeletions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.endpoint.v1.EndpointService/ListDeletions',
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListDeletionsRequest.SerializeToString,
+            podlane_dot_endpoint_dot_v1_dot_endpoint__pb2.ListDeletionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

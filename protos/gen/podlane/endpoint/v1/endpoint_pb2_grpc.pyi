@@ -67,6 +67,10 @@ class EndpointServiceStub:
     acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
     UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
     """
+    ListDeletions: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.ListDeletionsRequest, _endpoint_pb2.ListDeletionsResponse]
+    """The deletion journal: what CNI DEL found a service away for and is not carried out yet, the oldest first.
+    UNAVAILABLE: its directory can't be read.
+    """
 
 @_typing.type_check_only
 class EndpointServiceAsyncStub(EndpointServiceStub):
@@ -106,6 +110,10 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     """Finds what is left of pods that are gone, and removes it. Each finding is looked at again right before it is
     acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
     UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
+    """
+    ListDeletions: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.ListDeletionsRequest, _endpoint_pb2.ListDeletionsResponse]  # type: ignore[assignment]
+    """The deletion journal: what CNI DEL found a service away for and is not carried out yet, the oldest first.
+    UNAVAILABLE: its directory can't be read.
     """
 
 class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -203,6 +211,16 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
         """Finds what is left of pods that are gone, and removes it. Each finding is looked at again right before it is
         acted on, while nothing else happens to its attachment. What may belong to a running pod is kept and told.
         UNAVAILABLE: ipam or loader is down, or the endpoints were not compared with the kernel yet.
+        """
+
+    @_abc_1.abstractmethod
+    def ListDeletions(
+        self,
+        request: _endpoint_pb2.ListDeletionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_endpoint_pb2.ListDeletionsResponse, _abc.Awaitable[_endpoint_pb2.ListDeletionsResponse]]:
+        """The deletion journal: what CNI DEL found a service away for and is not carried out yet, the oldest first.
+        UNAVAILABLE: its directory can't be read.
         """
 
 def add_EndpointServiceServicer_to_server(servicer: EndpointServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
