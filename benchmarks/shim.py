@@ -66,7 +66,8 @@ def serving(directory: Path) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         assert process.stdout.readline() == b"serving\n"
         sockets = {f"{service}Socket": f"{directory / service}.sock" for service in METHODS}
-        yield {"cniVersion": "1.1.0", "name": "bench", "type": "podlane", **sockets}
+        journal = {"journalDir": f"{directory}/deletions"}
+        yield {"cniVersion": "1.1.0", "name": "bench", "type": "podlane", **sockets, **journal}
         process.stdin.close()
 
 

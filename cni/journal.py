@@ -188,7 +188,7 @@ def _hold(path: str, session: "Session") -> int:
     while True:
         try:
             file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return -1
         except OSError as error:
             raise CniError(IO_FAILURE, f"journal: {path} can't be opened: {error.strerror}") from None

@@ -292,7 +292,7 @@ async def test_a_call_is_logged_with_its_steps_when_there_is_a_log_file(
     log = tmp_path / "cni.log"
     conf = services.conf(logFile=str(log), logLevel="debug")
     await plugin.cni("ADD", conf, arguments="K8S_POD_NAME=web")
-    services.script["DeleteLink"] = refuse(StatusCode.UNAVAILABLE, "netlink is stuck")
+    services.script["DeleteLink"] = refuse(StatusCode.INTERNAL, "netlink is stuck")
     await plugin.cni("DEL", conf)
 
     first, second = (json.loads(line) for line in log.read_text().splitlines())
@@ -300,7 +300,7 @@ async def test_a_call_is_logged_with_its_steps_when_there_is_a_log_file(
     assert (first["verb"], first["code"], [step[0] for step in first["steps"]]) == ("ADD", 0, ADD)
     assert first["attachment"] == {"network": "podlane", "container_id": CONTAINER, "ifname": "eth0"}
     assert first["environment"]["CNI_ARGS"] == "K8S_POD_NAME=web"
-    assert (second["code"], second["msg"]) == (11, "netlink is stuck")
+    assert (second["code"], second["msg"]) == (104, "netlink is stuck")
     assert second["steps"][1][2] == "netlink is stuck"
 
 

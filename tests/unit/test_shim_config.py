@@ -78,6 +78,8 @@ def test_defaults_are_those_of_the_services():
         ("timeoutSeconds", "10"),
         ("timeoutSeconds", True),
         ("timeoutSeconds", 1e9),
+        ("journalDir", "relative"),
+        ("journalDir", 5),
         ("logFile", "relative"),
         ("logFile", 5),
         ("logLevel", "loud"),
