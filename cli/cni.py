@@ -85,22 +85,24 @@ def journal(settings: Settings, output: str) -> None:
         raise SystemExit(1)
 
 
-def deletions(settings: Settings) -> tuple[list[Any], str]:
+def deletions(settings: Settings, silent: str = "") -> tuple[list[Any], str]:
     """Return what is in the journal as Deletion messages, and why podlane-endpoint wasn't who told; "": it was.
 
-    Raises Unavailable when its directory can't be read either.
+    `silent`: why it needn't be asked. Raises Unavailable when its directory can't be read either.
     """
     from podlane.endpoint.v1 import endpoint_pb2
 
     from cli import connect
     from services.common.deletions import scan
 
-    try:
-        reply = connect.ask(connect.endpoint(settings), "ListDeletions", endpoint_pb2.ListDeletionsRequest())
-        return list(reply.deletions), ""
-    except PodlaneError as error:
-        found = sorted(scan(settings.endpoint.journal_dir, {}).values(), key=lambda one: one.when)
-        return [endpoint_pb2.Deletion(**one.fields()) for one in found], error.message
+    if not silent:
+        try:
+            reply = connect.ask(connect.endpoint(settings), "ListDeletions", endpoint_pb2.ListDeletionsRequest())
+            return list(reply.deletions), ""
+        except PodlaneError as error:
+            silent = error.message
+    found = sorted(scan(settings.endpoint.journal_dir, {}).values(), key=lambda one: one.when)
+    return [endpoint_pb2.Deletion(**one.fields()) for one in found], silent
 
 
 def waited(deletion: Any) -> float:

@@ -31,7 +31,7 @@ def group(settings: Settings, output: str) -> None:
         lost = error.message
     wrong = [f"podlane-{one['service']} is {one['health']}" for one in services if one["health"] != "serving"]
     wrong += _wrong(found) if found is not None else [lost]
-    journal = _journal(settings, wrong)
+    journal = _journal(settings, lost, wrong)
     if output == "json":
         told = plain(found) if found is not None else None
         show_json({"services": services, "cluster": told, "deletion_journal": journal, "problems": wrong})
@@ -55,10 +55,10 @@ def _wrong(found: Any) -> list[str]:
     return wrong
 
 
-def _journal(settings: Settings, wrong: list[str]) -> dict[str, Any]:
+def _journal(settings: Settings, lost: str, wrong: list[str]) -> dict[str, Any]:
     """Return depth and age of the deletion journal, and add to what is wrong."""
     try:
-        found, _ = cni.deletions(settings)
+        found, _ = cni.deletions(settings, lost)
     except PodlaneError as error:
         wrong.append(error.message)
         found = []

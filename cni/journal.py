@@ -17,7 +17,6 @@ symbolic link is followed. Not here: when to journal (delete.py), and what podla
 deletions.py).
 """
 
-import errno
 import posix
 import time
 
@@ -184,7 +183,7 @@ def before_add(session: "Session") -> None:
 
 
 def _hold(path: str, session: "Session") -> int:
-    """Return the entry, open and locked, or -1 when there is none."""
+    """Return the entry, open and locked, or -1 when there is none. Raises CniError."""
     while True:
         try:
             file = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NOFOLLOW)
@@ -192,17 +191,26 @@ def _hold(path: str, session: "Session") -> int:
             return -1
         except OSError as error:
             raise CniError(IO_FAILURE, f"journal: {path} can't be opened: {error.strerror}") from None
-        import fcntl
-
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file, path, session)
             if _is_there(file, path):
                 return file
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                posix.close(file)
-                raise CniError(IO_FAILURE, f"journal: {path} can't be locked: {error.strerror}") from None
+        except BaseException:
+            posix.close(file)
+            raise
         posix.close(file)
+
+
+def _lock(file: int, path: str, session: "Session") -> None:
+    import fcntl
+
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise CniError(IO_FAILURE, f"journal: {path} can't be locked: {error.strerror}") from None
         if session.seconds_left() <= 0:
             message = f"an earlier DEL of this attachment is being carried out and isn't finished: {path}"
             raise CniError(TRY_AGAIN, message, "`podlane cni journal` says what it waits for")

@@ -1,8 +1,8 @@
 """The deletion journal for tests: entries as the plugin writes them, and what is in the directory.
 
 entry = journalled(directory, attachment)
-with locked(entry): ...
-await emptied(directory)
+with locked(directory, attachment) as entry: ...
+assert files(directory) == []
 """
 
 import contextlib
@@ -49,8 +49,11 @@ def files(directory: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def locked(entry: Path) -> Iterator[None]:
-    """Hold an entry's lock for the block, as whoever carries it out."""
-    with entry.open("rb") as file:
+def locked(directory: Path, attachment: Attachment) -> Iterator[Path]:
+    """Journal a deletion that is locked from its beginning to the end of the block, as by whoever carries it out."""
+    elsewhere = journalled(directory.with_name("elsewhere"), attachment)
+    with elsewhere.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        directory.mkdir(exist_ok=True)
+        elsewhere.rename(directory / elsewhere.name)
+        yield directory / elsewhere.name

@@ -257,7 +257,7 @@ def main() -> None:
     service = module.rpartition(".")[2]
     config = importlib.import_module("services.common.config")
     settings = config.load(Path(argv[argv.index("--config") + 1]), {})
-    roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs}
+    roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs, "journal": settings.endpoint.journal_dir}
     watch(service, Effects(service, Path(directory), roots), etcd=bool(settings.kvstore.endpoints))
     run = importlib.import_module(f"{module}.main").main
     sys.argv = [module, *argv]

@@ -148,7 +148,7 @@ class Journal:
         inodes = {name: one.inode for name, one in self._entries.items()}
         self._failures = {name: one for name, one in self._failures.items() if inodes.get(name) == one.inode}
         unreadable = {(one.name, one.inode): one for one in self.unreadable()}
-        for key in unreadable.keys() - self._told:
+        for key in sorted(unreadable.keys() - self._told):
             _log.warning("left alone", file=str(self._directory / key[0]), error=unreadable[key].error)
         self._told = set(unreadable)
 

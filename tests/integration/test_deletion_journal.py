@@ -1,6 +1,7 @@
 """The endpoint service and the deletion journal, between a fake loader and a fake ipam."""
 
 import asyncio
+import contextlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -55,7 +56,11 @@ async def listed(client: Client) -> list[pb.Deletion]:
 
 def left_of(around: Surroundings, pod: FakePod) -> list[str]:
     """What there is of a pod with the loader and ipam."""
-    parts = {"link": around.kernel.links, "record": around.kernel.recorded, "addresses": around.ipam.held}
+    parts: dict[str, Any] = {
+        "link": around.kernel.links,
+        "record": around.kernel.recorded,
+        "addresses": around.ipam.held,
+    }
     return [name for name, part in parts.items() if pod.key in part]
 
 
@@ -97,10 +102,12 @@ async def test_what_waits_at_the_start_is_carried_out_before_the_node_is_ready(a
         await client.create(stays)
     journalled(directory(around), gone.attachment)
 
-    async with around.loader.script.hold("DeleteLink"), around.service(wait=False) as client:
+    async with contextlib.AsyncExitStack() as held, around.service(wait=False) as client:
+        await held.enter_async_context(around.loader.script.hold("DeleteLink"))
         await around.loader.script.reached("DeleteLink")
         assert not await client.serving()
-    async with around.service() as client:
+        await held.aclose()
+        await client.until_serving()
         assert files(directory(around)) == []
         assert left_of(around, gone) == []
         assert [one.attachment for one in await client.endpoints()] == [stays.request.attachment]
@@ -124,7 +131,7 @@ async def test_one_that_fails_is_tried_again_and_holds_up_no_other(around: Surro
     await client.create(broken)
     around.loader.script.fail("RemoveEndpoint", STUCK, times=1000)
     journalled(directory(around), broken.attachment)
-    await until_failed(client, 2)
+    await until_failed(client, 1)
 
     late = journalled(directory(around), other.attachment)
     await until(lambda: not late.exists())
@@ -182,7 +189,7 @@ async def test_while_the_loader_is_away_deletions_wait_and_none_is_lost(around: 
     await around.loader.stop()
     for pod in pods:
         journalled(directory(around), pod.attachment)
-    await until_failed(client, 2)
+    await until_failed(client, 1)
     assert len(files(directory(around))) == 40
 
     await around.loader.start()
@@ -193,8 +200,7 @@ async def test_while_the_loader_is_away_deletions_wait_and_none_is_lost(around: 
 async def test_an_entry_that_somebody_else_carries_out_is_left_to_them(around: Surroundings, client: Client):
     """The plugin, in an ADD of the same attachment; and when it is done, what it adds is not touched."""
     pod, other = around.pod(), around.pod()
-    with locked(journalled(directory(around), pod.attachment)):
-        entry = directory(around) / deletions.file_name(pod.attachment)
+    with locked(directory(around), pod.attachment) as entry:
         behind = journalled(directory(around), other.attachment)
         await until(lambda: not behind.exists())
         assert around.loader.script.count("DeleteLink") == 1
@@ -261,7 +267,7 @@ def _pipe(entry: Path) -> None:
         (lambda entry: _change(entry, attachment=named("c2")), "renamed"),
         (lambda entry: entry.rename(entry.with_suffix(".bak")), "none of the journal's files"),
         (lambda entry: (entry.unlink(), entry.mkdir()), "no regular file"),
-        (lambda entry: _pipe(entry), "no regular file"),
+        (_pipe, "no regular file"),
         (lambda entry: (entry.unlink(), entry.symlink_to("/etc/passwd")), "can't be opened"),
     ],
     ids=[
@@ -294,8 +300,8 @@ async def test_what_cannot_be_read_is_told_once_kept_and_keeps_nobody_up(around:
             found = {one.file: one for one in await listed(client)}
 
     assert [one["file"] for one in logs if one["event"] == "left alone"] == [
-        str(damaged),
         str(directory(around) / "notes\\xff.txt"),
+        str(damaged),
     ]
     assert set(found) == {damaged.name, "notes\\xff.txt"}
     assert not any(one.HasField("attachment") for one in found.values())

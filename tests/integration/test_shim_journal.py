@@ -1,6 +1,7 @@
 """DEL while services are away: what the plugin journals, what it doesn't, and who deals with an entry."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -293,10 +294,10 @@ async def test_add_adds_nothing_while_its_entry_cannot_be_carried_out(
 
 async def test_add_waits_for_whoever_carries_its_entry_out(plugin: Plugin, services: Services, directory: Path):
     """And looks again when it has the lock: the name may be another file's by then."""
-    entry = journalled(directory, OURS)
-    with locked(entry):
-        adding = asyncio.create_task(plugin.cni("ADD", services.conf()))
-        await until_opened(entry)
+    with locked(directory, OURS) as entry:
+        process = await plugin.start("ADD")
+        adding = asyncio.create_task(plugin.started(process, services.conf()))
+        await until_opened(entry, process.pid)
         assert services.calls == []
         entry.unlink()
 
@@ -309,8 +310,7 @@ async def test_add_waits_for_whoever_carries_its_entry_out(plugin: Plugin, servi
 async def test_add_of_an_entry_that_is_carried_out_for_too_long_is_told_to_try_again(
     plugin: Plugin, services: Services, directory: Path
 ):
-    entry = journalled(directory, OURS)
-    with locked(entry):
+    with locked(directory, OURS) as entry:
         error = (await plugin.cni("ADD", services.conf(timeoutSeconds=0.2))).error
 
     assert error["code"] == 11
@@ -319,23 +319,18 @@ async def test_add_of_an_entry_that_is_carried_out_for_too_long_is_told_to_try_a
     assert files(directory) == [entry]
 
 
-async def until_opened(path: Path) -> None:
-    """Wait until another process has a file open."""
-    while not _is_opened(path):
-        await asyncio.sleep(0)
+async def until_opened(path: Path, pid: int) -> None:
+    """Wait until a process has a file open."""
+    while not _is_opened(path, pid):
+        await asyncio.sleep(0.005)
 
 
-def _is_opened(path: Path) -> bool:
-    inode = path.stat().st_ino
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if process.name != str(os.getpid()) and any(
-                one.stat().st_ino == inode for one in (process / "fd").iterdir()
-            ):
-                return True
-        except OSError:
-            continue  # it has ended
-    return False
+def _is_opened(path: Path, pid: int) -> bool:
+    opened = []
+    for one in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed by now
+            opened.append(one.readlink())
+    return path in opened
 
 
 async def test_add_without_an_entry_asks_nothing_more(plugin: Plugin, services: Services, directory: Path):

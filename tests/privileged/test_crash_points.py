@@ -9,15 +9,18 @@ import contextlib
 import functools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from services.common.model import Attachment
 from tests import crash_site
 from tests.agreement import until
 from tests.crash_site import RefusedAdd, Site, be_counted
-from tests.node_support import SERVICES
+from tests.journal_support import files, journalled
+from tests.node_support import SERVICES, Pod
 
 pytestmark = pytest.mark.privileged
 site, sites = crash_site.site, crash_site.sites
@@ -112,6 +115,17 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
             "answer DeleteLink",
         ],
         "ipam": ["commit Store.remove", "answer ReleaseAddresses"],
+    },
+    "journalled del": {
+        "endpoint": [
+            "commit Store.update",
+            "call loader RemoveEndpoint",
+            "commit Store.delete",
+            "call loader DeleteLink",
+            "call ipam ReleaseAddresses",
+            "remove journal/podlane~<hash>~eth0.json",
+            "commit EmbeddedKvstore.delete",
+        ],
     },
     "config change": {
         "loader": [*BEGIN, *INTENT, *ATTACH, *SWAP],
@@ -234,7 +248,7 @@ def points(operation: str, *services: str) -> list[Any]:
 def test_the_crash_points_of_an_operation_are_all_its_effects(site: Site, operation: str):
     node, pod = site.node, site.node.pod()
     refused = RefusedAdd(site, pod) if operation == "refused add" else None
-    if operation == "del":
+    if operation in {"del", "journalled del"}:
         node.add(pod)
         be_counted(pod)
     if operation == "refused build":
@@ -249,6 +263,8 @@ def test_the_crash_points_of_an_operation_are_all_its_effects(site: Site, operat
         traces = {service: stack.enter_context(node.traced(service)) for service in expected}
         if operation in {"add", "del"}:
             assert node.cni(operation.upper(), pod).code == 0
+        elif operation == "journalled del":
+            journalled_del(site, pod)
         elif refused is not None:
             assert refused.create() == grpc.StatusCode.FAILED_PRECONDITION
         elif operation == "start":
@@ -307,6 +323,29 @@ def test_a_del_that_is_interrupted_is_finished(site: Site, service: str, effect:
     site.interrupt(service, effect, number, lambda: site.node.cni("DEL", pod))
 
     site.agreement.reached(deleting=pod)
+    site.del_works(pod)
+
+
+def journalled_del(site: Site, pod: Pod) -> Path:
+    """Journal the deletion of a pod; return the journal's directory."""
+    directory = site.node.loaded.endpoint.journal_dir
+    journalled(directory, Attachment("podlane", pod.container_id, pod.ifname))
+    return directory
+
+
+@pytest.mark.parametrize(("service", "effect", "number"), points("journalled del"))
+def test_a_journalled_del_that_is_interrupted_is_finished(site: Site, service: str, effect: str, number: int):
+    """The entry stays until all is done, and its lock goes with the process."""
+    pod = site.node.pod()
+    site.node.add(pod)
+    site.node.arm(service, effect, number)
+    directory = journalled_del(site, pod)
+    site.node.dies(service)
+    site.node.revive(service)
+
+    until(lambda: not files(directory), site.node.logs)
+    site.nothing_left()
+    site.add_works(pod)
     site.del_works(pod)
 
 
