@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 SUFFIX = ".json"
+LATELY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
 _DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
@@ -117,10 +118,11 @@ def _remove(name: str, directory: int) -> None:
         pass
 
 
-def waits(directory: str) -> bool:
-    """Return whether there is any entry. A directory that can't be read has none that anybody would know of."""
+def is_waited_for(directory: str) -> bool:
+    """Return whether there are entries, and one came or went lately: a service was away then, and somebody noticed."""
     try:
-        return any(name.endswith(SUFFIX) and name[0] != "." for name in posix.listdir(directory))
+        lately = time.time() - posix.stat(directory).st_mtime < LATELY_SECONDS
+        return lately and any(name.endswith(SUFFIX) and name[0] != "." for name in posix.listdir(directory))
     except OSError:
         return False
 

@@ -360,6 +360,8 @@ class Node:
         found += [f"link record {path.name}" for path in (state / "links").glob("*")]
         found += [f"address {allocation['addresses']}" for allocation in self.show("ipam", "list")]
         found += [f"endpoint {endpoint['id']}" for endpoint in self.show("endpoint", "list")]
+        journal = self.loaded.endpoint.journal_dir
+        found += [f"deletion {path.name}" for path in (journal.iterdir() if journal.exists() else ())]
         return found
 
     def links(self) -> list[dict[str, Any]]:

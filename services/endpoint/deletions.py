@@ -6,8 +6,8 @@
 
 The directory is looked at every second, for as long as the service runs: an entry that is written a moment after the
 start, or because only the loader was away, waits no longer than that. Before the node is compared and announced ready,
-all that waits is carried out once, so that addresses are free again for the pods to come; it begins nothing for that
-any more after FIRST_SECONDS, and goes on in the background.
+all that waits is carried out, so that addresses are free again for the pods to come; after FIRST_SECONDS of it that goes
+on in the background.
 
 An entry means its attachment as it was, never what a later ADD made of it: cni/journal.py says how. It is carried out
 as DEL does: errors don't stop it, only addresses wait until the rest is gone.
@@ -95,7 +95,7 @@ class Journal:
 
     async def look(self) -> None:
         """Carry out what is due. Raises Unavailable while anything fails."""
-        await self._shielded.run(self._pass(_PASS_SECONDS))
+        await self._shielded.run(self._pass())
         failing = self.failing()
         if failing:
             first, failures = failing[0]
@@ -108,7 +108,10 @@ class Journal:
     async def look_first(self) -> None:
         """Carry out what waits before the node takes endpoints; what fails is the controller's to say."""
         try:
-            await self._shielded.run(self._pass(FIRST_SECONDS))
+            async with asyncio.timeout(FIRST_SECONDS):
+                await self._shielded.run(self._pass())
+        except TimeoutError:
+            _log.warning("more is journalled than can be waited for", entries=len(self._entries))
         except PodlaneError as error:
             _log.warning("the journal can't be read", error=error.message)
 
@@ -130,14 +133,14 @@ class Journal:
         oldest = sorted(found.values(), key=lambda one: one.when)
         return [(one, self._failures.get(one.name, Failures(one.inode))) for one in oldest]
 
-    async def _pass(self, seconds: float) -> None:
-        """Carry out all that is due, several at a time; begin none after so many seconds."""
+    async def _pass(self) -> None:
+        """Carry out all that is due, several at a time; begin none after _PASS_SECONDS."""
         async with self._one_pass:
             await self._scan()
             now = asyncio.get_running_loop().time()
             due = [one for one in self.waiting() if self._due(one) <= now]
             if due:
-                await self._each(due, now + seconds)
+                await self._each(due, now + _PASS_SECONDS)
                 await self._scan()
 
     def _due(self, entry: Entry) -> float:
