@@ -5,8 +5,8 @@
     a service does not answer in STEP_SECONDS          journalled
     a service refuses, fails, or may not be asked      an error, and nothing is journalled: a person has to know
 
-A runtime calls DEL after DEL when a node is drained, so only the first of them waits: where an entry came into the journal
-lately somebody has waited already, and a look at the sockets decides.
+A runtime calls DEL after DEL when a node is drained, so only the first of them waits: where an entry came into the
+journal lately somebody has waited already, and a look at the sockets decides.
 
 What could be done is done all the same, and the rest is journalled with it: carrying out is idempotent.
 """

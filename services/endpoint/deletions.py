@@ -6,8 +6,8 @@
 
 The directory is looked at every second, for as long as the service runs: an entry that is written a moment after the
 start, or because only the loader was away, waits no longer than that. Before the node is compared and announced ready,
-all that waits is carried out, so that addresses are free again for the pods to come; after FIRST_SECONDS of it that goes
-on in the background.
+all that waits is carried out, so that addresses are free again for the pods to come; after FIRST_SECONDS of it that
+goes on in the background.
 
 An entry means its attachment as it was, never what a later ADD made of it: cni/journal.py says how. It is carried out
 as DEL does: errors don't stop it, only addresses wait until the rest is gone.
