@@ -25,6 +25,10 @@ def _add(session: "Session") -> None:
     from cni.ipamadd import Addition
     from cni.shim import perform
 
+    if session.is_journalled():
+        from cni import journal
+
+        journal.wait_until_gone(session)
     config = session.config
     addition = Addition(session, AddressConfig(config.document, session.environment, config.version))
     perform(addition.run, addition.undo)

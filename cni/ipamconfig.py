@@ -1,6 +1,6 @@
 """podlane-ipam's configuration: the object `ipam` of the network configuration that another plugin was given.
 
-    every verb   name, cniVersion; of ipam: ipamSocket, timeoutSeconds, logFile, logLevel
+    every verb   name, cniVersion; of ipam: ipamSocket, timeoutSeconds, journalDir, logFile, logLevel
     ADD          of ipam: pool, routes, dns; runtimeConfig.ips, args.cni.ips; CNI_ARGS: IP, K8S_POD_*
     STATUS       of ipam: pool
     CHECK        prevResult

@@ -33,6 +33,8 @@ VERSION = 1
 SUFFIX = ".json"
 LATELY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
+# podlane-endpoint looks every second.
+_GONE_SECONDS = 3.0
 _DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
@@ -155,16 +157,18 @@ def _read(path: str) -> list[str]:
         return []
 
 
-def carry_out(session: "Session", caller: "Caller", attachment: "Values") -> "list[CniError]":
+def carry_out(
+    session: "Session", caller: "Caller", attachment: "Values", *, addresses: bool = True
+) -> "list[CniError]":
     """Take an attachment away, and its entry if there is one; return what failed of the first.
 
-    `caller` makes the calls. Raises CniError when the entry can't be locked until the session's deadline, or not be
-    removed.
+    `caller` makes the calls. `addresses` False: those are another plugin's. Raises CniError when the entry can't be
+    locked until the session's deadline, or not be removed.
     """
     path = session.entry_of(attachment)
     file = _hold(path, session)
     try:
-        failed = teardown.tear_down(caller, attachment)
+        failed = teardown.tear_down(caller, attachment, addresses=addresses)
         if file >= 0 and not failed:
             posix.unlink(path)
     except OSError as error:
@@ -175,13 +179,30 @@ def carry_out(session: "Session", caller: "Caller", attachment: "Values") -> "li
     return failed
 
 
-def before_add(session: "Session") -> None:
-    """Carry out the entry of this ADD's attachment. Raises CniError: then nothing may be added yet."""
-    failed = carry_out(session, session, session.attachment)
+def before_add(session: "Session", *, addresses: bool) -> None:
+    """Carry out the entry of this ADD's attachment. Raises CniError: then nothing may be added yet.
+
+    `addresses` False: they were given by the plugin before this one, for this very ADD.
+    """
+    failed = carry_out(session, session, session.attachment, addresses=addresses)
     if failed:
         first = failed[0]
         message = f"an earlier DEL of this attachment comes first, and can't be finished now: {first.message}"
         raise CniError(first.code, message, f"{teardown.told(failed)}; it is journalled in {session.entry}")
+
+
+def wait_until_gone(session: "Session") -> None:
+    """Wait until the attachment has no entry; for podlane-ipam, which knows one service and can't carry it out.
+
+    What it gives out is not to be taken by a DEL that came before. Raises CniError.
+    """
+    until = time.monotonic() + _GONE_SECONDS
+    while session.is_journalled():
+        if time.monotonic() >= until:
+            message = "an earlier DEL of this attachment comes first, and podlane-endpoint hasn't finished it yet"
+            message = f"{message}: {session.entry}"
+            raise CniError(TRY_AGAIN, message, "`podlane cni journal` says what it waits for")
+        time.sleep(_POLL_SECONDS)  # noqa: TID251 - nothing tells when a file goes
 
 
 def _hold(path: str, session: "Session") -> int:

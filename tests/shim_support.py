@@ -214,7 +214,12 @@ class Services:
 
         `ipam` has further keys of the object, or is what stands in its place.
         """
-        own = {"type": "podlane-ipam", "ipamSocket": str(self.socket("ipam")), "timeoutSeconds": 20}
+        own = {
+            "type": "podlane-ipam",
+            "ipamSocket": str(self.socket("ipam")),
+            "timeoutSeconds": 20,
+            "journalDir": str(self.directory / "deletions"),
+        }
         return {
             "cniVersion": "1.1.0",
             "name": "podlane",

@@ -213,7 +213,7 @@ class Journal:
                 except PodlaneError as error:
                     errors.append(error)
             if not errors:
-                await self._ipam.release(attachment)
+                await self._release(attachment)
         if errors:
             first = errors[0]
             message = "; ".join(dict.fromkeys(one.message for one in errors))
@@ -226,6 +226,12 @@ class Journal:
 
     async def _delete_link(self, attachment: Attachment) -> None:
         await self._loader.delete_link(attachment, 0)
+
+    async def _release(self, attachment: Attachment) -> None:
+        for held in await self._ipam.allocations(attachment):
+            # Behind another plugin addresses are that one's, and its own DEL gives them back.
+            if not held.ipam_only:
+                await self._ipam.release(attachment, held.endpoint_id)
 
     async def _drop(self, entry: Entry, error: PodlaneError) -> None:
         async def give_up(_entry: Entry) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from podlane.common.v1 import controllers_pb2
 from podlane.endpoint.v1 import endpoint_pb2 as pb
+from podlane.ipam.v1 import ipam_pb2
 from structlog.testing import capture_logs
 
 from services.common import deletions
@@ -182,6 +183,20 @@ async def test_what_can_be_done_while_ipam_is_away_is_done_and_the_rest_when_it_
     await around.ipam.start()
     await until(lambda: not files(directory(around)))
     assert left_of(around, pod) == []
+
+
+@pytest.mark.usefixtures("client")
+async def test_addresses_that_another_plugin_has_of_podlane_ipam_are_left_to_its_own_del(around: Surroundings):
+    pod = around.pod()
+    around.ipam.held[pod.key].state = ipam_pb2.ALLOCATION_STATE_CONFIRMED
+    other = around.pod()
+    for one in (pod, other):
+        journalled(directory(around), one.attachment)
+
+    await until(lambda: not files(directory(around)))
+
+    assert left_of(around, pod) == ["addresses"]
+    assert left_of(around, other) == []
 
 
 async def test_while_the_loader_is_away_deletions_wait_and_none_is_lost(around: Surroundings, client: Client):

@@ -375,3 +375,41 @@ async def test_gc_keeps_an_entry_that_it_could_not_carry_out(plugin: Plugin, ser
     assert files(directory) == [entry]
     with entry.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+async def test_add_behind_another_plugin_leaves_that_ones_addresses_alone(
+    plugin: Plugin, services: Services, directory: Path
+):
+    """They were given for this very ADD, maybe by podlane-ipam for the same attachment."""
+    journalled(directory, OURS)
+    previous = {
+        "interfaces": [{"name": "veth1"}, {"name": "eth0", "sandbox": NETNS}],
+        "ips": [{"interface": 1, "address": "10.1.0.5/24"}],
+    }
+
+    assert (await plugin.cni("ADD", services.conf(prevResult=previous))).result
+
+    assert services.calls == ["DeleteEndpoint", "DeleteLink", "CreateLink", "CreateEndpoint"]
+    assert files(directory) == []
+
+
+@pytest.fixture(scope="module")
+def ipam_plugin(tmp_path_factory: pytest.TempPathFactory) -> Plugin:
+    return Plugin.installed(tmp_path_factory.mktemp("ipam"), "podlane-ipam")
+
+
+async def test_podlane_ipam_gives_nothing_out_before_an_earlier_del_is_carried_out(
+    ipam_plugin: Plugin, services: Services, directory: Path
+):
+    """Carrying it out might release what is given out now. podlane-ipam can only wait for those who can do it."""
+    entry = journalled(directory, OURS)
+
+    error = (await ipam_plugin.cni("ADD", services.ipam_conf())).error
+
+    assert error["code"] == 11
+    assert "an earlier DEL of this attachment comes first" in error["msg"]
+    assert services.calls == []
+
+    adding = asyncio.create_task(ipam_plugin.cni("ADD", services.ipam_conf()))
+    entry.unlink()
+    assert (await adding).result
