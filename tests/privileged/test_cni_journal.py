@@ -6,6 +6,7 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,29 @@ def test_an_add_waits_while_the_endpoint_service_is_in_the_middle_of_its_entry(n
     assert files(directory(node)) == []
     assert node.cni("CHECK", pod, node.conf(prevResult=added.json)).code == 0
     assert pod.ping("10.44.0.1")
+    node.delete(pod)
+
+
+def test_an_add_and_the_endpoint_service_that_race_for_an_entry_leave_a_pod_that_works(node: Node):
+    """Whoever has the lock first: the pod that was there goes, and the one that comes stays."""
+    pod = node.pod()
+    node.add(pod)
+    with grpc.insecure_channel(f"unix:{node.loaded.endpoint.socket}") as channel:
+        stub: Any = controllers_pb2_grpc.ControllerServiceStub(channel)
+        for number in range(8):
+            adding = subprocess.Popen(
+                node.argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=node.environment("ADD", pod), text=True
+            )
+            journalled(directory(node), attachment(pod))
+            if number % 4:
+                stub.TriggerController(TRIGGER, timeout=5)
+            stdout, _ = adding.communicate(json.dumps(node.conf()), timeout=60)
+            assert adding.returncode == 0, stdout
+
+            looked_again(node)
+            assert files(directory(node)) == []
+            assert node.cni("CHECK", pod, node.conf(prevResult=json.loads(stdout))).code == 0
+            assert pod.ping("10.44.0.1")
     node.delete(pod)
 
 
