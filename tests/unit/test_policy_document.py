@@ -19,6 +19,7 @@ from services.endpoint.policy.networkpolicy import (
 )
 from services.endpoint.policy.parse import InvalidDocuments, parse
 from services.endpoint.policy.selectors import Operator
+from tests.examples import examples
 from tests.policy_strategies import labels, policies
 
 NAMES = st.sampled_from(("a", "web-0", "web.v1", "x" * 63))
@@ -66,7 +67,7 @@ def agree_on(value: Document) -> None:
     assert to_json(from_json(text)) == text
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(80))
 @given(policies("web"))
 def test_a_policy_comes_back_as_it_was(document: dict[str, Any]):
     agree_on(only(document))

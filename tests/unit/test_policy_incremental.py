@@ -16,6 +16,7 @@ from services.endpoint.policy.labels import Labels
 from services.endpoint.policy.networkpolicy import NamedPort, NetworkPolicy, PolicyName
 from services.endpoint.policy.parse import parse
 from services.endpoint.policy.resolve import Changes, Resolver
+from tests.examples import examples
 from tests.policy_model import labels_of, named_ports
 from tests.policy_oracle import Document, Pod, World
 from tests.policy_strategies import NAMESPACES, labels, policies, port_sets, worlds
@@ -192,4 +193,4 @@ def by_prefix(resolver: Resolver) -> Callable[[PolicyEntry], tuple[Any, ...]]:
 
 
 TestResolver = ResolverMachine.TestCase
-TestResolver.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestResolver.settings = settings(max_examples=examples(75), stateful_step_count=30, deadline=None)
