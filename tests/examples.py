@@ -1,4 +1,4 @@
-"""How many examples hypothesis tries: what a run of all tests has time for; with `EXAMPLES=10 make test` ten times that."""
+"""How many examples hypothesis tries: what a run of all tests has time for; `EXAMPLES=10 make test`: ten times that."""
 
 import os
 
