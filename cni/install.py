@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 
+from cni.spec import VERSIONS
+
 PLUGIN = "podlane"
 IPAM_PLUGIN = "podlane-ipam"
 CONFLIST = "10-podlane.conflist"
@@ -30,7 +32,9 @@ INTERPRETER = "python"
 # What bundle.py makes, and the sources.
 LIBRARY = ("podlane.bundle", "python._pth", "start", "cni")
 NETWORK = "podlane"
-CNI_VERSION = "1.1.0"
+# A runtime whose libcni knows no `cniVersions` (before 1.2: containerd 1.6 and 1.7, podman 4) takes this one and could
+# not read the result of a newer; others take the newest of VERSIONS that they know.
+CNI_VERSION = "1.0.0"
 DEFAULT_PYTHON = Path("/usr/bin/python3")
 # linux/binfmts.h: BINPRM_BUF_SIZE; what is longer is cut off.
 LONGEST_SHEBANG = 255
@@ -109,7 +113,8 @@ def conflist(sockets: Mapping[str, Path], settings: Mapping[str, object]) -> str
     plugin |= {f"{service}Socket": str(path) for service, path in sorted(sockets.items())}
     plugin["capabilities"] = {"mac": True, "ips": True}
     plugin |= settings
-    return json.dumps({"cniVersion": CNI_VERSION, "name": NETWORK, "plugins": [plugin]}, indent=2) + "\n"
+    document = {"cniVersion": CNI_VERSION, "cniVersions": VERSIONS, "name": NETWORK, "plugins": [plugin]}
+    return json.dumps(document, indent=2) + "\n"
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:

@@ -283,12 +283,12 @@ class Node:
         return pod
 
     def conf(self, **overrides: Any) -> dict[str, Any]:
-        """Return the plugin's configuration as a runtime makes it of the installed conflist."""
+        """Return the plugin's configuration as a new runtime makes it of the installed conflist."""
         conflist = json.loads(next(self.conf_dir.glob("*.conflist")).read_text())
         return {
             **conflist["plugins"][0],
             "name": conflist["name"],
-            "cniVersion": conflist["cniVersion"],
+            "cniVersion": conflist["cniVersions"][-1],
             **overrides,
         }
 

@@ -125,7 +125,7 @@ class Node:
         `app` is the pod's label; empty: its name.
         """
         conflist = json.loads(next(self.conf.glob("*.conflist")).read_text())
-        conf = {**conflist["plugins"][0], "name": conflist["name"], "cniVersion": conflist["cniVersion"]}
+        conf = {**conflist["plugins"][0], "name": conflist["name"], "cniVersion": conflist["cniVersions"][-1]}
         conf["args"] = {"cni": {"labels": [{"key": "app", "value": app or pod.name}]}}
         environment = {
             "PATH": os.environ["PATH"],

@@ -25,7 +25,8 @@ def test_plugin_and_configuration_are_written_where_they_are_asked_for(tmp_path:
     assert [plugin.name, ipam_plugin.name] == ["podlane", "podlane-ipam"]
     assert {one.stat().st_mode & 0o777 for one in (plugin, ipam_plugin)} == {0o755}
     assert json.loads(conflist.read_text()) == {
-        "cniVersion": "1.1.0",
+        "cniVersion": "1.0.0",
+        "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         "name": "podlane",
         "plugins": [{"type": "podlane", "ipamSocket": "/x/ipam.sock", "capabilities": {"mac": True, "ips": True}}],
     }

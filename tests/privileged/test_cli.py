@@ -74,7 +74,7 @@ def test_uninstall_takes_away_what_install_wrote_and_can_be_repeated(shared_node
     again = shared_node.podlane("cni", "uninstall", *where).stdout
 
     assert written.count("wrote") == 3
-    assert (conflist["cniVersion"], conflist["plugins"][0]["type"]) == ("1.1.0", "podlane")
+    assert (conflist["cniVersion"], conflist["plugins"][0]["type"]) == ("1.0.0", "podlane")
     assert "10-podlane.conflist" in removed
     assert "nothing was installed" in again
     assert list((shared_node.dir / "b").iterdir()) == []
