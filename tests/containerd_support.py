@@ -24,7 +24,7 @@ import subprocess
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -99,10 +99,8 @@ class Containerd:
 
     def open(self) -> None:
         """Put the plugins into one directory, write the settings, start, import the image."""
-        # As on a node: containerd searches one directory, and itself makes each sandbox's lo by the plugin `loopback`.
-        for plugin in PLUGINS.iterdir():
-            if not (link := self._bin_dir / plugin.name).exists():
-                link.symlink_to(plugin)
+        # containerd itself makes each sandbox's lo by the plugin `loopback`.
+        link_plugins(self._bin_dir)
         self.config_file = self.dir / "config.toml"
         self.config_file.write_text(
             CONFIG.format(
@@ -146,6 +144,9 @@ class Containerd:
             self._process.wait(30)
             self._process = None
 
+    def _pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
     def log(self) -> str:
         """Return the end of what it said, without what it always says."""
         lines = (self.dir / "log").read_text().splitlines()
@@ -158,12 +159,12 @@ class Containerd:
                 for item in self.client.ListPodSandbox().items:
                     self.remove(Sandbox(item.id, {}))
             self.stop_daemon()
-        for pid in self.shims():
+        for pid in processes(self.dir):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        for mount in reversed(self.mounts()):
-            run("umount", "-l", mount, check=False)
-        for cgroup in reversed(self.cgroups()):
+        for path in reversed(mounts(self.dir)):
+            run("umount", "-l", path, check=False)
+        for cgroup in reversed(cgroups(self.cgroup)):
             with contextlib.suppress(OSError):
                 cgroup.rmdir()
         shutil.rmtree(self.dir, ignore_errors=True)
@@ -219,28 +220,13 @@ class Containerd:
         self.stop(sandbox)
         self.client.RemovePodSandbox(pod_sandbox_id=sandbox.id)
 
-    def shims(self) -> list[int]:
-        """Return the pids of the sandboxes' processes: what serves this containerd, and what runs below its state."""
-        return [pid for pid, text in _processes() if str(self.dir) in text and "containerd-shim" in text]
-
-    def mounts(self) -> list[str]:
-        """Return what is mounted below its directory: roots, shared memory, network namespaces."""
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
-        return [path for path in (line.split()[4] for line in lines) if path.startswith(f"{self.dir}/")]
-
-    def cgroups(self) -> list[Path]:
-        """Return its cgroups, parents first."""
-        # Of version 1 each controller has its own tree.
-        tops = [path for shape in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{shape}{self.cgroup}")]
-        return [one for top in tops for one in (top, *sorted(path for path in top.rglob("*") if path.is_dir()))]
-
     def leftovers(self) -> list[str]:
         """Return what is still there of any sandbox. A parent cgroup is the kubelet's, who makes it, to remove."""
         return [
             *(f"sandbox {item.id}" for item in self.client.ListPodSandbox().items),
-            *(f"process {pid}" for pid in self.shims()),
-            *(f"mount {path}" for path in self.mounts()),
-            *(f"cgroup {path}" for path in self.cgroups() if path.name != self.cgroup),
+            *(f"process {pid}" for pid in processes(self.dir) if pid != self._pid()),
+            *(f"mount {path}" for path in mounts(self.dir)),
+            *(f"cgroup {path}" for path in cgroups(self.cgroup) if path.name != self.cgroup),
             *(f"namespace {path.name}" for path in (self.dir / "state").glob("*.cri/netns/*")),
         ]
 
@@ -257,8 +243,32 @@ def built_from(package: str) -> descriptor_pb2.FileDescriptorProto:
     raise AssertionError(f"containerd has no descriptor of {package}")
 
 
-def _processes() -> Iterator[tuple[int, str]]:
-    for directory in Path("/proc").iterdir():
-        if directory.name.isdecimal():
+def link_plugins(bin_dir: Path) -> None:
+    """Put the reference plugins where a runtime searches, as on a node: all are in one directory there."""
+    for plugin in PLUGINS.iterdir():
+        if not (link := bin_dir / plugin.name).exists():
+            link.symlink_to(plugin)
+
+
+def processes(directory: Path) -> list[int]:
+    """Return the pids of processes whose command line names a directory: a runtime's own and those of its pods."""
+    found = []
+    for one in Path("/proc").iterdir():
+        if one.name.isdecimal():
             with contextlib.suppress(OSError):
-                yield int(directory.name), (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                if f"{directory}/".encode() in (one / "cmdline").read_bytes():
+                    found.append(int(one.name))
+    return found
+
+
+def mounts(directory: Path) -> list[str]:
+    """Return what is mounted below a directory: roots, shared memory, network namespaces."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [path for path in (line.split()[4] for line in lines) if path.startswith(f"{directory}/")]
+
+
+def cgroups(name: str) -> list[Path]:
+    """Return the cgroups of a name at the top and all below them, parents first."""
+    # Of version 1 each controller has its own tree.
+    tops = [path for shape in ("", "*/") for path in Path("/sys/fs/cgroup").glob(f"{shape}{name}")]
+    return [one for top in tops for one in (top, *sorted(path for path in top.rglob("*") if path.is_dir()))]
