@@ -89,6 +89,7 @@ static __always_inline void from_container_find(struct packet *packet)
 	packet->to.lxc_id = 0;
 	packet->to.identity = IDENTITY_WORLD;
 	packet->to.flags = 0;
+	packet->by_stack = 0;
 #ifdef ENABLE_CLUSTER
 	if (!to)
 		to = (const void *)ipcache_lookup(&packet->destination);
@@ -103,6 +104,8 @@ static __always_inline void from_container_find(struct packet *packet)
 /* The packet may leave the pod if policy says so: to whom? */
 static __always_inline int from_container_forward(struct __sk_buff *skb, struct packet *packet)
 {
+	__u32 past_stack;
+
 	from_container_find(packet);
 	trace(skb, packet, TRACE_FROM_ENDPOINT);
 	packet->verdict = admit(skb, packet, packet->destination_identity, &packet->destination,
@@ -115,10 +118,13 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 		trace(skb, packet, TRACE_TO_STACK);
 		return TC_ACT_OK;
 	}
-	if (packet->to.lxc_id && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
+	/* All bits, or none for an answer that only the stack can give. */
+	past_stack = packet->by_stack - 1;
+	barrier_var(past_stack);
+	if (packet->to.lxc_id & past_stack && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
 		return l3_deliver(skb, packet);
 #ifdef ENABLE_OVERLAY
-	if (packet->to.flags & IPCACHE_FLAG_TUNNELLED)
+	if (packet->to.flags & past_stack & IPCACHE_FLAG_TUNNELLED)
 		return overlay_send(skb, packet);
 	if (overlay_is_forged(packet))
 		return refused(DROP_ENCAP_PROHIBITED);

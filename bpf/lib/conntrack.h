@@ -32,6 +32,12 @@
  * SYN against the direction of the entry, or on one that is closing, is NEW: nobody gets past
  * policy by opening a flow where an old one was a reply.
  *
+ * An answer goes back the way that the question came. What the stack has brought may have been
+ * translated there (a published port, a service address), and only the stack can translate the
+ * answer back; to the client it would be from somebody else. So the entry says whether the opener's
+ * latest packet came from the stack, and answers, and errors about it, then go up the stack although
+ * the client is a pod of this node or one that is tunnelled to.
+ *
  * Fragments after the first have no ports and are not tracked: policy decides over each, by entries
  * without ports. Of an ICMP echo the identifier is the port of the one who asks.
  */
@@ -77,6 +83,7 @@ const volatile __u64 podlane_revision SEC(".data.podlane_revision");
 
 /* What was seen of one side of a flow: TCP_FIN, TCP_RST, and these. */
 #define SEEN		 0x80
+#define SEEN_FROM_STACK	 0x40 /* its latest packet */
 #define SEEN_WITHOUT_SYN TCP_SYN
 
 /* What a packet's key has for ports, and what else it is good for. */
@@ -222,6 +229,12 @@ static __always_inline __u64 conntrack_is_open(const struct conntrack_value *ent
 	return -peer >> 63;
 }
 
+/* What any packet shows of its side. */
+static __always_inline __u8 seen_now(const struct packet *packet)
+{
+	return SEEN | packet->from_stack * SEEN_FROM_STACK;
+}
+
 /* Notes a packet of a live flow. Returns false when it begins a new one instead. */
 static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct packet *packet,
 					     struct conntrack_value *entry, __u64 now,
@@ -230,7 +243,7 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 	const __u64 reply = (entry->direction ^ direction) & 1;
 	const __u8 flags = packet->flags, other = entry->seen[reply ^ 1];
 	__u64 lifetime = LIFETIME_OTHER;
-	__u8 seen = entry->seen[reply] | SEEN;
+	__u8 seen = (entry->seen[reply] & ~SEEN_FROM_STACK) | seen_now(packet);
 
 	if (packet->protocol == IPPROTO_TCP) {
 		if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
@@ -252,6 +265,7 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 #endif
 	packet->conntrack = CONNTRACK_ESTABLISHED + reply;
 	packet->opens &= reply ^ 1;
+	packet->by_stack = reply * (other / SEEN_FROM_STACK & 1);
 	packet->passes = (reply & conntrack_is_open(entry)) | conntrack_is_allowed(packet, entry);
 	return true;
 }
@@ -286,6 +300,7 @@ static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet 
 		return;
 	if (flow & FLOW_ERROR) {
 		packet->conntrack = CONNTRACK_RELATED;
+		packet->by_stack = entry->seen[0] / SEEN_FROM_STACK & 1;
 		packet->passes = conntrack_is_open(entry);
 	} else {
 		conntrack_follow(skb, packet, entry, now, direction);
@@ -297,7 +312,7 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 					  enum traffic_direction direction)
 {
 	struct conntrack_value *first = &packet->first;
-	__u8 seen = SEEN;
+	__u8 seen = seen_now(packet);
 
 	if (packet->protocol == IPPROTO_TCP) {
 		if (packet->flags & TCP_RST)

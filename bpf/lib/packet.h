@@ -197,7 +197,9 @@ struct packet {
 	__u8 passes;
 	/* Of IPv6. */
 	__u8 hop_limit;
-	__u8 padding[4];
+	/* Not 0: it answers what the node's stack has brought, so the stack takes it. */
+	__u8 by_stack;
+	__u8 padding[3];
 	/* What its flow's entry says if policy allows it now. */
 	__u64 allowed;
 	/* Its flow's key, and what the entry begins with. */

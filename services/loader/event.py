@@ -16,7 +16,7 @@ from services.loader.refusal import place_text, reason_text
 
 RECORD = struct.Struct("=Q4sBBHIIIHBB20s20s2s2sBBBB")
 CREDIT = struct.Struct("=Q")
-PACKET = struct.Struct(RECORD.format + "28sI16s8s12s24siBBBB4sQ40s40s80s32s")
+PACKET = struct.Struct(RECORD.format + "28sI16s8s12s24siBBBBB3sQ40s40s80s32s")
 
 # endpoint_id, event, peer_id where a record has them: what is looked at before anything else is.
 _KIND = struct.Struct("=8xH2xBxH")

@@ -66,6 +66,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
             "opens",
             "passes",
             "hop_limit",
+            "by_stack",
             "padding",
             "allowed",
             "flow",
