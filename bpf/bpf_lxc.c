@@ -121,8 +121,10 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 	/* All bits, or none for an answer that only the stack can give. */
 	past_stack = packet->by_stack - 1;
 	barrier_var(past_stack);
+#ifndef ENABLE_HOST_ROUTING
 	if (packet->to.lxc_id & past_stack && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
 		return l3_deliver(skb, packet);
+#endif
 #ifdef ENABLE_OVERLAY
 	if (packet->to.flags & past_stack & IPCACHE_FLAG_TUNNELLED)
 		return overlay_send(skb, packet);
@@ -178,7 +180,14 @@ int from_container(struct __sk_buff *skb)
 	packet->source_identity = endpoint_identity;
 	packet->from_stack = false;
 	verdict = from_container_verdict(skb, packet);
-	return verdict < 0 ? drop(skb, packet, verdict) : verdict;
+	if (verdict < 0)
+		return drop(skb, packet, verdict);
+#ifdef ENABLE_HOST_ROUTING
+	/* Filters that others have put behind this one see it before the stack does. */
+	if (verdict == TC_ACT_OK)
+		return TC_ACT_UNSPEC;
+#endif
+	return verdict;
 }
 
 /*

@@ -39,3 +39,7 @@
 /* [conntrack] Track connections: replies and ICMP errors of flows that policy allows pass without
  * being asked about. Off, policy is asked about every packet in each direction. */
 #define ENABLE_CONNTRACK
+
+/* [host-routing] Packets to other pods of the node take its stack, as all others do: iptables and
+ * the queues of interfaces hold for them, and what other plugins have put there. Slower. */
+/* #define ENABLE_HOST_ROUTING */

@@ -34,7 +34,7 @@ from services.loader.objects import ObjectCode
 
 BPF = Path(__file__).resolve().parents[1] / "bpf"
 
-OK, SHOT, REDIRECT = 0, 2, 7
+OK, SHOT, REDIRECT, UNSPEC = 0, 2, 7, 0xFFFFFFFF
 
 POD_ID, POD_IDENTITY = 7, 300
 PEER_ID, PEER_IDENTITY = 8, 301

@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import threading
-from typing import Self
+from typing import Any, Self
 
 from tests.netns_support import in_netns
 from tests.node_support import Pod
@@ -132,3 +132,58 @@ class TcpStream:
                 self._came.notify_all()
         finally:
             self._client.shutdown(socket.SHUT_WR)
+
+
+class Echo:
+    """A server in a pod that sends back what it gets, over TCP and both families."""
+
+    def __init__(self, pod: Pod, port: int) -> None:
+        """Name where it listens."""
+        self._pod = pod
+        self._port = port
+
+    def __enter__(self) -> Self:
+        """Listen."""
+        self._listener = in_netns(self._pod.path, lambda: socket.create_server(("::", self._port), **_BOTH))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.settimeout(PATIENCE)
+                while came := connection.recv(65536):
+                    connection.sendall(came)
+
+
+_BOTH: Any = {"family": socket.AF_INET6, "dualstack_ipv6": True}
+
+
+def echoes(netns: str, address: str, port: int, patience: float = PATIENCE, size: int = 1) -> bool:
+    """Return whether an Echo is reached at an address from the namespace that a path names; `size` bytes go and come.
+
+    Whoever expects that it isn't, waits for `patience`.
+    """
+    try:
+        connection = in_netns(netns, lambda: socket.create_connection((address, port), patience))
+    except OSError:
+        return False
+    with connection:
+        sender = threading.Thread(target=connection.sendall, args=(bytes(size),))
+        sender.start()
+        came = 0
+        while came < size and (part := connection.recv(65536)):
+            came += len(part)
+        sender.join()
+    return came == size

@@ -149,6 +149,11 @@ class PolicyView:
         )
         try:
             probe = await self._loader.probe(packet)
+            if egress and probe.passed and probe.direction is Direction.EGRESS and destination.policy is not None:
+                # The source leaves it to the node's stack, which brings it to the destination's programs.
+                there = self._registry.get(Selector(address=destination.address)).endpoint.id
+                packet = replace(packet, endpoint_id=there, direction=Direction.INGRESS, forwarded=True)
+                probe = await self._loader.probe(packet)
         except PodlaneError as error:
             return Explained(told, None, error.message, agrees=False)
         denied = Direction.EGRESS if told.egress is not None and not told.egress.allowed else Direction.INGRESS

@@ -46,6 +46,11 @@ OPTIONS: Mapping[str, Option] = {
         default=True,
         text="Track connections: replies of allowed flows pass without being asked about",
     ),
+    "host-routing": Option(
+        "ENABLE_HOST_ROUTING",
+        default=False,
+        text="Send packets to pods of this node by its stack: iptables and queues hold for them",
+    ),
 }
 
 # Entries; what each map is for stands in the sample.

@@ -342,9 +342,13 @@ def pod_problems(record: LinkRecord, found: PodEnd | None) -> list[str]:
         return [f"{ifname} in the pod is another interface: index {found.ifindex}, not {record.pod_ifindex}"]
     problems = []
     if found.mac != record.pod_mac:
-        problems.append(f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.pod_mac)}")
-    if found.mtu != record.mtu and not record.spec.chained:
-        problems.append(f"{ifname}'s MTU is {found.mtu}, it was made with {record.mtu}")
+        problems.append(
+            f"{ifname}'s MAC is {format_mac(found.mac)}, it was made with {format_mac(record.pod_mac)}, and nothing "
+            "passes with another: give it by podlane (runtimeConfig.mac), not by a later plugin"
+        )
+    # A plugin that comes later in the list may lower it; with a higher one the node's end drops what is too long.
+    if found.mtu > record.mtu and not record.spec.chained:
+        problems.append(f"{ifname}'s MTU is {found.mtu}, the node's end can only carry {record.mtu}")
     if not found.up:
         problems.append(f"{ifname} is down in the pod")
     problems += [

@@ -35,7 +35,8 @@ _CONTEXT = struct.Struct("=11I")
 _LOOPBACK = 1
 # Where a record has its type: behind the time and what drops are counted by.
 _TYPE = struct.calcsize("=Q") + layout.METRICS_KEY.size
-_PASSES = frozenset({0, 7})  # TC_ACT_OK, TC_ACT_REDIRECT
+# TC_ACT_OK, TC_ACT_REDIRECT, and TC_ACT_UNSPEC, which means nobody has an objection (`host-routing`).
+_PASSES = frozenset({0, 7, 0xFFFFFFFF})
 _ATTEMPTS = 20
 _PROGRAMS = {Direction.EGRESS: "from_container", Direction.INGRESS: "to_container"}
 

@@ -32,6 +32,7 @@ from tests.bpf_support import (
     HOST_MAC,
     OK,
     PEER_V4,
+    PEER_V6,
     POD_ID,
     POD_MAC,
     POD_V4,
@@ -55,6 +56,8 @@ WORLD = 2
 ROUTER_V4, ROUTER_V6 = "198.51.100.9", "2001:db8:9::1"
 TO_WORLD = {4: IP(src=POD_V4, dst=WORLD_V4), 6: IPv6(src=POD_V6, dst=WORLD_V6)}
 TO_POD = {4: IP(src=WORLD_V4, dst=POD_V4), 6: IPv6(src=WORLD_V6, dst=POD_V6)}
+TO_PEER = {4: IP(src=POD_V4, dst=PEER_V4), 6: IPv6(src=POD_V6, dst=PEER_V6)}
+FROM_PEER = {4: IP(src=PEER_V4, dst=POD_V4), 6: IPv6(src=PEER_V6, dst=POD_V6)}
 FAMILIES = pytest.mark.parametrize("family", [4, 6], ids=["IPv4", "IPv6"])
 
 
@@ -178,6 +181,35 @@ def test_two_pods_of_one_node_have_a_flow_each(datapath: Datapath) -> None:
 
     ends = {(one.direction, str(one.local), one.local_port, str(one.remote)) for one in datapath.flows.dump()}
     assert ends == {(OUT, POD_V4, 4242, PEER_V4), (IN, PEER_V4, 80, POD_V4)}
+
+
+@FAMILIES
+@ALL_EXCHANGES
+def test_an_answer_goes_by_the_stack_if_the_question_came_from_it(
+    datapath: Datapath, exchange: Exchange, family: int
+) -> None:
+    """Only the stack can translate it back; what the pod asks itself goes past the stack, as ever."""
+    datapath.allow_all()
+    question, answer = exchange.question[family], exchange.answer[family]
+    assert datapath.send(ETHER / packet(TO_PEER[family], question)).verdict == REDIRECT
+    datapath.age(10_000)
+
+    assert received(datapath, packet(FROM_PEER[family], question))
+
+    assert datapath.send(ETHER / packet(TO_PEER[family], answer)).verdict == OK
+
+
+@FAMILIES
+def test_an_error_about_what_the_stack_brought_goes_by_the_stack(datapath: Datapath, family: int) -> None:
+    datapath.allow_all()
+    asked = FROM_PEER[family] / UDP(sport=4242, dport=53) / b"question"
+    error = {4: ICMP(type=3, code=3), 6: ICMPv6DestUnreach(code=4)}[family]
+    report = ETHER / TO_PEER[family] / error / Raw(bytes(asked))
+    assert datapath.send(report).verdict == REDIRECT
+
+    assert received(datapath, asked)
+
+    assert datapath.send(report).verdict == OK
 
 
 def test_a_flow_of_one_endpoint_is_not_anothers(datapath: Datapath) -> None:

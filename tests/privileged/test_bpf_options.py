@@ -28,6 +28,7 @@ from tests.bpf_support import (
     POD_V4,
     POD_V6,
     REDIRECT,
+    UNSPEC,
     WORLD_V4,
     Datapath,
     compiled,
@@ -53,7 +54,8 @@ COMBINATIONS = [
 def test_combinations_of_switches_are_accepted_by_the_verifier(turned: tuple[str, ...]) -> None:
     with Datapath(compiled(*turned)) as datapath:
         datapath.allow_all()
-        assert [datapath.send(ETHER / packet).verdict for packet in (WEB, WEB6)] == [REDIRECT, REDIRECT]
+        passes = UNSPEC if "host-routing" in turned else REDIRECT
+        assert [datapath.send(ETHER / packet).verdict for packet in (WEB, WEB6)] == [passes, passes]
 
 
 def test_without_source_ip_verification_a_pod_may_forward_for_others() -> None:
