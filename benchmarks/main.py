@@ -29,6 +29,7 @@ from benchmarks import (
     policymaps,
     policypath,
     programs,
+    runtime,
     scale,
     shim,
 )
@@ -83,6 +84,7 @@ def with_node(report: Report, _quick: bool) -> None:
 
 PARTS: dict[str, Callable[[Report, bool], None]] = {
     "cni": with_cni,
+    "runtime": lambda report, quick: runtime.report(report, rounds=2 if quick else 3, turns=3 if quick else 6),
     "shim": lambda report, quick: shim.report(report, 20 if quick else 60),
     "path": with_path,
     "crossnode": lambda report, quick: crossnode.report(report, Path("build"), rounds=8 if quick else 40),

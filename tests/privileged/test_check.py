@@ -28,7 +28,7 @@ def victim(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
 
 
 def another_mtu(victim: Victim) -> None:
-    victim.pod.exec("ip", "link", "set", "eth0", "mtu", "1400")
+    victim.pod.exec("ip", "link", "set", "eth0", "mtu", "9000")
 
 
 def another_mtu_on_the_node(victim: Victim) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc
@@ -18,7 +19,7 @@ from tests import cri
 from tests.agreement import Agreement
 from tests.containerd_support import Containerd, Sandbox, built_from
 from tests.netns_support import in_netns
-from tests.node_support import Node
+from tests.node_support import Node, run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.long]
 
@@ -170,6 +171,20 @@ def test_a_sandbox_is_stopped_then_removed_and_nothing_is_left(node: Node, runti
     assert runtime.status(sandbox).state != READY
     assert sandbox.id not in {one.attachment.container_id for one in Agreement(node).endpoints()}
     runtime.stop(sandbox)
+    runtime.remove(sandbox)
+
+    assert left(node, runtime) == before
+
+
+@pytest.mark.cni("DEL-4")
+def test_a_sandbox_whose_namespace_has_gone_is_removed_without_it(node: Node, runtime: Containerd):
+    """As after a reboot: containerd then calls DEL without CNI_NETNS, with the result of its cache."""
+    before = left(node, runtime)
+    sandbox = runtime.run("homeless")
+    netns = runtime.netns(sandbox)
+    run("umount", netns)
+    Path(netns).unlink()
+
     runtime.remove(sandbox)
 
     assert left(node, runtime) == before

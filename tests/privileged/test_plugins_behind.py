@@ -139,6 +139,7 @@ def test_policy_knows_who_comes_by_a_published_port(node: Node, world: Netns, cl
     assert echoes(clients["cron"].path, address, 8080)
 
 
+@pytest.mark.cni("CHECK-2")
 def test_what_tuning_changes_is_there_and_check_tolerates_it(node: Node, clients: Mapping[str, Pod]):
     tuning = {"type": "tuning", "sysctl": {"net.ipv4.conf.eth0.log_martians": "1"}, "mtu": 1400}
     network, pod = listed(node, tuning), node.pod()
