@@ -32,6 +32,7 @@ from benchmarks import (
     runtime,
     scale,
     shim,
+    storm,
 )
 from benchmarks.harness import Report
 from tests.node_support import Node, run
@@ -51,6 +52,14 @@ def with_cni(report: Report, quick: bool) -> None:
             stack.enter_context(peers.reference("ptp", "10.46.0.0/16")),
         ]
         cni.report(contestants, report, pods=20 if quick else 100, wide=24 if quick else 96)
+
+
+def with_storm(report: Report, quick: bool) -> None:
+    """Two hundred ADDs at once against bridge."""
+    with ExitStack() as stack:
+        here = stack.enter_context(Node(ranges=["10.44.0.0/22", "fd00:44::/112"]))
+        contestants = [peers.podlane(here), stack.enter_context(peers.reference("bridge", "10.45.0.0/16"))]
+        storm.report(contestants, report, count=60 if quick else 200)
 
 
 def with_path(report: Report, quick: bool) -> None:
@@ -85,6 +94,7 @@ def with_node(report: Report, _quick: bool) -> None:
 PARTS: dict[str, Callable[[Report, bool], None]] = {
     "cni": with_cni,
     "runtime": lambda report, quick: runtime.report(report, rounds=2 if quick else 3, turns=3 if quick else 6),
+    "storm": with_storm,
     "shim": lambda report, quick: shim.report(report, 20 if quick else 60),
     "path": with_path,
     "crossnode": lambda report, quick: crossnode.report(report, Path("build"), rounds=8 if quick else 40),

@@ -29,6 +29,9 @@ class Contestant(Protocol):
     def call(self, verb: str, netns: str, container_id: str) -> Ran:
         """Run one CNI verb as a whole process."""
 
+    def command(self, verb: str, netns: str, container_id: str) -> tuple[str, dict[str, str], bytes]:
+        """Return the binary, the environment and the stdin of one CNI verb."""
+
 
 class _Plugin:
     """Runs a plugin binary in this process's network namespace.
@@ -42,8 +45,8 @@ class _Plugin:
         self._binary = binary
         self._stdin = json.dumps(conf).encode()
 
-    def call(self, verb: str, netns: str, container_id: str) -> Ran:
-        """Run one CNI verb as a whole process; a failure ends the benchmark with what the plugin said."""
+    def command(self, verb: str, netns: str, container_id: str) -> tuple[str, dict[str, str], bytes]:
+        """Return the binary, the environment and the stdin of one CNI verb."""
         environment = {
             "PATH": os.environ["PATH"],
             "CNI_COMMAND": verb,
@@ -52,7 +55,12 @@ class _Plugin:
             "CNI_IFNAME": "eth0",
             "CNI_PATH": str(self._binary.parent),
         }
-        ran = spawn([str(self._binary)], environment, self._stdin)
+        return str(self._binary), environment, self._stdin
+
+    def call(self, verb: str, netns: str, container_id: str) -> Ran:
+        """Run one CNI verb as a whole process; a failure ends the benchmark with what the plugin said."""
+        binary, environment, stdin = self.command(verb, netns, container_id)
+        ran = spawn([binary], environment, stdin)
         if ran.code:
             raise RuntimeError(f"{self.name} {verb}: exit {ran.code}: {ran.stdout.decode()} {ran.stderr.decode()}")
         return ran

@@ -59,7 +59,7 @@ def _row(endpoint: Any) -> tuple[str, ...]:
         by_version[address.version] = str(address)
     return (
         str(endpoint.id),
-        enum_name(endpoint.DESCRIPTOR.fields_by_name["state"].enum_type, endpoint.state),
+        _state(endpoint),
         str(endpoint.identity),
         f"{endpoint.pod.namespace}/{endpoint.pod.name}" if endpoint.pod.name else "-",
         by_version[4],
@@ -68,6 +68,16 @@ def _row(endpoint: Any) -> tuple[str, ...]:
         endpoint.attachment.container_id[:12],
         age(time.time() - endpoint.created.seconds),
     )
+
+
+def _state(endpoint: Any) -> str:
+    """Return the state, and where it stands if it waits for its turn: `waiting-to-regenerate 12/190 ~3.4s`."""
+    state = enum_name(endpoint.DESCRIPTOR.fields_by_name["state"].enum_type, endpoint.state)
+    if not endpoint.HasField("place"):
+        return state
+    place = endpoint.place
+    expected = f" ~{place.estimate_us / 1e6:.1f}s" if place.HasField("estimate_us") else ""
+    return f"{state} {place.position}/{place.waiting}{expected}"
 
 
 def _wide(endpoint: Any) -> tuple[str, ...]:

@@ -134,6 +134,8 @@ class EndpointSettings:
     """Events that may wait in one endpoint's queue."""
     build_permits: int = 0
     """Regenerations at a time; 0: max(2, number of CPUs)."""
+    create_permits: int = 0
+    """Creations at a time, the others wait in a line; 0: twice the number of CPUs."""
     peer_wait_seconds: float = 2.0
     """How long a call waits for ipam or the loader to come up before it is UNAVAILABLE."""
     regenerate_interval_seconds: float = 120.0

@@ -24,6 +24,7 @@ from services.common.kvstore.keys import Keys
 from services.common.metrics import Metrics
 from services.endpoint import plan, settingscheck
 from services.endpoint import policies as policies_parts
+from services.endpoint.admission import Admission, width
 from services.endpoint.check import Checker
 from services.endpoint.cluster.assembly import Cluster, Late
 from services.endpoint.clusterservicer import ClusterServicer
@@ -34,7 +35,7 @@ from services.endpoint.gc import Collector
 from services.endpoint.identities import LocalBackend
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.manager import Manager, Parts
-from services.endpoint.metrics import Deletions, States
+from services.endpoint.metrics import Creations, Deletions, States
 from services.endpoint.model import Level
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
@@ -109,7 +110,18 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         LabelFilter(endpoint.identity_labels),
         cluster.identities if cluster is not None else LocalBackend(endpoint.identity_grace_seconds),
     )
-    parts = Parts(store, loader, ipam, registry, publisher, watchers, readiness, endpoints, policies)
+    parts = Parts(
+        store,
+        loader,
+        ipam,
+        registry,
+        publisher,
+        watchers,
+        readiness,
+        endpoints,
+        policies,
+        Admission(width(endpoint.create_permits), readiness),
+    )
     manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
     operator = Operator(manager.registry, manager.regenerator, store, loader)
     collector = Collector(
@@ -135,6 +147,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     metrics.watch(registry)
     metrics.registry.register(States(manager))
     metrics.registry.register(Deletions(journal))
+    metrics.registry.register(Creations(parts.admission))
 
     cluster_servicer = ClusterServicer(
         kvstore,

@@ -2,7 +2,8 @@
 
 Per attachment one thing happens at a time: an ADD, a DEL, a link that vanished, a remainder that is taken down. So a
 DEL waits for the ADD that is in flight, even when nobody waits for that ADD any more, and finds its endpoint. All of it
-runs shielded: a caller that hangs up stops waiting, the work goes on.
+runs shielded: a caller that hangs up stops waiting, the work goes on. What hasn't begun is another matter: a creation
+that waits for its turn (`admission.py`) is given up by its caller, by a DEL and by the loss of its link.
 
 A creation that fails leaves nothing; where even undoing fails (the loader is gone), the endpoint stays as a remainder,
 `disconnecting`, and is taken down as soon as that is possible: by the controller `removal`, by a DEL, or by the next
@@ -12,21 +13,23 @@ Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from services.common import controllers, telemetry, wire
 from services.common.controller import Parameters
-from services.common.errors import PodlaneError
+from services.common.errors import FailedPrecondition, NotFound, PodlaneError
 from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.endpoint import flow, plan
-from services.endpoint.events import Request
+from services.endpoint.admission import Admission, Caller
+from services.endpoint.events import RegenerationEvent, Request
 from services.endpoint.flow import Addresses, Creation
 from services.endpoint.ids import Ids
+from services.endpoint.line import Place
 from services.endpoint.managed import Home, ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCode, LogType
 from services.endpoint.node import Readiness
@@ -59,6 +62,7 @@ class Parts:
     readiness: Readiness
     registry: Registry
     policies: Policies
+    admission: Admission
 
 
 class Manager:
@@ -71,6 +75,7 @@ class Manager:
         self._watchers, self._readiness = parts.watchers, parts.readiness
         self._home = Home(queue_size, parts.controllers, self._publish)
         self.registry, self._policies = parts.registry, parts.policies
+        self._admission = parts.admission
         self._ids = Ids()
         self._locks = KeyedLocks()
         self._shielded = Shielded()
@@ -99,13 +104,18 @@ class Manager:
         """Go through the live endpoints in the order of their ids."""
         return iter(self.registry)
 
-    async def create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
-        """Return the endpoint, ready, and whether it is new.
+    async def create(self, spec: EndpointSpec, patience: float | None = None) -> tuple[Endpoint, bool]:
+        """Return the endpoint, ready, and whether it is new. `patience` is how long the caller waits, in seconds.
 
-        Raises AlreadyExists (address), NotFound (reservation or link), FailedPrecondition (datapath), Exhausted (ids),
-        Unavailable.
+        Raises AlreadyExists (address), NotFound (reservation or link), FailedPrecondition (datapath), Exhausted (ids,
+        or its turn would come too late), Unavailable.
         """
-        return await self._shielded.run(self._create(spec))
+        caller = Caller(patience)
+        try:
+            return await self._shielded.run(self._create(spec, caller))
+        except asyncio.CancelledError:
+            self._admission.hang_up(caller)
+            raise
 
     async def delete(self, selector: Selector) -> bool:
         """Take an endpoint down and forget it; False when there was none. Raises Unavailable: repeat it."""
@@ -119,6 +129,10 @@ class Manager:
         """Return up to `size` endpoints with ids beyond `after`, in their order."""
         found = (managed.endpoint for managed in self.registry if managed.endpoint.id > after)
         return [endpoint for endpoint, _ in zip(found, range(size), strict=False)]
+
+    def places(self) -> Mapping[int, Place]:
+        """Return where the endpoints stand that wait for their turn to be created, by their ids."""
+        return self._admission.places()
 
     def watch(self) -> AsyncIterator[Told]:
         """Yield what exists and then every change."""
@@ -211,7 +225,7 @@ class Manager:
             managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
         await self._take_down(managed, addresses)
 
-    async def _create(self, spec: EndpointSpec) -> tuple[Endpoint, bool]:
+    async def _create(self, spec: EndpointSpec, caller: Caller) -> tuple[Endpoint, bool]:
         await self._readiness.wait()
         async with self._locks.hold(spec.attachment):
             present = self.registry.attached(spec.attachment)
@@ -221,14 +235,15 @@ class Manager:
             if present is not None:
                 _log.info("rebuilt for another link or after a failure", endpoint=present.endpoint.id)
                 await self._take_down(present, Addresses.GIVE_BACK)
-            return await self._build(spec), True
+            return await self._build(spec, caller), True
 
     async def _make_ready(self, managed: ManagedEndpoint) -> None:
         if managed.endpoint.state is not EndpointState.READY:
             await self.regenerator.trigger(managed, REPEATED).result()
 
-    async def _build(self, spec: EndpointSpec) -> Endpoint:
+    async def _build(self, spec: EndpointSpec, caller: Caller) -> Endpoint:
         self.registry.check_addresses(spec.ips)
+        self._admission.check(caller.patience)
         managed = self._new(spec)
         try:
             await self._policies.admit(managed)
@@ -238,7 +253,13 @@ class Manager:
             raise
         self._identified(managed)
         creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator, policies=self._policies)
-        event, _ = managed.queue.trigger(INITIAL, creation.run)
+
+        async def in_turn(event: RegenerationEvent) -> None:
+            async with self._admission.turn(managed.endpoint.id, caller):
+                await creation.run(event)
+
+        # It waits inside its event: what others want of this endpoint meanwhile comes after it, or is folded in.
+        event, _ = managed.queue.trigger(INITIAL, in_turn)
         try:
             await event.result()
         except BaseException as error:
@@ -290,6 +311,9 @@ class Manager:
             if found is None:
                 return False
             attachment = found.endpoint.spec.attachment
+        if (waiting := self.registry.find(selector)) is not None:
+            # Its creation holds the lock, and a deletion frees things: it isn't to stand in the creations' line.
+            self._admission.withdraw(waiting.endpoint.id, FailedPrecondition("it was deleted before its turn came"))
         async with self._locks.hold(attachment):
             managed = self.registry.attached(attachment)
             # Another endpoint may have come while this waited; it is not the one that was meant.
@@ -321,6 +345,7 @@ class Manager:
     def _lost_link(self, managed: ManagedEndpoint) -> None:
         link = managed.endpoint.spec.link
         why = f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone"
+        self._admission.withdraw(managed.endpoint.id, NotFound(f"{managed.endpoint}: {why}"))
         self.dispose(managed, Addresses.RELEASE, why)
 
     async def _dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:

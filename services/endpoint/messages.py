@@ -13,6 +13,7 @@ from services.common.model import Pod
 from services.endpoint.events import QueueStatus
 from services.endpoint.health import Health, health
 from services.endpoint.ids import LARGEST
+from services.endpoint.line import Place
 from services.endpoint.model import (
     Endpoint,
     EndpointSpec,
@@ -113,23 +114,40 @@ def write_endpoint(endpoint: Endpoint) -> pb.Endpoint:
     )
 
 
-def write_listed(endpoint: Endpoint, policy: EndpointPolicy | None) -> pb.Endpoint:
-    """Return the message of an endpoint with the policies that isolate it; None: they aren't known yet."""
+def write_listed(endpoint: Endpoint, policy: EndpointPolicy | None, place: Place | None = None) -> pb.Endpoint:
+    """Return the message of an endpoint with the policies that isolate it; None: they aren't known yet.
+
+    `place` is where it stands while it waits for its turn.
+    """
     message = write_endpoint(endpoint)
+    if place is not None:
+        message.place.CopyFrom(_write_place(place))
+        message.waiting_for = f"its turn: {place.position} of {place.waiting} that wait{_expected(place)}"
     if policy is not None:
         message.ingress_policies.extend(map(str, policy.side(Direction.INGRESS).isolated_by))
         message.egress_policies.extend(map(str, policy.side(Direction.EGRESS).isolated_by))
     return message
 
 
-def write_detail(endpoint: Endpoint, queue: QueueStatus, policy: EndpointPolicy | None) -> pb.Endpoint:
+def write_detail(
+    endpoint: Endpoint, queue: QueueStatus, policy: EndpointPolicy | None, place: Place | None = None
+) -> pb.Endpoint:
     """Return the message of an endpoint with its log, its queue, its policies and what was published of it."""
-    message = write_listed(endpoint, policy)
+    message = write_listed(endpoint, policy, place)
     message.log.extend(map(_write_entry, endpoint.log))
     message.queue.CopyFrom(_write_queue(queue))
     if endpoint.published is not None:
         message.published.CopyFrom(_write_publication(endpoint.published))
     return message
+
+
+def _write_place(place: Place) -> pb.Place:
+    estimate = None if place.seconds is None else round(place.seconds * 1e6)
+    return pb.Place(position=place.position, waiting=place.waiting, estimate_us=estimate)
+
+
+def _expected(place: Place) -> str:
+    return "" if place.seconds is None else f", done in about {place.seconds:.1f} s"
 
 
 def _write_health(judged: Health) -> pb.EndpointHealth:

@@ -1,17 +1,28 @@
 """What the endpoint service counts beyond what every process does.
 
-podlane_endpoint_state{state}              endpoints by state; every state is there
-podlane_deletion_journal_entries{state}    waiting: to be carried out; failing: of those, tried in vain; unreadable
-podlane_deletion_journal_oldest_seconds    age of the oldest that waits; 0 when none does
-podlane_deletion_journal_ended_total{how}  carried_out, or dropped: it was too old
+podlane_endpoint_state{state}                 endpoints by state; every state is there
+podlane_endpoint_creations_waiting            endpoints that wait for their turn to be created
+podlane_endpoint_creations_working            endpoints that are being created
+podlane_endpoint_creation_wait_seconds        how many have had their turn, and what they have waited for it in all
+podlane_endpoint_creation_cost_seconds        what a creation takes from its turn on, lately; absent: not known yet
+podlane_endpoint_creations_unmade_total{why}  refused: its turn would have come too late; withdrawn while it waited
+podlane_deletion_journal_entries{state}       waiting: to be carried out; failing: of those, tried in vain; unreadable
+podlane_deletion_journal_oldest_seconds       age of the oldest that waits; 0 when none does
+podlane_deletion_journal_ended_total{how}     carried_out, or dropped: it was too old
 """
 
 from collections import Counter
 from collections.abc import Iterable
 
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    Metric,
+    SummaryMetricFamily,
+)
 from prometheus_client.registry import Collector
 
+from services.endpoint.admission import Admission
 from services.endpoint.deletions import Journal
 from services.endpoint.manager import Manager
 from services.endpoint.model import EndpointState
@@ -55,3 +66,29 @@ class Deletions(Collector):
         ended.add_metric(["carried_out"], journal.carried_out)
         ended.add_metric(["dropped"], journal.dropped)
         yield ended
+
+
+class Creations(Collector):
+    """Looks at the line of those who wait to be created when it is asked."""
+
+    def __init__(self, admission: Admission) -> None:
+        """Look at the line of `admission`."""
+        self._admission = admission
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families."""
+        line, tally = self._admission.line, self._admission.tally
+        name = "podlane_endpoint_creation"
+        yield GaugeMetricFamily(f"{name}s_waiting", "Endpoints that wait for their turn to be created.", line.waiting)
+        yield GaugeMetricFamily(f"{name}s_working", "Endpoints that are being created.", line.working)
+        yield SummaryMetricFamily(
+            f"{name}_wait_seconds", "Waiting for the turn to be created.", tally.admitted, tally.waited_seconds
+        )
+        cost = GaugeMetricFamily(f"{name}_cost_seconds", "What a creation takes from its turn on, lately.")
+        if line.cost is not None:
+            cost.add_metric([], line.cost)
+        yield cost
+        unmade = CounterMetricFamily(f"{name}s_unmade", "Endpoints that never had their turn.", labels=["why"])
+        unmade.add_metric(["refused"], tally.refused)
+        unmade.add_metric(["withdrawn"], tally.withdrawn)
+        yield unmade

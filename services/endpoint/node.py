@@ -16,6 +16,8 @@ does not need the node ready: pods must be removable while it drains or is ill.
 
 import asyncio
 import contextlib
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
@@ -39,6 +41,7 @@ class Readiness:
         self._patience = patience
         self._announce = announce
         self._open = asyncio.Event()
+        self._lost = -math.inf
         self.waiting_for = "the first comparison with the loader and ipam"
 
     @property
@@ -56,14 +59,25 @@ class Readiness:
         self.waiting_for = waiting_for
         if self._open.is_set():
             self._open.clear()
+            self._lost = time.monotonic()
             await self._announce(False)
 
     async def wait(self) -> None:
         """Return when the node is ready. Raises Unavailable that says what it waits for."""
+        await self._wait(self._patience)
+
+    async def still(self) -> None:
+        """As `wait`, for who has been waiting since it was ready: patience began when that was lost.
+
+        Otherwise a line of those would need the patience of each of them, one after the other, to be told.
+        """
+        await self._wait(self._lost + self._patience - time.monotonic())
+
+    async def _wait(self, patience: float) -> None:
         if self._open.is_set():
             return
         try:
-            await asyncio.wait_for(self._open.wait(), self._patience)
+            await asyncio.wait_for(self._open.wait(), max(patience, 0.0))
         except TimeoutError:
             raise Unavailable(f"this node takes no endpoints yet; it waits for: {self.waiting_for}") from None
 

@@ -10,7 +10,7 @@ Level 2 is asked for by who wants programs loaded: a new endpoint, or an operato
 switches, the periodic regeneration) asks for level 1, which the loader promotes where that is needed.
 
 Permits bound how many regenerations run at a time, so that a restart with hundreds of endpoints leaves the node its
-CPUs. The first build of an endpoint takes none: it is what a pod waits for, and runtimes bound those themselves.
+CPUs. The first build of an endpoint takes none: a pod waits for it, and it has a bound of its own (`admission.py`).
 
 A failed regeneration changes nothing in the kernel: the loader keeps the old programs live. The endpoint's record keeps
 the last success beside it, so that a restart compares with what is really in force. A regeneration that found all as it

@@ -36,12 +36,12 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         self._checker = checker
 
     async def CreateEndpoint(  # noqa: N802 - the name that grpc calls
-        self, request: pb.CreateEndpointRequest, _context: Any
+        self, request: pb.CreateEndpointRequest, context: Any
     ) -> pb.CreateEndpointResponse:
         """Make an endpoint and return when its policy is in force."""
         spec = messages.read_spec(request)
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), pod=str(spec.pod))
-        endpoint, created = await self._manager.create(spec)
+        endpoint, created = await self._manager.create(spec, context.time_remaining())
         structlog.contextvars.bind_contextvars(endpoint=endpoint.id, created=created)
         return pb.CreateEndpointResponse(endpoint=messages.write_endpoint(endpoint), created=created)
 
@@ -61,7 +61,10 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         """Show one endpoint with its log and its queue."""
         managed = self._manager.get(messages.read_selector(request.selector))
         policy = self._manager.policy_of(managed.endpoint)
-        return pb.GetEndpointResponse(endpoint=messages.write_detail(managed.endpoint, managed.queue.status(), policy))
+        place = self._manager.places().get(managed.endpoint.id)
+        return pb.GetEndpointResponse(
+            endpoint=messages.write_detail(managed.endpoint, managed.queue.status(), policy, place)
+        )
 
     async def ListEndpoints(  # noqa: N802 - the name that grpc calls
         self, request: pb.ListEndpointsRequest, _context: Any
@@ -72,9 +75,12 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         size = request.page_size or _PAGE
         found = self._manager.page(_read_token(request.page_token), size + 1)
         response = pb.ListEndpointsResponse(next_page_token=str(found[size - 1].id) if len(found) > size else "")
+        places = self._manager.places()
         for start in range(0, min(size, len(found)), _CHUNK):
             chunk = found[start : min(start + _CHUNK, size)]
-            response.endpoints.extend(messages.write_listed(one, self._manager.policy_of(one)) for one in chunk)
+            response.endpoints.extend(
+                messages.write_listed(one, self._manager.policy_of(one), places.get(one.id)) for one in chunk
+            )
             await asyncio.sleep(0)
         return response
 

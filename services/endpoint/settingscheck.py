@@ -44,8 +44,9 @@ def _cidr(text: str, field: str) -> Network:
 def check(endpoint: EndpointSettings) -> None:
     if endpoint.queue_size < 1:
         raise InvalidArgument(f"[endpoint] queue_size: {endpoint.queue_size} is less than 1", key="queue_size")
-    if endpoint.build_permits < 0:
-        raise InvalidArgument(f"[endpoint] build_permits: {endpoint.build_permits} is negative", key="build_permits")
+    for key in ("build_permits", "create_permits"):
+        if getattr(endpoint, key) < 0:
+            raise InvalidArgument(f"[endpoint] {key}: {getattr(endpoint, key)} is negative", key=key)
     for key, longest in (
         ("peer_wait_seconds", 3600),
         ("gc_interval_seconds", _LONGEST),

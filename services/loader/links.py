@@ -29,7 +29,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from services.common import telemetry
-from services.common.errors import FailedPrecondition, NotFound
+from services.common.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment, Phase
 from services.loader import linkspec
@@ -88,9 +88,11 @@ class Links:
         await self._deletions.stop()
         await self._monitor.stop()
 
-    async def create(self, spec: LinkSpec) -> CreatedLink:
+    async def create(self, spec: LinkSpec, gone: Callable[[], bool] = lambda: False) -> CreatedLink:
         """Make a link, or return it when it is there as asked for. The node's end is down until host.py raises it. A
         chained one is taken over.
+
+        `gone` says whether the caller has hung up: what nobody waits for isn't begun.
 
         Raises InvalidArgument (naming the field), NotFound (no such namespace), AlreadyExists (a foreign interface
         of that name, or a link that differs), FailedPrecondition or Unavailable (the kernel refuses).
@@ -100,13 +102,15 @@ class Links:
         watch, asked = Stopwatch(), time.perf_counter_ns()
 
         def work(own: Rtnl) -> tuple[LinkRecord, LinkInfo, bool]:
+            if gone():
+                raise Unavailable(f"link of {spec.attachment}: its caller hung up before its turn came")
             watch.phases.append(Phase("wait", (time.perf_counter_ns() - asked) // 1000))
             if spec.chained:
                 return self._adopter.adopt(own, spec, watch)
             return self._maker.create(own, spec, mtu, watch)
 
         async with self._locks.hold(spec.attachment.host_ifname()):
-            record, host, created = await self._worker.run(work)
+            record, host, created = await self._worker.run(work, last=True)
             self._monitor.appeared(host.ifname, host.ifindex)
         if created:
             _log.debug("link created", attachment=str(spec.attachment), ifname=host.ifname, ifindex=host.ifindex)

@@ -3,6 +3,7 @@
 Calls that change something run shielded: a caller that hangs up stops waiting, the work is finished.
 """
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -72,7 +73,13 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         """Make a veth pair, or return the one that is there."""
         spec = linkmessages.read_link(request)
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment))
-        return linkmessages.write_created(await self._parts.shielded.run(self._parts.links.create(spec)))
+        gone = False
+        try:
+            created = await self._parts.shielded.run(self._parts.links.create(spec, lambda: gone))
+        except asyncio.CancelledError:
+            gone = True
+            raise
+        return linkmessages.write_created(created)
 
     async def DeleteLink(  # noqa: N802 - the name that grpc calls
         self, request: pb.DeleteLinkRequest, _context: Any

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.common.model import format_mac
 from services.loader import rtnl
 from services.loader.links import Links
@@ -291,3 +291,12 @@ async def test_the_same_request_many_times_at_once_makes_one_link(links: Links, 
 
     assert [one.created for one in made].count(True) == 1
     assert len({one.link.host_ifindex for one in made}) == 1
+
+
+async def test_a_link_that_nobody_waits_for_any_more_is_not_begun(links: Links, pod: Netns, tmp_path: Path):
+    with pytest.raises(Unavailable, match="its caller hung up before its turn came"):
+        await links.create(link_spec(pod.path), lambda: True)
+
+    assert list((tmp_path / "links").iterdir()) == []
+    assert "eth0" not in pod.command("ip", "link").stdout
+    assert (await links.create(link_spec(pod.path), lambda: False)).created

@@ -4,7 +4,9 @@ import asyncio
 import errno
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,22 @@ async def test_a_thread_that_cannot_come_back_is_given_up(
     with pytest.raises(Unavailable, match="repeat the request"):
         await second
     assert await worker.run(lambda _: where()) == node.inode
+
+
+async def test_what_comes_last_waits_for_all_else(worker: NetlinkWorker):
+    """New links, behind what creations and deletions have begun; among themselves both are first in, first out."""
+    begin, done = threading.Event(), list[str]()
+
+    def piece(name: str) -> Callable[[Rtnl], None]:
+        return lambda _: done.append(name)
+
+    pieces: list[asyncio.Future[Any]] = [asyncio.ensure_future(worker.run(lambda _: begin.wait()))]
+    for name, last in (("link 1", True), ("link 2", True), ("attach", False), ("link 3", True), ("disconnect", False)):
+        pieces.append(asyncio.ensure_future(worker.run(piece(name), last=last)))
+    await asyncio.sleep(0)
+    begin.set()
+    await asyncio.gather(*pieces)
+    assert done == ["attach", "disconnect", "link 1", "link 2", "link 3"]
 
 
 async def test_a_worker_that_is_not_running_says_so():

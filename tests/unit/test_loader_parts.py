@@ -10,10 +10,12 @@ import pytest
 from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common.errors import Unavailable
+from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.loader.phases import Stopwatch
 from services.loader.servicer import LoaderServicer
 from services.loader.teardown import Teardown
+from tests.shim_support import assigned
 
 
 async def test_work_on_one_key_is_serial_and_keys_do_not_wait_for_each_other() -> None:
@@ -105,3 +107,28 @@ async def test_a_listener_that_hangs_up_before_the_first_look_is_forgotten() -> 
         await anext(servicer.WatchEvents(pb.WatchEventsRequest(), Gone()))
 
     assert forgotten == ["listener"]
+
+
+async def test_a_link_whose_caller_hangs_up_is_told_so() -> None:
+    """It may still stand in the queue, and is not begun then."""
+    asked: list[Any] = []
+    began, gone = asyncio.Event(), asyncio.Event()
+
+    async def create(_spec: Any, hung_up: Any) -> None:
+        asked.append(hung_up)
+        began.set()
+        await gone.wait()
+
+    parts = SimpleNamespace(links=SimpleNamespace(create=create), shielded=Shielded())
+    request = pb.CreateLinkRequest(netns_path="/run/netns/pod", addresses=assigned())
+    request.attachment.network, request.attachment.container_id, request.attachment.ifname = "podnet", "c1", "eth0"
+    calling = asyncio.create_task(LoaderServicer(cast("Any", parts)).CreateLink(request, None))
+    await asyncio.wait_for(began.wait(), 20)
+    assert not asked[0]()
+
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert asked[0]()
+    gone.set()
+    await parts.shielded.stop()

@@ -276,6 +276,7 @@ class Endpoint(_message.Message):
     INGRESS_POLICIES_FIELD_NUMBER: _builtins.int
     EGRESS_POLICIES_FIELD_NUMBER: _builtins.int
     POLICY_ERROR_FIELD_NUMBER: _builtins.int
+    PLACE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """1–65535, unique on the node."""
     generation: _builtins.int
@@ -286,9 +287,7 @@ class Endpoint(_message.Message):
     waiting_for: _builtins.str
     """What a state other than ready waits for, in words."""
     policy_error: _builtins.str
-    """Why its policy is not what its policies ask for; empty: it is.
-    next field: 25
-    """
+    """Why its policy is not what its policies ask for; empty: it is."""
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -341,6 +340,12 @@ class Endpoint(_message.Message):
 
     @_builtins.property
     def egress_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def place(self) -> Global___Place:
+        """Where it stands in the line of those that are created; absent once its turn has come, and in streams.
+        next field: 26
+        """
+
     def __init__(
         self,
         *,
@@ -368,14 +373,47 @@ class Endpoint(_message.Message):
         ingress_policies: _abc.Iterable[_builtins.str] | None = ...,
         egress_policies: _abc.Iterable[_builtins.str] | None = ...,
         policy_error: _builtins.str = ...,
+        place: Global___Place | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "counters", b"counters", "created", b"created", "health", b"health", "last_regeneration", b"last_regeneration", "link", b"link", "pod", b"pod", "published", b"published", "queue", b"queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "counters", b"counters", "created", b"created", "health", b"health", "last_regeneration", b"last_regeneration", "link", b"link", "place", b"place", "pod", b"pod", "published", b"published", "queue", b"queue"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "egress_policies", b"egress_policies", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "identity_labels", b"identity_labels", "ingress_policies", b"ingress_policies", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "operator_labels", b"operator_labels", "options", b"options", "pod", b"pod", "policy_error", b"policy_error", "published", b"published", "queue", b"queue", "removed_labels", b"removed_labels", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "egress_policies", b"egress_policies", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "identity_labels", b"identity_labels", "ingress_policies", b"ingress_policies", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "operator_labels", b"operator_labels", "options", b"options", "place", b"place", "pod", b"pod", "policy_error", b"policy_error", "published", b"published", "queue", b"queue", "removed_labels", b"removed_labels", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Endpoint: _TypeAlias = Endpoint  # noqa: Y015
+
+@_typing.final
+class Place(_message.Message):
+    """A place among the endpoints that wait for their turn to be created."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSITION_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
+    ESTIMATE_US_FIELD_NUMBER: _builtins.int
+    position: _builtins.int
+    """1 is next."""
+    waiting: _builtins.int
+    """How many wait."""
+    estimate_us: _builtins.int
+    """Until it is done, learned from the last creations; absent: not known yet."""
+    def __init__(
+        self,
+        *,
+        position: _builtins.int = ...,
+        waiting: _builtins.int = ...,
+        estimate_us: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_estimate_us", b"_estimate_us", "estimate_us", b"estimate_us"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_estimate_us", b"_estimate_us", "estimate_us", b"estimate_us", "position", b"position", "waiting", b"waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__estimate_us: _TypeAlias = _typing.Literal["estimate_us"]  # noqa: Y015
+    _WhichOneofArgType__estimate_us: _TypeAlias = _typing.Literal["_estimate_us", b"_estimate_us"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimate_us) -> _WhichOneofReturnType__estimate_us | None: ...
+
+Global___Place: _TypeAlias = Place  # noqa: Y015
 
 @_typing.final
 class EndpointHealth(_message.Message):

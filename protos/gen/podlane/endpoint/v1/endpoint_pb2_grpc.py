@@ -99,9 +99,11 @@ class EndpointServiceServicer:
     def CreateEndpoint(self, request, context):
         """Makes an endpoint of a link and its addresses. Returns only when the policy is in force, the programs
         are attached and the reservation is confirmed. A repeat returns the same endpoint; a failure leaves
-        none. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an address belongs to another endpoint), NOT_FOUND
-        (the reservation or the link is gone), FAILED_PRECONDITION (the datapath could not be built),
-        UNAVAILABLE (ipam or loader is down).
+        none. As many are made at a time as the CPUs are good for, the others wait for their turn, first come first
+        served; a caller that hangs up before it gives up its place. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an
+        address belongs to another endpoint), NOT_FOUND (the reservation or the link is gone), FAILED_PRECONDITION
+        (the datapath could not be built, or it was deleted before its turn), RESOURCE_EXHAUSTED (its turn would come
+        after the call's deadline), UNAVAILABLE (ipam or loader is down).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,11 @@ class EndpointServiceStub:
     CreateEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.CreateEndpointRequest, _endpoint_pb2.CreateEndpointResponse]
     """Makes an endpoint of a link and its addresses. Returns only when the policy is in force, the programs
     are attached and the reservation is confirmed. A repeat returns the same endpoint; a failure leaves
-    none. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an address belongs to another endpoint), NOT_FOUND
-    (the reservation or the link is gone), FAILED_PRECONDITION (the datapath could not be built),
-    UNAVAILABLE (ipam or loader is down).
+    none. As many are made at a time as the CPUs are good for, the others wait for their turn, first come first
+    served; a caller that hangs up before it gives up its place. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an
+    address belongs to another endpoint), NOT_FOUND (the reservation or the link is gone), FAILED_PRECONDITION
+    (the datapath could not be built, or it was deleted before its turn), RESOURCE_EXHAUSTED (its turn would come
+    after the call's deadline), UNAVAILABLE (ipam or loader is down).
     """
     DeleteEndpoint: _grpc.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteEndpointRequest, _endpoint_pb2.DeleteEndpointResponse]
     """Takes an endpoint down and forgets it. The link and the addresses stay the caller's to free.
@@ -80,9 +82,11 @@ class EndpointServiceAsyncStub(EndpointServiceStub):
     CreateEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.CreateEndpointRequest, _endpoint_pb2.CreateEndpointResponse]  # type: ignore[assignment]
     """Makes an endpoint of a link and its addresses. Returns only when the policy is in force, the programs
     are attached and the reservation is confirmed. A repeat returns the same endpoint; a failure leaves
-    none. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an address belongs to another endpoint), NOT_FOUND
-    (the reservation or the link is gone), FAILED_PRECONDITION (the datapath could not be built),
-    UNAVAILABLE (ipam or loader is down).
+    none. As many are made at a time as the CPUs are good for, the others wait for their turn, first come first
+    served; a caller that hangs up before it gives up its place. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an
+    address belongs to another endpoint), NOT_FOUND (the reservation or the link is gone), FAILED_PRECONDITION
+    (the datapath could not be built, or it was deleted before its turn), RESOURCE_EXHAUSTED (its turn would come
+    after the call's deadline), UNAVAILABLE (ipam or loader is down).
     """
     DeleteEndpoint: _aio.UnaryUnaryMultiCallable[_endpoint_pb2.DeleteEndpointRequest, _endpoint_pb2.DeleteEndpointResponse]  # type: ignore[assignment]
     """Takes an endpoint down and forgets it. The link and the addresses stay the caller's to free.
@@ -127,9 +131,11 @@ class EndpointServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_endpoint_pb2.CreateEndpointResponse, _abc.Awaitable[_endpoint_pb2.CreateEndpointResponse]]:
         """Makes an endpoint of a link and its addresses. Returns only when the policy is in force, the programs
         are attached and the reservation is confirmed. A repeat returns the same endpoint; a failure leaves
-        none. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an address belongs to another endpoint), NOT_FOUND
-        (the reservation or the link is gone), FAILED_PRECONDITION (the datapath could not be built),
-        UNAVAILABLE (ipam or loader is down).
+        none. As many are made at a time as the CPUs are good for, the others wait for their turn, first come first
+        served; a caller that hangs up before it gives up its place. Errors: INVALID_ARGUMENT, ALREADY_EXISTS (an
+        address belongs to another endpoint), NOT_FOUND (the reservation or the link is gone), FAILED_PRECONDITION
+        (the datapath could not be built, or it was deleted before its turn), RESOURCE_EXHAUSTED (its turn would come
+        after the call's deadline), UNAVAILABLE (ipam or loader is down).
         """
 
     @_abc_1.abstractmethod
