@@ -103,12 +103,12 @@ def test_check_is_silent_for_a_healthy_pod_and_names_what_is_wrong(shared_node: 
     result = shared_node.add(pod).json
     conf = shared_node.conf(prevResult=result)
     assert shared_node.cni("CHECK", pod, conf).stdout == ""
-    pod.exec("ip", "link", "set", "eth0", "mtu", "1400")
+    pod.exec("ip", "link", "set", "eth0", "mtu", "9000")
 
     outcome = shared_node.cni("CHECK", pod, conf)
 
     assert outcome.code == 1
-    assert "1400" in outcome.json["msg"] + outcome.json["details"]
+    assert "9000" in outcome.json["msg"] + outcome.json["details"]
     shared_node.delete(pod)
 
 

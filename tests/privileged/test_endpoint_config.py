@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.agreement import until
 from tests.node_support import Node, Pod
 
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("endpoint-config")]
@@ -170,7 +171,11 @@ def test_one_failed_build_keeps_programs_map_and_directory_and_is_tried_until_it
         health = node.podlane("endpoint", "health", str(id_), check=False)
         assert health.returncode == 1
         assert "the last regeneration failed" in health.stdout
-        assert endpoint(node, two)["waiting_for"].startswith("the next attempt; the last one failed")
+        # In between it waits for the attempt itself.
+        until(
+            lambda: endpoint(node, two)["waiting_for"].startswith("the next attempt; the last one failed"),
+            lambda: str(endpoint(node, two)["waiting_for"]),
+        )
 
         node.podlane("endpoint", "config", str(id_), "debug=default")
 

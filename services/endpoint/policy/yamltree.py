@@ -95,6 +95,8 @@ def documents(text: str) -> Iterator[Node]:
                 yield root
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        if "maximum nesting depth" in str(error):  # libyaml's own limit, since PyYAML 6.0.4
+            raise NotYaml(line, f"more than {MAX_DEPTH} levels of nesting") from None
         raise NotYaml(line, " ".join(filter(None, (error.context, error.problem)))) from None
     except yaml.YAMLError as error:
         raise NotYaml(1, f"not text that YAML may hold: {' '.join(str(error).split())}") from None
