@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from services.common.kvstore.keys import Keys
-from tests.kvstore_cluster import PORT, ClusterPod, KvstoreCluster, running, together, until
+from tests.kvstore_cluster import PORT, ClusterNode, ClusterPod, KvstoreCluster, running, together, until
 
 pytestmark = [pytest.mark.privileged, pytest.mark.long, pytest.mark.timeout(240)]
 TOGETHER = pytest.mark.xdist_group("cluster-faults")
@@ -77,8 +77,7 @@ def test_etcd_is_away_for_a_while(cluster: KvstoreCluster) -> None:
         assert not published_here(new)
         shown = one.podlane("endpoint", "get", str(new.endpoint()["id"])).stdout
         assert "the kvstore has not given its labels a number yet" in shown
-        failing = {one_["name"] for one_ in one.show("controllers", "--failing")}
-        assert {"resolve-identity", "sync-ip-identity", "sync-to-kvstore"} <= failing
+        until(partial(all_fail, one, {"resolve-identity", "sync-ip-identity", "sync-to-kvstore"}), "all of them fail")
         status = json.loads(one.podlane("status", "-o", "json", check=False).stdout)
         assert not status["cluster"]["kvstore"]["reachable"]
         assert status["cluster"]["provisional"] == [new.endpoint()["id"]]
@@ -100,6 +99,11 @@ def test_etcd_is_away_for_a_while(cluster: KvstoreCluster) -> None:
     assert late.identity == shared
     assert db.reaches(new)
     until(lambda: not one.show("status")["problems"], "nothing is wrong any more")
+
+
+def all_fail(node: ClusterNode, names: set[str]) -> bool:
+    """Whether controllers of these names fail."""
+    return names <= {one["name"] for one in node.show("controllers", "--failing")}
 
 
 def published_here(pod: ClusterPod) -> bool:
