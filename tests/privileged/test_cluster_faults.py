@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 from services.common.kvstore.keys import Keys
-from tests.kvstore_cluster import PORT, ClusterNode, ClusterPod, KvstoreCluster, running, together, until
+from tests.cluster_support import ClusterNode
+from tests.kvstore_cluster import PORT, ClusterPod, KvstoreCluster, running, together, until
 
 pytestmark = [pytest.mark.privileged, pytest.mark.long, pytest.mark.timeout(240)]
 TOGETHER = pytest.mark.xdist_group("cluster-faults")
