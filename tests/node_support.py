@@ -46,6 +46,13 @@ def run(*argv: str, check: bool = True, **options: Any) -> subprocess.CompletedP
     return done
 
 
+def _delete_netns(name: str) -> None:
+    """Delete a namespace's name; `ip netns` of another worker at the same moment makes it fail."""
+    for _ in range(10):
+        if run("ip", "netns", "del", name, check=False).returncode == 0 or not Path("/run/netns", name).exists():
+            return
+
+
 @dataclass
 class Pod:
     """A network namespace that stands for a pod's sandbox, and the names a runtime would call it by."""
@@ -175,11 +182,11 @@ class Node:
         """Stop what runs, unmount, delete the namespaces and the directory."""
         with contextlib.suppress(PodlaneError):
             self.down()
-        for pod in self.pods:
-            run("ip", "netns", "del", pod.netns, check=False)
-        run("ip", "netns", "del", self.name, check=False)
+        for name in (*(pod.netns for pod in self.pods), self.name):
+            _delete_netns(name)
         for name in MOUNTS:
-            run("umount", str(self.dir / name), check=False)
+            # Lazily: a service that was killed a moment ago may still hold it.
+            run("umount", "-l", str(self.dir / name), check=False)
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def exec(self, *argv: str, check: bool = True, **options: Any) -> subprocess.CompletedProcess[str]:
