@@ -93,15 +93,18 @@ def bring_up(spec: EndpointSpec, gateways: Sequence[Address]) -> list[Request]:
 
 
 def lost(own: Rtnl, spec: EndpointSpec) -> list[str]:
-    """Compare the kernel with what `bring_up` makes; a link that is gone has lost nothing that could be told."""
+    """Compare the kernel with what `bring_up` makes; a link that is gone has lost nothing that could be told. Of a
+    chained one only that it is up is podlane's to know.
+    """
     asked = [rtnl.get_link(ifindex=spec.host_ifindex)]
-    for address in () if spec.chained else spec.addresses:
+    addresses = () if spec.chained else spec.addresses
+    for address in addresses:
         asked += [rtnl_ip.get_route(address), rtnl_ip.get_neighbour(spec.host_ifindex, address)]
     link, *rest = (reply.bodies[0] if reply.bodies else None for reply in own.batch(asked))
     if link is None:
         return []
     found = [] if rtnl.read_link(link).up else [f"{spec.host_ifname} is down"]
-    for address, route, neighbour in zip(spec.addresses, rest[::2], rest[1::2], strict=not spec.chained):
+    for address, route, neighbour in zip(addresses, rest[::2], rest[1::2], strict=True):
         if route is None or rtnl_ip.read_route(route).ifindex != spec.host_ifindex:
             found.append(f"the node's route to {address} does not lead through {spec.host_ifname}")
         if neighbour is None or rtnl_ip.read_neighbour(neighbour) != spec.pod_mac:

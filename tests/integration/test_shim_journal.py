@@ -224,7 +224,9 @@ async def test_a_journal_that_cannot_be_written_is_an_error_with_both_problems(
     assert f"{journal}: the deletion can't be journalled: {why}" in error["msg"]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="gives files away")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="only root may give a file to somebody else (chown(2)); `make test` is root"
+)
 async def test_what_is_made_belongs_to_the_owner_of_the_directory_around_it(
     plugin: Plugin, services: Services, tmp_path: Path
 ):
