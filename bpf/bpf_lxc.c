@@ -122,7 +122,7 @@ static __always_inline int from_container_forward(struct __sk_buff *skb, struct 
 	past_stack = packet->by_stack - 1;
 	barrier_var(past_stack);
 #ifndef ENABLE_HOST_ROUTING
-	if (packet->to.lxc_id & past_stack && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
+	if (packet->to.lxc_id & past_stack && !(packet->to.flags & ENDPOINT_BY_STACK))
 		return l3_deliver(skb, packet);
 #endif
 #ifdef ENABLE_OVERLAY
@@ -235,6 +235,11 @@ static __always_inline void to_container_find(const struct __sk_buff *skb, struc
 #ifdef ENABLE_CLUSTER
 	if (!from && skb->ingress_ifindex == podlane_underlay.ifindex)
 		packet->source_identity = ipcache_routed_identity(&packet->source);
+#endif
+#ifdef ENABLE_OVERLAY
+	if (skb->ingress_ifindex == podlane_underlay.overlay_ifindex &&
+	    (skb->mark & IDENTITY_MARK) == IDENTITY_MARK)
+		packet->source_identity = identity_of_mark(skb->mark);
 #endif
 }
 

@@ -115,8 +115,9 @@ static __always_inline int from_overlay_verdict(struct __sk_buff *skb, struct pa
 	trace(skb, packet, TRACE_FROM_OVERLAY);
 	/* Its hardware address is somebody else's. */
 	bpf_skb_change_type(skb, PACKET_HOST);
-	if (packet->to.lxc_id && !(packet->to.flags & ENDPOINT_FLAG_CHAINED))
+	if (packet->to.lxc_id && !(packet->to.flags & ENDPOINT_BY_STACK))
 		return from_overlay_deliver(skb, packet);
+	skb->mark = identity_mark(packet->source_identity);
 	trace(skb, packet, TRACE_TO_STACK);
 	return TC_ACT_OK;
 }

@@ -26,6 +26,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from cni.chain import ChainConfig
     from cni.config import LinkConfig
     from cni.session import Session
     from cni.spec import CniError
@@ -51,7 +52,7 @@ class Addition:
         session = self._session
         given = self._allocate(asked)
         created = self._create_link(self._link_asked(given, asked))
-        self._create_endpoint(created["link"], given["allocation"]["addresses"], asked.pod, asked.labels)
+        self._create_endpoint(created["link"], given["allocation"]["addresses"], asked)
         made = result.build(
             session.config.version,
             created["link"],
@@ -106,16 +107,15 @@ class Addition:
         answer["link"] = answer["link"] or b""
         return answer
 
-    def _create_endpoint(
-        self, link: bytes, addresses: "list[bytes]", pod: dict[str, str], labels: dict[str, str]
-    ) -> None:
+    def _create_endpoint(self, link: bytes, addresses: "list[bytes]", asked: "LinkConfig | ChainConfig") -> None:
         session = self._session
         request = {
             "attachment": session.attachment,
-            "pod": pod,
+            "pod": asked.pod,
             "link": link,
             "addresses": addresses,
-            "labels": labels,
+            "labels": asked.labels,
+            "options": asked.options,
         }
         try:
             answer = session.call(messages.CREATE_ENDPOINT, request)

@@ -12,7 +12,7 @@ import _socket
 
 from cni import messages, result
 from cni.add import Addition
-from cni.config import OFFLOAD_KEYS, parse_args, pod_labels, pod_of
+from cni.config import OFFLOAD_KEYS, endpoint_options, parse_args, pod_labels, pod_of
 from cni.messages import IP_ADDRESS, IP_PREFIX
 from cni.spec import BAD_CONFIG, CniError, quoted
 from cni.wire import MESSAGE, Message
@@ -36,9 +36,9 @@ ASSIGNED_ADDRESS = Message(
 
 
 class ChainConfig:
-    """What an ADD behind another plugin asks for: previous, pod, labels."""
+    """What an ADD behind another plugin asks for: previous, pod, labels, options."""
 
-    __slots__ = ("labels", "pod", "previous")
+    __slots__ = ("labels", "options", "pod", "previous")
 
     def __init__(self, document: "dict[str, Any]", environment: "Environment") -> None:
         """Check; raises CniError with code 7, or 4 for CNI_ARGS."""
@@ -52,6 +52,7 @@ class ChainConfig:
         self.previous = Previous(document["prevResult"], environment.ifname, environment.netns)
         self.pod = pod_of(parse_args(environment))
         self.labels = pod_labels(document)
+        self.options = endpoint_options(document)
 
 
 class Chained(Addition):
@@ -69,7 +70,7 @@ class Chained(Addition):
             "chained": True,
         }
         link = self._create_link(request)["link"]
-        self._create_endpoint(link, addresses, asked.pod, asked.labels)
+        self._create_endpoint(link, addresses, asked)
         return asked.previous.amended(session.config.version, messages.LINK.decode(link))
 
 

@@ -9,7 +9,8 @@ podlane-ipam has its keys in `ipam` (ipamconfig.py).
     every verb   name, cniVersion, ipamSocket, loaderSocket, endpointSocket, timeoutSeconds, journalDir, logFile,
                  logLevel
     ADD          chaining-mode, prevResult (chain.py); mtu, routeMtu, pool, gsoMaxSize, groMaxSize, gsoIpv4MaxSize,
-                 groIpv4MaxSize, labels, dns, runtimeConfig.mac, runtimeConfig.ips, args.cni.labels;
+                 groIpv4MaxSize, labels, dns, options, runtimeConfig.mac, runtimeConfig.ips,
+                 runtimeConfig.bandwidth, args.cni.labels;
                  CNI_ARGS: IP, MAC, K8S_POD_NAMESPACE, K8S_POD_NAME, K8S_POD_UID
     CHECK        prevResult
     STATUS       pool
@@ -18,6 +19,10 @@ podlane-ipam has its keys in `ipam` (ipamconfig.py).
 What the runtime puts into runtimeConfig (capabilities) goes before CNI_ARGS, which anyone may set. `labels` are for
 every pod of the network; what the runtime says of this one pod in args.cni.labels (CNI conventions: a list of objects
 with key and value) goes before them.
+
+`options` are switches that a new endpoint begins with (`podlane endpoint config`). A pod that the runtime wants a
+bandwidth for has `host-routing`: the bandwidth plugin behind podlane queues what passes the pod's interfaces on the
+node, and packets between pods would go past them.
 """
 
 import _socket
@@ -65,6 +70,7 @@ CHAINING_MODES = {
     "flannel": True,
 }
 POD_ARGS = {"K8S_POD_NAMESPACE": "namespace", "K8S_POD_NAME": "name", "K8S_POD_UID": "uid"}
+HOST_ROUTING = "host-routing"
 OTHER_ARGS = ("IP", "MAC", "IgnoreUnknown", "K8S_POD_INFRA_CONTAINER_ID")
 
 
@@ -111,12 +117,13 @@ class Config:
 
 
 class LinkConfig:
-    """What an ADD asks for: mtu, route_mtu, pool, offload (as CreateLink names them), labels, dns, mac, requested, pod.
+    """What an ADD asks for: mtu, route_mtu, pool, offload (as CreateLink names them), labels, options (as
+    CreateEndpoint has them), dns, mac, requested, pod.
 
     `mac` is b"" and `requested` [] when nothing is asked for; addresses are packed.
     """
 
-    __slots__ = ("dns", "labels", "mac", "mtu", "offload", "pod", "pool", "requested", "route_mtu")
+    __slots__ = ("dns", "labels", "mac", "mtu", "offload", "options", "pod", "pool", "requested", "route_mtu")
 
     def __init__(self, document: "dict[str, Any]", environment: Environment) -> None:
         """Check; raises CniError with code 7, or 4 for CNI_ARGS."""
@@ -125,6 +132,7 @@ class LinkConfig:
         self.pool = text(document, "pool")
         self.offload = {field: number(document, key) for key, field in OFFLOAD_KEYS.items() if key in document}
         self.labels = pod_labels(document)
+        self.options = endpoint_options(document)
         self.dns = typed(document, "dns", dict, "an object", {})
         runtime = typed(document, "runtimeConfig", dict, "an object", {})
         arguments = parse_args(environment)
@@ -219,6 +227,19 @@ def chains(document: "dict[str, Any]") -> bool:
 def pod_of(arguments: dict[str, str]) -> dict[str, str]:
     """Return the pod that CNI_ARGS name, as the services have it."""
     return {field: arguments.get(name, "") for name, field in POD_ARGS.items()}
+
+
+def endpoint_options(document: "dict[str, Any]") -> "list[dict[str, Any]]":
+    """Return the switches that the endpoint begins with, as CreateEndpoint has them."""
+    options: dict[str, bool] = typed(document, "options", dict, "an object of true and false", {})
+    for name, enabled in options.items():
+        if not isinstance(enabled, bool):
+            raise CniError(BAD_CONFIG, f"options.{name} must be true or false, not {quoted(enabled)}")
+        _whole("options", name)
+    runtime = typed(document, "runtimeConfig", dict, "an object", {})
+    if typed(runtime, "bandwidth", dict, "an object", {}, prefix="runtimeConfig."):
+        options = {HOST_ROUTING: True, **options}
+    return [{"name": name, "enabled": options[name]} for name in sorted(options)]
 
 
 def pod_labels(document: "dict[str, Any]") -> dict[str, str]:

@@ -111,7 +111,7 @@ def conflist(sockets: Mapping[str, Path], settings: Mapping[str, object]) -> str
     """Return the network configuration list (SPEC.md, section 1)."""
     plugin: dict[str, object] = {"type": PLUGIN}
     plugin |= {f"{service}Socket": str(path) for service, path in sorted(sockets.items())}
-    plugin["capabilities"] = {"mac": True, "ips": True}
+    plugin["capabilities"] = {"mac": True, "ips": True, "bandwidth": True}
     plugin |= settings
     document = {"cniVersion": CNI_VERSION, "cniVersions": VERSIONS, "name": NETWORK, "plugins": [plugin]}
     return json.dumps(document, indent=2) + "\n"

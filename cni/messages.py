@@ -103,6 +103,7 @@ ENDPOINT = Message(
     (3, "attachment", MESSAGE, ATTACHMENT),
     (6, "addresses", RAWS),
 )
+OPTION_SETTING = Message("OptionSetting", (1, "name", TEXT), (2, "enabled", FLAG))
 CREATE_ENDPOINT_REQUEST = Message(
     "CreateEndpointRequest",
     (1, "attachment", MESSAGE, ATTACHMENT),
@@ -110,6 +111,7 @@ CREATE_ENDPOINT_REQUEST = Message(
     (3, "link", RAW),
     (4, "addresses", RAWS),
     (5, "labels", TEXT_MAP),
+    (6, "options", MESSAGES, OPTION_SETTING),
 )
 CREATE_ENDPOINT_RESPONSE = Message("CreateEndpointResponse", (1, "endpoint", RAW), (2, "created", FLAG))
 ENDPOINT_SELECTOR = Message("EndpointSelector", (2, "attachment", MESSAGE, ATTACHMENT))

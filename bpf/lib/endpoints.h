@@ -28,6 +28,10 @@ struct endpoint_key {
 /* Packets to it take the node's stack, which knows the way; its policy is asked on its interface.
  * 2 and 4 are ipcache.h's: one place is read for both. */
 #define ENDPOINT_FLAG_CHAINED 8
+/* Packets to it take the node's stack too, so that queues and filters of others hold for them. */
+#define ENDPOINT_FLAG_HOST_ROUTED 16
+
+#define ENDPOINT_BY_STACK (ENDPOINT_FLAG_CHAINED | ENDPOINT_FLAG_HOST_ROUTED)
 
 struct endpoint_value {
 	/* The node's end of the veth pair. */
@@ -85,7 +89,8 @@ static __always_inline struct endpoint_value *endpoint_lookup(const struct endpo
 
 /*
  * What marks a packet that a chained endpoint sends for as long as the node's stack has it: routed
- * off a bridge, it doesn't say any more at whose interface it came in. The kernel takes marks away
+ * off a bridge, it doesn't say any more at whose interface it came in. What the overlay has brought
+ * and gives to the stack is marked with the identity that its tunnel key has. The kernel takes marks away
  * where a packet leaves a network namespace, so a pod can't set one. As Cilium has it: bits 12 to 15
  * are left to kube-proxy and the portmap plugin.
  */
@@ -95,6 +100,11 @@ static __always_inline struct endpoint_value *endpoint_lookup(const struct endpo
 static __always_inline __u32 identity_mark(__u32 identity)
 {
 	return IDENTITY_MARK | identity << 16 | (identity >> 16 & 0xff);
+}
+
+static __always_inline __u32 identity_of_mark(__u32 mark)
+{
+	return mark >> 16 | (mark & 0xff) << 16;
 }
 
 /* Whether the packet that the stack has was sent by this endpoint: a source address alone proves

@@ -34,6 +34,7 @@ from services.endpoint.managed import Home, ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCode, LogType
 from services.endpoint.node import Readiness
 from services.endpoint.observed import LinkRemoval
+from services.endpoint.options import NO_OPTIONS, Options, check
 from services.endpoint.peers import Ipam, Loader
 from services.endpoint.policies import Policies
 from services.endpoint.policy.desired import EndpointPolicy
@@ -104,15 +105,18 @@ class Manager:
         """Go through the live endpoints in the order of their ids."""
         return iter(self.registry)
 
-    async def create(self, spec: EndpointSpec, patience: float | None = None) -> tuple[Endpoint, bool]:
-        """Return the endpoint, ready, and whether it is new. `patience` is how long the caller waits, in seconds.
+    async def create(
+        self, spec: EndpointSpec, patience: float | None = None, options: Options = NO_OPTIONS
+    ) -> tuple[Endpoint, bool]:
+        """Return the endpoint, ready, and whether it is new. `patience` is how long the caller waits, in seconds;
+        `options` are the switches that a new one begins with.
 
         Raises AlreadyExists (address), NotFound (reservation or link), FailedPrecondition (datapath), Exhausted (ids,
-        or its turn would come too late), Unavailable.
+        or its turn would come too late), InvalidArgument (no such option), Unavailable.
         """
         caller = Caller(patience)
         try:
-            return await self._shielded.run(self._create(spec, caller))
+            return await self._shielded.run(self._create(spec, caller, options))
         except asyncio.CancelledError:
             self._admission.hang_up(caller)
             raise
@@ -225,7 +229,7 @@ class Manager:
             managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
         await self._take_down(managed, addresses)
 
-    async def _create(self, spec: EndpointSpec, caller: Caller) -> tuple[Endpoint, bool]:
+    async def _create(self, spec: EndpointSpec, caller: Caller, options: Options) -> tuple[Endpoint, bool]:
         await self._readiness.wait()
         async with self._locks.hold(spec.attachment):
             present = self.registry.attached(spec.attachment)
@@ -235,16 +239,18 @@ class Manager:
             if present is not None:
                 _log.info("rebuilt for another link or after a failure", endpoint=present.endpoint.id)
                 await self._take_down(present, Addresses.GIVE_BACK)
-            return await self._build(spec, caller), True
+            return await self._build(spec, caller, options), True
 
     async def _make_ready(self, managed: ManagedEndpoint) -> None:
         if managed.endpoint.state is not EndpointState.READY:
             await self.regenerator.trigger(managed, REPEATED).result()
 
-    async def _build(self, spec: EndpointSpec, caller: Caller) -> Endpoint:
+    async def _build(self, spec: EndpointSpec, caller: Caller, options: Options) -> Endpoint:
+        if options:
+            check(options, await self._loader.options())
         self.registry.check_addresses(spec.ips)
         self._admission.check(caller.patience)
-        managed = self._new(spec)
+        managed = self._new(spec, options)
         try:
             await self._policies.admit(managed)
         except BaseException:
@@ -269,10 +275,10 @@ class Manager:
         self._policies.see_to_identity(managed)
         return managed.endpoint
 
-    def _new(self, spec: EndpointSpec) -> ManagedEndpoint:
+    def _new(self, spec: EndpointSpec, options: Options) -> ManagedEndpoint:
         """Make an endpoint that waits for its identity."""
         id_, generation = self._ids.take()
-        new = Endpoint(id_, generation, spec, wire.now(), EndpointState.WAITING_FOR_IDENTITY)
+        new = Endpoint(id_, generation, spec, wire.now(), EndpointState.WAITING_FOR_IDENTITY, options=options)
         managed = ManagedEndpoint(new, self._home)
         self.registry.put(managed)
         self._watchers.tell(Change.UPSERTED, new)

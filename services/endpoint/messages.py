@@ -70,6 +70,11 @@ def _read_labels(labels: Mapping[str, str]) -> dict[str, str]:
     return dict(labels)
 
 
+def read_options(settings: Iterable[pb.OptionSetting]) -> dict[str, bool]:
+    """Return what the switches are set to."""
+    return {one.name: one.enabled for one in settings}
+
+
 def read_selector(message: pb.EndpointSelector) -> Selector:
     """Return which endpoint is meant."""
     kind = message.WhichOneof("selector")

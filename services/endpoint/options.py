@@ -7,10 +7,13 @@ The nearest one that is set decides. Which switches there are is the loader's to
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from services.common.errors import InvalidArgument
 
 Options = Mapping[str, bool]
+
+NO_OPTIONS: Options = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,17 @@ def effective(node: Options, endpoint: Options) -> dict[str, bool]:
 
 def changed(current: Options, changes: Mapping[str, bool | None], known: Iterable[OptionInfo]) -> dict[str, bool]:
     """Return `current` with changes made; None takes a switch back. Raises InvalidArgument that names the switch."""
-    names = sorted(one.name for one in known)
-    for name in changes:
-        if name not in names:
-            raise InvalidArgument(f"changes: {name!r} is no option; there are {', '.join(names)}", field="changes")
+    check(changes, known, "changes")
     kept = {name: enabled for name, enabled in current.items() if name not in changes}
     return kept | {name: enabled for name, enabled in changes.items() if enabled is not None}
+
+
+def check(names: Iterable[str], known: Iterable[OptionInfo], field: str = "options") -> None:
+    """Raise InvalidArgument, with the name of the field, when one is no option."""
+    there = sorted(one.name for one in known)
+    for name in names:
+        if name not in there:
+            raise InvalidArgument(f"{field}: {name!r} is no option; there are {', '.join(there)}", field=field)
 
 
 def status(known: Iterable[OptionInfo], node: Options, endpoint: Options) -> list[OptionStatus]:

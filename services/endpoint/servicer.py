@@ -41,7 +41,9 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         """Make an endpoint and return when its policy is in force."""
         spec = messages.read_spec(request)
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), pod=str(spec.pod))
-        endpoint, created = await self._manager.create(spec, context.time_remaining())
+        endpoint, created = await self._manager.create(
+            spec, context.time_remaining(), messages.read_options(request.options)
+        )
         structlog.contextvars.bind_contextvars(endpoint=endpoint.id, created=created)
         return pb.CreateEndpointResponse(endpoint=messages.write_endpoint(endpoint), created=created)
 

@@ -5,8 +5,10 @@
     policy           the endpoint's slot of podlane_call_policy (not attached: tail-called)
 
 `tc` hangs them as cls_bpf filters on clsact, `tcx` as links (tcx.py). Both replace a program atomically: a packet sees
-the old one or the new one. Which is used for new builds is a setting; an endpoint attached the other way before is
-observed, replaced and taken down in its own way.
+the old one or the new one. Which is used for new builds is a setting, but an endpoint with the option `host-routing`
+has links where the kernel knows them: clsact takes the place of the `ingress` qdisc, which others want there (the
+bandwidth plugin for what a pod sends). An endpoint attached the other way before is observed, replaced and taken down
+in its own way.
 """
 
 import socket
@@ -115,10 +117,13 @@ class Attachers:
     by_mode: Mapping[str, Attacher]
     mode: str
 
-    @property
-    def current(self) -> Attacher:
-        """What new builds use."""
-        return self.by_mode[self.mode]
+    def mode_of(self, spec: EndpointSpec) -> str:
+        """Return how new builds of an endpoint are attached."""
+        return Tcx.mode if spec.host_routed and tcx.supported() else self.mode
+
+    def of(self, spec: EndpointSpec) -> Attacher:
+        """Return what attaches new builds of an endpoint."""
+        return self.by_mode[self.mode_of(spec)]
 
 
 def link_exists(spec: EndpointSpec) -> bool:

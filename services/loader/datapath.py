@@ -347,6 +347,7 @@ def entries_of(spec: EndpointSpec) -> list[EndpointEntry]:
             spec.pod_mac,
             spec.host_mac,
             chained=spec.chained,
+            host_routed=spec.host_routed,
         )
         for address in spec.addresses
     ]

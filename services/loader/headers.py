@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from services.loader.model import NodeConfig, Routing
+from services.loader.model import HOST_ROUTING, NodeConfig, Routing
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +46,10 @@ OPTIONS: Mapping[str, Option] = {
         default=True,
         text="Track connections: replies of allowed flows pass without being asked about",
     ),
-    "host-routing": Option(
+    HOST_ROUTING: Option(
         "ENABLE_HOST_ROUTING",
         default=False,
-        text="Send packets to pods of this node by its stack: iptables and queues hold for them",
+        text="Send packets from and to other pods by the node's stack: iptables and queues hold for them",
     ),
 }
 

@@ -30,7 +30,7 @@ SLOT = struct.Struct("=I")
 REVISION = struct.Struct("=Q")
 
 FAMILY_IPV4, FAMILY_IPV6 = 1, 2
-ENDPOINT_FLAG_HOST, ENDPOINT_FLAG_CHAINED = 1, 8
+ENDPOINT_FLAG_HOST, ENDPOINT_FLAG_CHAINED, ENDPOINT_FLAG_HOST_ROUTED = 1, 8, 16
 IPCACHE_FLAG_TUNNELLED, IPCACHE_FLAG_IPV6 = 2, 4
 POLICY_FLAG_DENY, POLICY_FLAG_ALLOW = 1, 2
 
@@ -46,7 +46,7 @@ _PREFIX_IDENTITY, _PREFIX_PROTOCOL = 40, 48
 @dataclass(frozen=True, slots=True)
 class EndpointEntry:
     """An entry of the endpoint map. `host`: the address is the node's own, everything else is then 0. `chained`: the
-    way to it is the node's stack.
+    way to it is the node's stack; `host_routed`: this is so by an option.
     """
 
     address: Address
@@ -57,6 +57,7 @@ class EndpointEntry:
     host_mac: bytes
     host: bool = False
     chained: bool = False
+    host_routed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,11 @@ def endpoint_key(address: Address) -> bytes:
 
 def endpoint_value(entry: EndpointEntry) -> bytes:
     """Return the endpoint map's value."""
-    flags = (ENDPOINT_FLAG_HOST if entry.host else 0) | (ENDPOINT_FLAG_CHAINED if entry.chained else 0)
+    flags = (
+        ENDPOINT_FLAG_HOST * entry.host
+        | ENDPOINT_FLAG_CHAINED * entry.chained
+        | ENDPOINT_FLAG_HOST_ROUTED * entry.host_routed
+    )
     return ENDPOINT_VALUE.pack(
         entry.ifindex, entry.endpoint_id, flags, entry.identity, _mac(entry.pod_mac), _mac(entry.host_mac)
     )
@@ -112,8 +117,17 @@ def read_endpoint(key: bytes, value: bytes) -> EndpointEntry:
     """Return the entry that key and value stand for."""
     address = read_address(key)
     ifindex, endpoint_id, flags, identity, pod_mac, host_mac = ENDPOINT_VALUE.unpack(value)
-    host, chained = bool(flags & ENDPOINT_FLAG_HOST), bool(flags & ENDPOINT_FLAG_CHAINED)
-    return EndpointEntry(address, ifindex, endpoint_id, identity, pod_mac[:6], host_mac[:6], host, chained)
+    return EndpointEntry(
+        address,
+        ifindex,
+        endpoint_id,
+        identity,
+        pod_mac[:6],
+        host_mac[:6],
+        host=bool(flags & ENDPOINT_FLAG_HOST),
+        chained=bool(flags & ENDPOINT_FLAG_CHAINED),
+        host_routed=bool(flags & ENDPOINT_FLAG_HOST_ROUTED),
+    )
 
 
 def _mac(octets: bytes) -> bytes:

@@ -24,6 +24,8 @@ from services.common import policydigest
 from services.common.model import Address, Attachment, Network, format_mac
 
 LARGEST_ID = 65535
+HOST_ROUTING = "host-routing"
+"""The option that has values of its own in the maps, beside its define."""
 
 
 class Level(IntEnum):
@@ -126,6 +128,11 @@ class EndpointSpec:
     identity: int
     options: Mapping[str, bool] = field(default_factory=dict)
     chained: bool = False
+
+    @property
+    def host_routed(self) -> bool:
+        """Whether the node's stack has all its packets, and not only those that have to go there."""
+        return self.options.get(HOST_ROUTING, False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,7 +145,7 @@ class Regenerator:
     ) -> Outcome:
         datapath, header = self._kernel.datapath, headers.ep_config(spec.options)
         template, made = self._templates.identify(headers.of_node(node), header)
-        wanted = model.config_hash(template, self._kernel.attachers.mode, _constants(spec, node))
+        wanted = model.config_hash(template, self._kernel.attachers.mode_of(spec), _constants(spec, node))
         observed = await datapath.observe(live) if live is not None else None
         lost = model.program_problems(live, observed.running) if live is not None and observed is not None else []
         reason = model.reload_reason(spec, level, wanted, live, lost)
@@ -206,7 +206,7 @@ class Regenerator:
         with job.watch.phase("template"):
             template = await self._templates.get(headers.of_node(node), header)
         constants = _constants(job.spec, node)
-        wanted = model.config_hash(template.hash, self._kernel.attachers.mode, constants)
+        wanted = model.config_hash(template.hash, self._kernel.attachers.mode_of(job.spec), constants)
         with job.watch.phase("observe"):
             lost = await self._lost(job.live)
         reason = model.reload_reason(job.spec, job.level, wanted, job.live, lost)
@@ -260,13 +260,14 @@ class Regenerator:
                 with job.watch.phase("load"):
                     policy = steps.open_policy()
                     programs = held.enter_context(await self._load(template, constants, policy))
+                mode = self._kernel.attachers.mode_of(job.spec)
                 record = EndpointRecord(
                     spec=job.spec,
                     config_hash=wanted,
                     template_hash=template.hash,
-                    attach_mode=self._kernel.attachers.mode,
+                    attach_mode=mode,
                     policy_map=libbpf.map_info(policy.fd).id,
-                    programs=_describe(programs, self._kernel.attachers.mode, job.spec.id),
+                    programs=_describe(programs, mode, job.spec.id),
                 )
                 job.build.intend(record)
                 await _enforce(job, steps, policy, programs)

@@ -94,14 +94,14 @@ class Steps:
 
     async def attach(self, programs: Programs, live: EndpointRecord | None) -> None:
         """Put the new programs on their hooks. What a killed first build left there is replaced."""
-        attacher, spec = self._kernel.attachers.current, self._spec
+        attacher, spec = self._kernel.attachers.of(self._spec), self._spec
         attached = await attacher.attached(spec) if live is not None else {}
         before = {name: self._hold(id_) for name, id_ in attached.items()}
         self._undo.push_async_callback(self._reattach, {name: fd for name, fd in before.items() if fd is not None})
         await attacher.attach(spec, {name: programs[name] for name in DIRECTIONS})
 
     async def _reattach(self, before: Mapping[str, Fd]) -> None:
-        attacher = self._kernel.attachers.current
+        attacher = self._kernel.attachers.of(self._spec)
         if len(before) < len(DIRECTIONS):
             await attacher.detach(self._spec)
         if before:

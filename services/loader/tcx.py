@@ -7,6 +7,7 @@ tc filter takes 0.3), an update 0.02 ms. Blocking calls; no decisions: what to a
 
 import contextlib
 import errno
+import functools
 from collections.abc import Mapping
 
 from services.loader.libbpf import (
@@ -24,6 +25,20 @@ from services.loader.libbpf import (
 from services.loader.pins import Pins
 
 _HOOKS: Mapping[str, AttachType] = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
+# Every network namespace has it, and always under this number.
+_LOOPBACK = 1
+
+
+@functools.cache
+def supported() -> bool:
+    """Return whether this kernel has tcx: 6.6 and later do, others know no such hook."""
+    try:
+        attached_programs(_LOOPBACK, AttachType.TCX_INGRESS)
+    except BpfError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def attach(pins: Pins, id_: int, ifindex: int, direction: str, program: Fd) -> None:

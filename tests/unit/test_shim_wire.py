@@ -39,6 +39,7 @@ PAIRS: dict[Message, type[Protobuf]] = {
     messages.LIST_LINKS_REQUEST: loader_pb2.ListLinksRequest,
     messages.LIST_LINKS_RESPONSE: loader_pb2.ListLinksResponse,
     messages.ENDPOINT: endpoint_pb2.Endpoint,
+    messages.OPTION_SETTING: endpoint_pb2.OptionSetting,
     messages.CREATE_ENDPOINT_REQUEST: endpoint_pb2.CreateEndpointRequest,
     messages.CREATE_ENDPOINT_RESPONSE: endpoint_pb2.CreateEndpointResponse,
     messages.DELETE_ENDPOINT_REQUEST: endpoint_pb2.DeleteEndpointRequest,

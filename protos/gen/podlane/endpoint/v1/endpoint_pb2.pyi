@@ -761,6 +761,7 @@ class CreateEndpointRequest(_message.Message):
     LINK_FIELD_NUMBER: _builtins.int
     ADDRESSES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -776,8 +777,12 @@ class CreateEndpointRequest(_message.Message):
         """
 
     @_builtins.property
-    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """next field: 6"""
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___OptionSetting]:
+        """Switches of this endpoint that it begins with; see SetOptions. A repeated call doesn't set them again.
+        next field: 7
+        """
 
     def __init__(
         self,
@@ -787,14 +792,39 @@ class CreateEndpointRequest(_message.Message):
         link: _loader_pb2.Link | None = ...,
         addresses: _abc.Iterable[_types_pb2.AssignedAddress] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        options: _abc.Iterable[Global___OptionSetting] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "link", b"link", "pod", b"pod"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "labels", b"labels", "link", b"link", "pod", b"pod"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "labels", b"labels", "link", b"link", "options", b"options", "pod", b"pod"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateEndpointRequest: _TypeAlias = CreateEndpointRequest  # noqa: Y015
+
+@_typing.final
+class OptionSetting(_message.Message):
+    """A switch and what it is set to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ENABLED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    enabled: _builtins.bool
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        enabled: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OptionSetting: _TypeAlias = OptionSetting  # noqa: Y015
 
 @_typing.final
 class CreateEndpointResponse(_message.Message):
