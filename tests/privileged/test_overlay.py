@@ -197,11 +197,13 @@ def deny(direction: int, identity: int) -> pb.PolicyEntry:
 INGRESS, EGRESS = 1, 2
 
 
+@pytest.mark.parametrize("by_stack", [False, True], ids=["past_the_stack", "by_the_stack"])
 @pytest.mark.parametrize(("routing", "family"), [(OVERLAY, 4), (OVERLAY, 6), (NATIVE, 4)])
 async def test_policy_knows_pods_of_other_nodes_by_their_identities(
-    cluster: LoaderCluster, routing: "pb.Routing.ValueType", family: int
+    cluster: LoaderCluster, routing: "pb.Routing.ValueType", family: int, *, by_stack: bool
 ) -> None:
     one, two = await two_pods(cluster, routing, family)
+    two.endpoint.options.add(name="host-routing", enabled=by_stack)
     other = await cluster.pod(0)
     await cluster.tell()
     first, second = cluster.nodes

@@ -189,43 +189,55 @@ def test_firewalls_rules_come_with_the_pod_and_go_with_it(node: Node):
     assert v4 not in node.exec("iptables-save").stdout
 
 
-def test_bandwidth_of_what_a_pod_sends_needs_tcx_and_is_refused_without(node: Node):
-    """On clsact, where podlane's programs are, there is no room for the qdisc that the plugin makes."""
-    network, pod = listed(node, {"type": "bandwidth", "egressRate": 8_000_000, "egressBurst": 800_000}), node.pod()
-
-    outcome = network.begin(pod)
-    assert (outcome.code, outcome.json["msg"]) == (1, "create ingress qdisc: file exists")
-    network.delete(pod)
-    assert pod.container_id not in json.dumps(node.show("endpoint", "list"))
-
-
-@pytest.fixture(scope="module")
-def routed() -> Iterator[Node]:
-    """A node whose pods' packets all take its stack, past other filters and queues."""
-    with Node(settings={"loader": {"attach_mode": "tcx"}}) as node:
-        node.podlane("config", "set", "host-routing=on")
-        yield node
-
-
 @pytest.mark.parametrize("direction", ["ingress", "egress"])
-def test_with_host_routing_bandwidth_shapes_what_pods_send_each_other(routed: Node, direction: str):
-    """The queue has held packets back: its own counter says so."""
-    shaped, other = routed.pod(), routed.pod()
-    network = listed(routed, {"type": "bandwidth", f"{direction}Rate": 8_000_000, f"{direction}Burst": 800_000})
-    ends = {"ingress": addresses(network.add(shaped))[0], "egress": routed.add(other).addresses[0]}
+def test_a_bandwidth_that_the_runtime_asks_for_holds_between_pods(node: Node, direction: str):
+    """Podlane has the capability, too: packets of this one pod take the stack, past the queue. Its own counter says so.
+
+    The other pod knows nothing of it.
+    """
+    shaped, other = node.pod(), node.pod()
+    asked = {"bandwidth": {f"{direction}Rate": 8_000_000, f"{direction}Burst": 800_000}}
+    network = listed(node, {"type": "bandwidth", "runtimeConfig": asked}, runtimeConfig=asked)
+    ends = {"ingress": addresses(network.add(shaped))[0], "egress": node.add(other).addresses[0]}
     client, server = (other, shaped) if direction == "ingress" else (shaped, other)
 
     with Echo(server, 7000):
         assert echoes(client.path, ends[direction], 7000, size=300_000)
-    queues = json.loads(routed.exec("tc", "-s", "-j", "qdisc").stdout)
+    queues = json.loads(node.exec("tc", "-s", "-j", "qdisc").stdout)
     (queue,) = (one for one in queues if one["kind"] == "tbf")
     assert queue["overlimits"] > 0
     assert [one.code for one in network.check(shaped)] == [0, 0]
 
     network.delete(shaped)
-    routed.delete(other)
-    assert routed.leftovers() == []
-    assert not [one for one in routed.links() if one["ifname"].startswith("bwp")]
+    node.delete(other)
+    assert node.leftovers() == []
+    assert not [one for one in node.links() if one["ifname"].startswith("bwp")]
+
+
+def test_the_list_says_what_endpoints_begin_with(node: Node):
+    """For a bandwidth of the list's own, too, which no runtime tells podlane of."""
+    shaping = {"type": "bandwidth", "egressRate": 8_000_000, "egressBurst": 800_000}
+    network, pod = listed(node, shaping, options={"host-routing": True}), node.pod()
+
+    network.add(pod)
+    (endpoint,) = (
+        one for one in node.show("endpoint", "list") if one["attachment"]["container_id"] == pod.container_id
+    )
+    assert endpoint["options"] == {"host-routing": True}
+    network.delete(pod)
+
+    refused = listed(node, options={"host-rooting": True}).begin(pod)
+    assert refused.json["code"] == 7
+    assert "'host-rooting' is no option; there are arp-responder, " in refused.json["msg"]
+    assert node.leftovers() == []
+
+
+@pytest.fixture(scope="module")
+def routed(node: Node) -> Iterator[Node]:
+    """A node whose pods' packets all take its stack, past other filters and queues."""
+    node.podlane("config", "set", "host-routing=on")
+    yield node
+    node.podlane("config", "set", "host-routing=default")
 
 
 def test_with_host_routing_policy_is_explained_by_the_programs_of_both_ends(routed: Node):
