@@ -92,6 +92,8 @@ class Config:
     __slots__ = ("document", "journal", "log_file", "log_level", "network", "sockets", "timeout", "version")
 
     services: "tuple[str, ...]" = SERVICES
+    # What a DEL takes away, and journals: no endpoint and no link.
+    addresses_only = False
 
     def __init__(self, document: "dict[str, Any]", verb: str) -> None:
         """Check; raises CniError with code 1 or 7 that names the key."""

@@ -8,6 +8,8 @@
 A runtime calls DEL after DEL when a node is drained, so only the first of them waits: where an entry came into the
 journal lately somebody has waited already, and a look at the sockets decides.
 
+podlane-ipam's DEL is the same with one service, and journals that addresses alone are to be released.
+
 What could be done is done all the same, and the rest is journalled with it: carrying out is idempotent.
 """
 
@@ -51,7 +53,13 @@ def _journal(session: "Session", failed: list[CniError]) -> None:
     first = failed[0]
     begin = time.monotonic()
     try:
-        journal.write(session.entry, session.attachment, session.environment.netns, session.request_id)
+        journal.write(
+            session.entry,
+            session.attachment,
+            session.environment.netns,
+            session.request_id,
+            addresses_only=session.config.addresses_only,
+        )
     except OSError as error:
         problem = f"{session.config.journal}: the deletion can't be journalled: {error.strerror}"
         raise CniError(

@@ -4,7 +4,7 @@ A plugin like bridge, ptp or macvlan calls it for its `ipam.type`, with its own 
 podlane-ipam, the service, and nobody else: what it holds there is *ipam only*, confirmed without an endpoint.
 
     ADD     ipamadd.py                CHECK   ipamcheck.py        STATUS  status.py, with the one service
-    DEL     releases what no endpoint has; nothing held is success
+    DEL     releases what no endpoint has, or journals that (delete.py); nothing held is success
     GC      does so for each attachment of the network that isn't valid and whose addresses are ipam only
 
 What an endpoint of podlane's own plugin has is never released, and a reservation that was never confirmed is left to
@@ -16,7 +16,6 @@ from cni.ipamconfig import AddressConfig, IpamConfig, pool_name
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.session import Session
-    from cni.wire import Values
 
 __all__ = ["VERBS", "IpamConfig"]
 
@@ -25,17 +24,20 @@ def _add(session: "Session") -> None:
     from cni.ipamadd import Addition
     from cni.shim import perform
 
-    if session.is_journalled():
+    if session.is_journalled() or session.is_journalled(session.entry_of(session.attachment)):
         from cni import journal
 
         journal.wait_until_gone(session)
+        journal.before_add(session, addresses=True)
     config = session.config
     addition = Addition(session, AddressConfig(config.document, session.environment, config.version))
     perform(addition.run, addition.undo)
 
 
 def _delete(session: "Session") -> None:
-    _release(session, session.attachment)
+    from cni import delete
+
+    delete.delete(session)
 
 
 def _check(session: "Session") -> None:
@@ -51,7 +53,7 @@ def _status(session: "Session") -> None:
 
 
 def _collect(session: "Session") -> None:
-    from cni import gc, ipammessages, teardown
+    from cni import gc, ipammessages, journal, teardown
     from cni.messages import CONFIRMED
     from cni.rpc import StepFailed
     from cni.spec import INCOMPLETE, CniError
@@ -68,20 +70,11 @@ def _collect(session: "Session") -> None:
     except StepFailed as error:
         failed.append(error)
     for container_id, ifname in sorted(found - valid):
-        session.allow_one_more()
-        try:
-            _release(session, {"network": network, "container_id": container_id, "ifname": ifname})
-        except StepFailed as error:
-            failed.append(error)
+        attachment = {"network": network, "container_id": container_id, "ifname": ifname}
+        failed += journal.carry_out(session, session, attachment)
     if failed:
         message = f"network {network}: {len(failed)} steps of the garbage collection failed, first: {failed[0].message}"
         raise CniError(INCOMPLETE, message, teardown.told(failed))
-
-
-def _release(session: "Session", attachment: "Values") -> None:
-    from cni.ipammessages import RELEASE_ADDRESSES
-
-    session.call(RELEASE_ADDRESSES, {"owner": attachment, "without_endpoint": True})
 
 
 VERBS = {"ADD": _add, "DEL": _delete, "CHECK": _check, "STATUS": _status, "GC": _collect}

@@ -42,6 +42,7 @@ class IpamConfig(Config):
     __slots__ = ()
 
     services = ("ipam",)
+    addresses_only = True
 
     def _own(self, document: "dict[str, Any]") -> "tuple[dict[str, Any], str]":
         return ipam_object(document), "ipam."

@@ -2,6 +2,8 @@
 
     <journalDir>/<network>~<containerID>~<ifname>.json      one file for each attachment: the same DEL twice is one
     {"version": 1, "attachment": {…}, "netns": "/run/netns/…", "when": 1760000000.123, "request_id": "cni-DEL-…"}
+    <journalDir>/~<network>~<containerID>~<ifname>.json     podlane-ipam's: addresses alone, and no endpoint's
+    {"version": 2, "addresses_only": true, …}
 
 An entry comes into being whole: written beside its place, synced, and linked there; one that is there already stays,
 and with it its lock. Whoever carries an entry out (podlane-endpoint, an ADD of the same attachment, a repeated DEL, GC)
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from cni.teardown import Caller
     from cni.wire import Values
 
-VERSION = 1
+VERSION, VERSION_ADDRESSES_ONLY = 1, 2
 SUFFIX = ".json"
 LATELY_SECONDS = 60.0
 _POLL_SECONDS = 0.02
@@ -38,10 +40,11 @@ _GONE_SECONDS = 3.0
 _DIRECTORY = posix.O_RDONLY | posix.O_DIRECTORY | posix.O_NOFOLLOW | posix.O_CLOEXEC
 
 
-def write(path: str, attachment: "Values", netns: str, request_id: str) -> None:
+def write(path: str, attachment: "Values", netns: str, request_id: str, *, addresses_only: bool = False) -> None:
     """Have an entry on disk when this returns. Raises OSError."""
+    kind = {"version": VERSION_ADDRESSES_ONLY, "addresses_only": True} if addresses_only else {"version": VERSION}
     entry = {
-        "version": VERSION,
+        **kind,
         "attachment": attachment,
         "netns": netns,
         "when": round(time.time(), 3),
@@ -165,10 +168,15 @@ def carry_out(
     `caller` makes the calls. `addresses` False: those are another plugin's. Raises CniError when the entry can't be
     locked until the session's deadline, or not be removed.
     """
-    path = session.entry_of(attachment)
+    only = session.config.addresses_only
+    path = session.entry_of(attachment, addresses_only=only)
     file = _hold(path, session)
     try:
-        failed = teardown.tear_down(caller, attachment, addresses=addresses)
+        failed = (
+            teardown.release(caller, attachment)
+            if only
+            else teardown.tear_down(caller, attachment, addresses=addresses)
+        )
         if file >= 0 and not failed:
             posix.unlink(path)
     except OSError as error:
@@ -192,15 +200,16 @@ def before_add(session: "Session", *, addresses: bool) -> None:
 
 
 def wait_until_gone(session: "Session") -> None:
-    """Wait until the attachment has no entry; for podlane-ipam, which knows one service and can't carry it out.
+    """Wait until the attachment has no entry of podlane's; podlane-ipam knows one service and can't carry it out.
 
     What it gives out is not to be taken by a DEL that came before. Raises CniError.
     """
     until = time.monotonic() + _GONE_SECONDS
-    while session.is_journalled():
+    entry = session.entry_of(session.attachment)
+    while session.is_journalled(entry):
         if time.monotonic() >= until:
             message = "an earlier DEL of this attachment comes first, and podlane-endpoint hasn't finished it yet"
-            message = f"{message}: {session.entry}"
+            message = f"{message}: {entry}"
             raise CniError(TRY_AGAIN, message, "`podlane cni journal` says what it waits for")
         time.sleep(_POLL_SECONDS)  # noqa: TID251 - nothing tells when a file goes
 

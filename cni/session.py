@@ -53,29 +53,33 @@ class Session:
 
     @property
     def entry(self) -> str:
-        """Where a deletion of the attachment is journalled."""
-        return self.entry_of(self.attachment)
+        """Where a deletion of the attachment is journalled by this plugin."""
+        return self.entry_of(self.attachment, addresses_only=self.config.addresses_only)
 
-    def entry_of(self, attachment: "Values") -> str:
+    def entry_of(self, attachment: "Values", *, addresses_only: bool = False) -> str:
         """Return the path of an attachment's entry in the deletion journal (journal.py).
 
-        `~` is in no network's and no container's name, `/` in no interface's.
+        `~` is in no network's and no container's name, `/` in no interface's, and a network's name is never empty.
         """
         name = f"{attachment['network']}~{attachment['container_id']}~{attachment['ifname']}"
         if len(name) > LONGEST_NAME:
             import hashlib
 
             name = f"long~{hashlib.sha256(name.encode()).hexdigest()}"
-        return f"{self.config.journal}/{name}.json"
+        return f"{self.config.journal}/{'~' if addresses_only else ''}{name}.json"
 
-    def is_journalled(self) -> bool:
-        """Return whether a deletion of the attachment waits in the journal. Raises CniError when that can't be told."""
+    def is_journalled(self, entry: str = "") -> bool:
+        """Return whether an entry is in the journal, by default this plugin's of the attachment.
+
+        Raises CniError when that can't be told.
+        """
+        path = entry or self.entry
         try:
-            posix.stat(self.entry)
+            posix.stat(path)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            raise CniError(IO_FAILURE, f"journalDir: {self.entry} can't be looked at: {error.strerror}") from None
+            raise CniError(IO_FAILURE, f"journalDir: {path} can't be looked at: {error.strerror}") from None
         return True
 
     def note(self, step: str, begin: float, outcome: str) -> None:

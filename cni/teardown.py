@@ -51,6 +51,18 @@ def tear_down(
     return failed
 
 
+def release(caller: "Caller", attachment: "Values") -> "list[CniError]":
+    """Release what no endpoint has, and return what failed of that."""
+    from cni.ipammessages import RELEASE_ADDRESSES
+
+    caller.allow_one_more()
+    try:
+        caller.call(RELEASE_ADDRESSES, {"owner": attachment, "without_endpoint": True})
+    except StepFailed as error:
+        return [error]
+    return []
+
+
 def told(failed: "list[CniError]") -> str:
     """Return failures as one text, for `details`."""
     return "; ".join(f"{error.message} ({error.details})" if error.details else error.message for error in failed)

@@ -25,7 +25,7 @@ from services.common import wire
 from services.common.errors import FailedPrecondition, InvalidArgument, Unavailable
 from services.common.model import Attachment
 
-VERSION = 1
+VERSION, VERSION_ADDRESSES_ONLY = 1, 2
 SUFFIX = ".json"
 _LONGEST_NAME = 180
 _MAX_BYTES = 65536
@@ -45,6 +45,8 @@ class Entry:
     error: str = ""
     netns: str = ""
     request_id: str = ""
+    addresses_only: bool = False
+    """Journalled by podlane-ipam's DEL: no endpoint and no link are to be taken away."""
 
     def age(self) -> float:
         """Return how long ago it was journalled, by a clock that may have been set since."""
@@ -60,15 +62,16 @@ class Entry:
             "journalled": wire.write_time(self.when),
             "request_id": self.request_id,
             "last_error": self.error,
+            "addresses_only": self.addresses_only,
         }
 
 
-def file_name(attachment: Attachment) -> str:
-    """Return the name of an attachment's entry."""
+def file_name(attachment: Attachment, *, addresses_only: bool = False) -> str:
+    """Return the name of an attachment's entry: podlane's, or podlane-ipam's."""
     name = f"{attachment.network}~{attachment.container_id}~{attachment.ifname}"
     if len(name) > _LONGEST_NAME:
         name = f"long~{hashlib.sha256(name.encode()).hexdigest()}"
-    return name + SUFFIX
+    return f"{'~' if addresses_only else ''}{name}{SUFFIX}"
 
 
 def scan(directory: Path, known: Mapping[str, Entry]) -> dict[str, Entry]:
@@ -131,20 +134,22 @@ def parse(name: str, inode: int, data: bytes) -> Entry:
         version = document["version"]
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InvalidArgument("is damaged: it isn't JSON with a version") from None
-    if version != VERSION:
+    if version not in {VERSION, VERSION_ADDRESSES_ONLY}:
         raise FailedPrecondition(
-            f"has the version {version!r}, this podlane knows {VERSION}: a newer one carries it out"
+            f"has the version {version!r}, this podlane knows {VERSION_ADDRESSES_ONLY}: a newer one carries it out"
         )
     try:
         named = types_pb2.Attachment(**document["attachment"])
         when, netns, request_id = float(document["when"]), str(document["netns"]), str(document["request_id"])
+        only = document["addresses_only"] is True if version == VERSION_ADDRESSES_ONLY else False
         wire.write_time(when)
     except (ValueError, TypeError, KeyError, OverflowError):
         raise InvalidArgument("is damaged: a field is missing or of another type") from None
     attachment = wire.read_attachment(named, "attachment")
-    if file_name(attachment) != name:
-        raise InvalidArgument(f"is damaged or was renamed: {attachment} belongs in {file_name(attachment)}")
-    return Entry(name, inode, when, attachment, netns=netns, request_id=request_id)
+    right = file_name(attachment, addresses_only=only)
+    if right != name:
+        raise InvalidArgument(f"is damaged or was renamed: {attachment} belongs in {right}")
+    return Entry(name, inode, when, attachment, netns=netns, request_id=request_id, addresses_only=only)
 
 
 def _forget_abandoned(path: Path) -> None:

@@ -15,6 +15,8 @@ as DEL does: errors don't stop it, only addresses wait until the rest is gone.
 How many entries there are isn't bounded, only how old one gets, and age alone drops none: it has to fail although
 ipam and the loader answer. Whether it was tried while they didn't, or written when the clock was wrong, says nothing.
 
+An entry of podlane-ipam's is about addresses alone; what an endpoint has is none of its business.
+
 Entries that can't be read are told once and left alone (services/common/deletions.py).
 """
 
@@ -205,6 +207,9 @@ class Journal:
         """Take away all that an attachment has, as DEL does. Raises the first error, with all messages."""
         attachment = entry.attachment
         assert attachment is not None  # noqa: S101 - those that can't be read don't wait
+        if entry.addresses_only:
+            await self._ipam.release(attachment, ipam_only=True)
+            return
         errors: list[PodlaneError] = []
         async with self._manager.hold(attachment):
             for step in (self._delete_endpoint, self._delete_link):

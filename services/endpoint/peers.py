@@ -135,10 +135,10 @@ class Ipam(Protocol):
     async def allocate(self, owner: Attachment, pod: Pod, requested: tuple[Address, ...]) -> Allocation:
         """Reserve exactly these addresses. Raises AlreadyExists, FailedPrecondition, InvalidArgument."""
 
-    async def release(self, owner: Attachment, endpoint_id: int = 0) -> bool:
+    async def release(self, owner: Attachment, endpoint_id: int = 0, *, ipam_only: bool = False) -> bool:
         """Free all that the owner holds; False when that is nothing.
 
-        With `endpoint_id` only what that endpoint confirmed: FailedPrecondition.
+        With `endpoint_id` only what that endpoint confirmed: FailedPrecondition. `ipam_only`: what no endpoint has.
         """
 
     async def allocations(self, owner: Attachment | None = None) -> tuple[Allocation, ...]:
@@ -363,9 +363,11 @@ class IpamPeer:
         with _trusting("ipam"):
             return peer_messages.read_allocation(reply.allocation)
 
-    async def release(self, owner: Attachment, endpoint_id: int = 0) -> bool:
+    async def release(self, owner: Attachment, endpoint_id: int = 0, *, ipam_only: bool = False) -> bool:
         """See Ipam."""
-        request = ipam_pb2.ReleaseAddressesRequest(owner=wire.write_attachment(owner), endpoint_id=endpoint_id)
+        request = ipam_pb2.ReleaseAddressesRequest(
+            owner=wire.write_attachment(owner), endpoint_id=endpoint_id, without_endpoint=ipam_only
+        )
         reply = await self._peer.call(self._stub.ReleaseAddresses, request, timeout=_CALL_SECONDS)
         return bool(reply.HasField("released"))
 

@@ -274,7 +274,9 @@ def _pipe(entry: Path) -> None:
         (lambda entry: entry.write_bytes(b"\xff\x00" * 400), "isn't JSON"),
         (lambda entry: entry.write_text("[1]"), "isn't JSON with a version"),
         (lambda entry: entry.write_text("[" * 60000), "isn't JSON"),
-        (lambda entry: _change(entry, version=2), "newer"),
+        (lambda entry: _change(entry, version=3), "newer"),
+        (lambda entry: _change(entry, version=2), "a field is missing"),
+        (lambda entry: _change(entry, version=2, addresses_only=True), "renamed"),
         (lambda entry: _change(entry, attachment=5), "another type"),
         (lambda entry: _change(entry, when="yesterday"), "another type"),
         (lambda entry: _change(entry, when=1e300), "another type"),
@@ -286,7 +288,8 @@ def _pipe(entry: Path) -> None:
         (lambda entry: (entry.unlink(), entry.symlink_to("/etc/passwd")), "can't be opened"),
     ],
     ids=[
-        "empty", "noise", "a list", "nested", "newer", "no attachment", "no time", "no such time", "a bad name",
+        "empty", "noise", "a list", "nested", "newer", "not its version", "podlane-ipam's",
+        "no attachment", "no time", "no such time", "a bad name",
         "another attachment", "another suffix", "a directory", "a pipe", "a link",
     ],
 )  # fmt: skip

@@ -9,6 +9,8 @@ import pytest
 import pytest_asyncio
 from podlane.ipam.v1 import ipam_pb2
 
+from services.common import deletions
+from services.common.model import Attachment
 from tests.shim_support import (
     CONTAINER,
     Outcome,
@@ -253,13 +255,34 @@ async def test_del_releases_what_no_endpoint_has_and_prints_nothing(plugin: Plug
     assert (request.owner, request.without_endpoint) == (attachment(), True)
 
 
-async def test_del_while_the_service_is_down_is_code_11(plugin: Plugin, services: Services):
+async def test_del_while_the_service_is_down_is_journalled_and_a_repeated_one_carries_it_out(
+    plugin: Plugin, services: Services
+):
+    journal = services.directory / "deletions"
     await services.stop("ipam")
 
-    error = (await plugin.cni("DEL", services.ipam_conf())).error
+    outcome = await plugin.cni("DEL", services.ipam_conf())
 
-    assert error["code"] == 11
-    assert str(services.socket("ipam")) in error["msg"]
+    assert (outcome.code, outcome.stdout) == (0, "")
+    (entry,) = journal.iterdir()
+    found = deletions.scan(journal, {})[entry.name]
+    assert (found.attachment, found.addresses_only, found.error) == (Attachment("podlane", CONTAINER, "eth0"), True, "")
+
+    await services.start("ipam")
+    await plugin.cni("DEL", services.ipam_conf())
+    assert services.calls == ["ReleaseAddresses"]
+    assert services.requests["ReleaseAddresses"].without_endpoint
+    assert list(journal.iterdir()) == []
+
+
+async def test_an_add_carries_the_journalled_deletion_out_first(plugin: Plugin, services: Services):
+    await services.stop("ipam")
+    await plugin.cni("DEL", services.ipam_conf())
+    await services.start("ipam")
+
+    assert (await plugin.cni("ADD", services.ipam_conf())).result["ips"] == IPS
+
+    assert services.calls == ["ReleaseAddresses", *ADD]
 
 
 def previous(*addresses: str) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.agreement import until
+from tests.journal_support import files
 from tests.node_support import Node, Outcome, Pod
 
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("podlane-ipam")]
@@ -72,7 +74,8 @@ def network(node: Node, plugin: str, ipam: dict[str, Any] | None = None, **keys:
     }[plugin]
     listed = conflist if plugin == "bridge" else {"cniVersion": "1.0.0", "name": f"of-{plugin}"}
     made = {**own, "name": listed["name"], "cniVersion": listed["cniVersion"], **keys}
-    made["ipam"] = {**own["ipam"], "ipamSocket": str(node.loaded.ipam.socket), **(ipam or {})}
+    places = {"ipamSocket": str(node.loaded.ipam.socket), "journalDir": str(node.loaded.endpoint.journal_dir)}
+    made["ipam"] = {**own["ipam"], **places, **(ipam or {})}
     return made
 
 
@@ -161,11 +164,12 @@ def test_kill_9_of_ipam_keeps_every_address_and_gives_none_twice(wired: Node):
     before = held(wired, "bridge")
 
     wired.kill("ipam")
-    down = [call(wired, verb, pods[2], conf) for verb in ("ADD", "DEL")]
+    down = call(wired, "ADD", pods[2], conf)
+    delete(wired, pods[2], conf)  # bridge leaves its interface when it gets no address
     wired.up()
 
-    assert [outcome.json["code"] for outcome in down] == [11, 11]
-    assert str(wired.loaded.ipam.socket) in down[0].json["msg"]
+    assert down.json["code"] == 11
+    assert str(wired.loaded.ipam.socket) in down.json["msg"]
     assert held(wired, "bridge") == before
     for pod, result in zip(pods, results, strict=False):
         checked = call(wired, "CHECK", pod, {**conf, "prevResult": result})
@@ -173,6 +177,33 @@ def test_kill_9_of_ipam_keeps_every_address_and_gives_none_twice(wired: Node):
     third = add(wired, pods[2], conf).addresses
     assert not {*third} & {address for addresses in before.values() for address in addresses}
     assert pods[0].ping(third[0])
+    for pod in pods:
+        delete(wired, pod, conf)
+    assert held(wired, "bridge") == {}
+
+
+def test_a_del_while_ipam_is_down_succeeds_and_its_addresses_are_free_when_it_is_back(wired: Node):
+    """A new ADD of the same attachment waits for that: what it is given isn't taken by the DEL that came before."""
+    conf, pods = network(wired, "bridge"), [pod_of(wired) for _ in range(2)]
+    for pod in pods:
+        add(wired, pod, conf)
+    staying = held(wired, "bridge")[pods[1].container_id]
+    journal = wired.loaded.endpoint.journal_dir
+
+    wired.kill("ipam")
+    delete(wired, pods[0], conf)
+    (entry,) = files(journal)
+    again = call(wired, "ADD", pods[0], conf)
+    delete(wired, pods[0], conf)  # bridge leaves its interface when it gets no address
+    assert entry.name == f"~{conf['name']}~{pods[0].container_id}~eth0.json"
+    (told,) = json.loads(wired.podlane("cni", "journal", "-o", "json", check=False).stdout)
+    assert (told["addresses_only"], told["attachment"]["container_id"]) == (True, pods[0].container_id)
+    assert (again.json["code"], str(entry) in again.json["details"]) == (11, True)
+    wired.up()
+
+    until(lambda: files(journal) == [], lambda: f"{files(journal)}")
+    assert held(wired, "bridge") == {pods[1].container_id: staying}
+    add(wired, pods[0], conf)
     for pod in pods:
         delete(wired, pod, conf)
     assert held(wired, "bridge") == {}

@@ -1583,6 +1583,7 @@ class Deletion(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
+    ADDRESSES_ONLY_FIELD_NUMBER: _builtins.int
     file: _builtins.str
     """Its name in the journal's directory."""
     netns_path: _builtins.str
@@ -1593,6 +1594,8 @@ class Deletion(_message.Message):
     """How often carrying it out has failed since the service started."""
     last_error: _builtins.str
     """Empty when it has not failed."""
+    addresses_only: _builtins.bool
+    """Of podlane-ipam: no endpoint and no link are to be taken away."""
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment:
         """Absent when the file can't be read: `last_error` says why, and it is left alone."""
@@ -1611,10 +1614,11 @@ class Deletion(_message.Message):
         request_id: _builtins.str = ...,
         failures: _builtins.int = ...,
         last_error: _builtins.str = ...,
+        addresses_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "journalled", b"journalled"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "failures", b"failures", "file", b"file", "journalled", b"journalled", "last_error", b"last_error", "netns_path", b"netns_path", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses_only", b"addresses_only", "attachment", b"attachment", "failures", b"failures", "file", b"file", "journalled", b"journalled", "last_error", b"last_error", "netns_path", b"netns_path", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
