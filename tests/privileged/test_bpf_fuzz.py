@@ -43,7 +43,7 @@ from tests.examples import examples
 from tests.packet_maker import PacketMaker
 from tests.packet_reader import ARP, Read, ethertype, opposite, read
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 
 IN, OUT = Direction.INGRESS, Direction.EGRESS
 HOST, WORLD, NEAR, FAR = 1, 2, (1 << 24) + 1, (1 << 24) + 2

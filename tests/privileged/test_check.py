@@ -14,7 +14,7 @@ from tests.crash_site import Site
 from tests.privileged import test_restore as damages
 from tests.privileged.test_restore import GATEWAYS, Victim
 
-pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("check")]
+pytestmark = [pytest.mark.privileged, pytest.mark.long, pytest.mark.xdist_group("check")]
 
 Damage = Callable[[Victim], None]
 

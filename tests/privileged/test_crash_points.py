@@ -22,7 +22,7 @@ from tests.crash_site import RefusedAdd, Site, be_counted
 from tests.journal_support import files, journalled
 from tests.node_support import SERVICES, Pod
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 site, sites = crash_site.site, crash_site.sites
 
 

@@ -17,7 +17,7 @@ from tests.agreement import until
 from tests.crash_site import Site
 from tests.node_support import SERVICES, Pod, run
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 site, sites = crash_site.site, crash_site.sites
 
 IN_AN_ADD = [

@@ -27,7 +27,7 @@ from tests.policy_oracle import End, Node, Pod, Probe, World, address_of, probes
 from tests.policy_prober import Prober
 from tests.policy_strategies import NAMESPACES, OUTSIDE, worlds
 
-pytestmark = [pytest.mark.privileged]
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 
 HERE = Node("a", ("192.0.2.10", "2001:db8:1::a"))
 THERE = Node("b", ("192.0.2.11", "2001:db8:1::b"))

@@ -24,7 +24,7 @@ from tests.agreement import until
 from tests.crash_site import Site
 from tests.node_support import SERVICES, run
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.long]
 site, sites = crash_site.site, crash_site.sites
 
 
