@@ -1,6 +1,6 @@
 """The links as they are: the kernel's list beside the records, and, if asked for, what it looks like inside the pods.
 
-    in both               compared (linkspec.py)
+    in both               compared (linkcompare.py)
     only in the records   index 0: the kernel has lost the link, or is about to get it
     only in the kernel    no attachment: a loader with another state directory made it, or somebody removed its record
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import NotFound, PodlaneError
 from services.common.model import Attachment
-from services.loader import inhabitants, linkspec, rtnl
+from services.loader import inhabitants, linkcompare, linkspec, rtnl
 from services.loader.linkmaker import look, visit
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import HostEnd, Link, LinkRecord, LinkStatus, Namespace
@@ -68,7 +68,7 @@ class LinkList:
         self, record: LinkRecord, host: LinkInfo | None, look_inside: Callable[[LinkRecord], Inside] | None
     ) -> LinkStatus:
         end = HostEnd(host.ifindex, host.mac, host.mtu) if host is not None else None
-        problems = linkspec.host_problems(record, end)
+        problems = linkcompare.host_problems(record, end)
         inside = Inside(Namespace.UNKNOWN, record.netns_inode, [])
         if look_inside is not None and host is not None and host.ifindex == record.host_ifindex:
             inside = await self._worker.run(lambda _: look_inside(record))
@@ -119,7 +119,7 @@ def _inside(record: LinkRecord, *, verify: bool) -> Inside:
                 was = f"{path} is another namespace now (inode {pod.netns.inode}, it was {record.netns_inode})"
                 return Inside(Namespace.OTHER, 0, [was])
             ifname = record.spec.attachment.ifname
-            problems = linkspec.pod_problems(record, look(pod.rtnl, ifname)) if verify else []
+            problems = linkcompare.pod_problems(record, look(pod.rtnl, ifname)) if verify else []
             return Inside(Namespace.THERE, pod.netns.inode, problems)
     except NotFound as error:
         return Inside(_absent(Path(path)), 0, [error.message])

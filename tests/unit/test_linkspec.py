@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import CorruptState, InvalidArgument
 from services.common.model import AssignedAddress, Attachment, Route
-from services.loader import linkrecord, linkspec
+from services.loader import linkcompare, linkrecord, linkspec
 from services.loader.linkrecord import LinkRecords
 from services.loader.linkspec import HostEnd, LinkRecord, LinkSpec, OffloadSizes, PodEnd
 
@@ -74,20 +74,20 @@ def test_routes_by_a_gateway_get_the_route_mtu_and_on_link_ones_do_not():
 
 
 def test_the_same_request_differs_in_nothing():
-    assert linkspec.differences(SPEC, RECORD) == []
+    assert linkcompare.differences(SPEC, RECORD) == []
 
 
 def test_what_is_left_open_differs_in_nothing_from_what_was_chosen():
     """MTU 0 is the node's at that time, no MAC is any."""
     record = dataclasses.replace(RECORD, mtu=9000)
 
-    assert linkspec.differences(dataclasses.replace(SPEC, netns_path="/proc/7/ns/net"), record) == []
+    assert linkcompare.differences(dataclasses.replace(SPEC, netns_path="/proc/7/ns/net"), record) == []
 
 
 def test_the_same_routes_said_in_another_way_do_not_differ():
     said = dataclasses.replace(SPEC, route_mtu=0, routes=linkspec.effective_routes(SPEC))
 
-    assert linkspec.differences(said, RECORD) == []
+    assert linkcompare.differences(said, RECORD) == []
 
 
 @pytest.mark.parametrize(
@@ -101,24 +101,24 @@ def test_the_same_routes_said_in_another_way_do_not_differ():
     ],
 )
 def test_a_difference_is_a_sentence_with_both_values(change, sentence):
-    assert linkspec.differences(dataclasses.replace(SPEC, **change), RECORD) == [sentence]
+    assert linkcompare.differences(dataclasses.replace(SPEC, **change), RECORD) == [sentence]
 
 
 def test_an_intact_link_has_no_problems():
-    assert linkspec.pod_problems(RECORD, POD_END) == []
-    assert linkspec.host_problems(RECORD, HostEnd(5, RECORD.host_mac, 1500)) == []
+    assert linkcompare.pod_problems(RECORD, POD_END) == []
+    assert linkcompare.host_problems(RECORD, HostEnd(5, RECORD.host_mac, 1500)) == []
 
 
 def test_another_interface_under_the_old_name_is_one_problem_not_many():
     found = dataclasses.replace(POD_END, ifindex=9, mac=b"\2\0\0\0\0\3", addresses=frozenset())
 
-    assert linkspec.pod_problems(RECORD, found) == ["eth0 in the pod is another interface: index 9, not 2"]
+    assert linkcompare.pod_problems(RECORD, found) == ["eth0 in the pod is another interface: index 9, not 2"]
 
 
 def test_all_that_a_pod_has_lost_is_told():
     found = dataclasses.replace(POD_END, up=False, addresses=frozenset(), routes=frozenset())
 
-    assert linkspec.pod_problems(RECORD, found) == [
+    assert linkcompare.pod_problems(RECORD, found) == [
         "eth0 is down in the pod",
         "eth0 has lost its address 10.0.0.2/32",
         "the pod has lost its route to 10.0.0.1/32",
@@ -129,7 +129,7 @@ def test_all_that_a_pod_has_lost_is_told():
 def test_a_link_that_is_not_finished_is_told_as_such():
     record = dataclasses.replace(RECORD, done=False)
 
-    assert "being made" in linkspec.host_problems(record, None)[0]
+    assert "being made" in linkcompare.host_problems(record, None)[0]
 
 
 def test_a_link_is_idle_since_it_was_last_asked_for():
@@ -236,8 +236,8 @@ def test_a_chained_link_is_found_by_its_attachment_and_by_its_name(tmp_path: Pat
 
 def test_a_chained_links_mtu_and_routes_are_its_plugins_matter():
     host = HostEnd(RECORD.host_ifindex, RECORD.host_mac, 9000)
-    assert linkspec.host_problems(CHAINED, host) == []
-    assert linkspec.host_problems(RECORD, host) != []
+    assert linkcompare.host_problems(CHAINED, host) == []
+    assert linkcompare.host_problems(RECORD, host) != []
 
 
 def test_records_are_found_again_by_the_next_loader(tmp_path: Path):
