@@ -22,6 +22,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -197,6 +198,25 @@ async def _fail(error: BaseException, name: str, begin: float, context: Any) -> 
     await context.abort_with_status(status_of(internal))
 
 
+class _Symbols:
+    """What reflection describes. protobuf's pool doesn't find a method by its name, which people ask for most."""
+
+    def __init__(self) -> None:
+        self._pool = descriptor_pool.Default()
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - the pool's name for it
+        """Return the file of a symbol, of a method by its service. Raises KeyError."""
+        try:
+            return self._pool.FindFileContainingSymbol(symbol)
+        except KeyError:
+            service = self._pool.FindServiceByName(symbol.rpartition(".")[0])
+            return service.FindMethodByName(symbol.rpartition(".")[2]).containing_service.file
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the pool's."""
+        return getattr(self._pool, name)
+
+
 class Server:
     """The gRPC server of one service on a private Unix socket.
 
@@ -226,7 +246,9 @@ class Server:
         self._server = grpc.aio.server(interceptors=[Edge(self._quiet, self._observe)], options=OPTIONS)
         self._register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection((*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
+        names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        pool: Any = _Symbols()
+        reflection.enable_server_reflection(names, self._server, pool=pool)
         await self.serving(ready=False)
         self._server.add_insecure_port(f"unix:{self._socket}")
         await self._server.start()
