@@ -33,6 +33,7 @@ from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.othernodes import OtherNodes
 from services.loader.overlay import Overlay
+from services.loader.overlayhooks import OverlayHooks
 from services.loader.pins import Pins
 from services.loader.policies import Policies
 from services.loader.probe import Prober
@@ -54,17 +55,20 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
     loader = settings.loader
     mode = check_mode(loader.attach_mode)
+    overlay_mode = check_mode(loader.overlay_attach_mode, "overlay_attach_mode")
     metrics = Metrics()
     controllers = Registry(metrics.ran)
     pins = Pins(settings.node.bpffs)
     state = StateDir(loader.state_dir)
     blocking, worker, shielded = Blocking(), NetlinkWorker("netlink"), Shielded()
     templates, locks = _templates(loader, state), KeyedLocks()
-    attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
+    filters = TcFilters(worker)
+    attachers = Attachers({"tc": Tc(filters), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
     overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
-    overlay = Overlay(worker, overlay_templates, datapath, blocking)
+    overlay_hooks = OverlayHooks(overlay_mode, filters, pins, blocking)
+    overlay = Overlay(worker, overlay_templates, datapath, overlay_hooks, blocking)
     others = OtherNodes(datapath, state, overlay, Routes(worker), blocking)
     node = NodeConfigurer(
         state,
