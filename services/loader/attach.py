@@ -87,7 +87,6 @@ class Tcx:
 
     async def attach(self, spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
         """Create or update the links; see Attacher."""
-
         directory = self._pins.links(spec.id)
 
         def work() -> None:

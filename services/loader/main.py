@@ -55,20 +55,18 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     """Construct and wire everything; nothing is started. Raises InvalidArgument for settings that can't work."""
     loader = settings.loader
     mode = check_mode(loader.attach_mode)
-    overlay_mode = check_mode(loader.overlay_attach_mode, "overlay_attach_mode")
     metrics = Metrics()
     controllers = Registry(metrics.ran)
     pins = Pins(settings.node.bpffs)
     state = StateDir(loader.state_dir)
     blocking, worker, shielded = Blocking(), NetlinkWorker("netlink"), Shielded()
     templates, locks = _templates(loader, state), KeyedLocks()
-    filters = TcFilters(worker)
-    attachers = Attachers({"tc": Tc(filters), "tcx": Tcx(pins, blocking)}, mode)
+    attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
     overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
-    overlay_hooks = OverlayHooks(overlay_mode, filters, pins, blocking)
-    overlay = Overlay(worker, overlay_templates, datapath, overlay_hooks, blocking)
+    hooks = OverlayHooks(loader.overlay_attach_mode, TcFilters(worker), pins, blocking)
+    overlay = Overlay(worker, overlay_templates, datapath, hooks, blocking)
     others = OtherNodes(datapath, state, overlay, Routes(worker), blocking)
     node = NodeConfigurer(
         state,

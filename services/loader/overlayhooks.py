@@ -26,6 +26,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from services.loader import tcx
+from services.loader.attach import check_mode
 from services.loader.blocking import Blocking
 from services.loader.libbpf import Fd
 from services.loader.pins import Pins
@@ -39,8 +40,8 @@ class OverlayHooks:
     """Attaches, replaces and compares. One caller at a time."""
 
     def __init__(self, mode: str, filters: TcFilters, pins: Pins, blocking: Blocking) -> None:
-        """`mode` is `tcx`, which is `tc` on kernels without, or `tc`."""
-        self._wanted = mode
+        """`mode` is `tcx`, which is `tc` on kernels without, or `tc`. Raises InvalidArgument when it is neither."""
+        self._wanted = check_mode(mode, "overlay_attach_mode")
         self._filters = filters
         self._directory = pins.overlay_links
         self._blocking = blocking
