@@ -85,7 +85,8 @@ class Overlay:
             await self._run(lambda own: own.batch([rtnl.delete_link(ifname=DEVICE)]))
             _log.info("overlay device removed", ifname=DEVICE)
         # After it: while it is there no packet passes unseen.
-        await self._hooks.forget()
+        with explained(f"the links of {DEVICE}"):
+            await self._hooks.forget()
         return there is not None
 
     async def _attach(self, ifindex: int, template: Template) -> None:
