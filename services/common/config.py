@@ -105,7 +105,9 @@ class LoaderSettings:
     clang: str = "clang"
     """The compiler."""
     attach_mode: str = "tc"
-    """tc (cls_bpf on clsact) or tcx."""
+    """How programs hang on pods' links: tc (cls_bpf on clsact) or tcx."""
+    overlay_attach_mode: str = "tcx"
+    """How programs hang on the overlay's device: tcx, or tc where the kernel is older than 6.6; tc: in any case."""
     mtu: int = 0
     """MTU of pod interfaces in bytes; 0: that of the device with the default route."""
     masquerade: bool = True

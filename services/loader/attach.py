@@ -87,10 +87,11 @@ class Tcx:
 
     async def attach(self, spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
         """Create or update the links; see Attacher."""
+        directory = self._pins.links(spec.id)
 
         def work() -> None:
             for name, program in programs.items():
-                tcx.attach(self._pins, spec.id, spec.host_ifindex, DIRECTIONS[name], program)
+                tcx.attach(directory / DIRECTIONS[name], spec.host_ifindex, DIRECTIONS[name], program)
 
         await self._blocking.run(work)
 
@@ -100,14 +101,15 @@ class Tcx:
 
     async def attached(self, spec: EndpointSpec) -> Mapping[str, int | None]:
         """Ask the pinned links."""
+        directory = self._pins.links(spec.id)
         return {
-            name: tcx.attached(self._pins, spec.id, spec.host_ifindex, direction)
+            name: tcx.attached(directory / direction, spec.host_ifindex, direction)
             for name, direction in DIRECTIONS.items()
         }
 
     async def forget(self, id_: int) -> None:
         """Detach and unpin the links."""
-        await self._blocking.run(lambda: tcx.detach(self._pins, id_))
+        await self._blocking.run(lambda: tcx.detach(self._pins.links(id_)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +141,8 @@ def hook(mode: str, program: str, id_: int) -> str:
     return f"{mode} {DIRECTIONS[program]}" if program in DIRECTIONS else f"call_policy[{id_}]"
 
 
-def check_mode(mode: str) -> str:
+def check_mode(mode: str, key: str = "attach_mode") -> str:
     """Return a known mode. Raises InvalidArgument naming the setting."""
     if mode not in {"tc", "tcx"}:
-        raise InvalidArgument(f"loader.attach_mode: {mode!r} is neither tc nor tcx", key="attach_mode")
+        raise InvalidArgument(f"loader.{key}: {mode!r} is neither tc nor tcx", key=key)
     return mode

@@ -310,7 +310,7 @@ class Datapath:
             entries=tuple(one for one in self.endpoints.dump() if one.endpoint_id == id_ and not one.host),
             policy=self.has_policy(id_),
             slot=self.call_policy.get(id_),
-            devices=tuple(tcx.devices(self._pins, id_)),
+            devices=tuple(tcx.devices(self._pins.links(id_))),
             directory=id_ in self._state.ids(),
         )
 

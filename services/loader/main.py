@@ -33,6 +33,7 @@ from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
 from services.loader.othernodes import OtherNodes
 from services.loader.overlay import Overlay
+from services.loader.overlayhooks import OverlayHooks
 from services.loader.pins import Pins
 from services.loader.policies import Policies
 from services.loader.probe import Prober
@@ -64,7 +65,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     host = Host(worker, lambda: node.config.gateways)
     datapath = Datapath(pins, state, attachers, host, locks)
     overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
-    overlay = Overlay(worker, overlay_templates, datapath, blocking)
+    hooks = OverlayHooks(loader.overlay_attach_mode, TcFilters(worker), pins, blocking)
+    overlay = Overlay(worker, overlay_templates, datapath, hooks, blocking)
     others = OtherNodes(datapath, state, overlay, Routes(worker), blocking)
     node = NodeConfigurer(
         state,

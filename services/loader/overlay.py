@@ -7,10 +7,10 @@
     tunnel            in a slot of podlane_call_policy, for what pods send to them
 
 `apply` looks first and changes only what differs. A device of another kind or port is replaced, and with it go its
-routes, which are compared afterwards (remotenodes.py). Programs hang there as cls_bpf filters, and a filter's name has
-the digest of what it was made of: template and maps. So programs that an earlier loader has left are kept when they are
-those that would be loaded now, and replaced atomically otherwise. The slot is filled before them: who finds the right
-filters finds the right slot.
+routes, which are compared afterwards (remotenodes.py). Programs hang there with the digest of what they were made of,
+template and maps (overlayhooks.py). So those that an earlier loader has left are kept when they are what would be
+loaded now, and replaced atomically otherwise. The slot is filled before them: who finds the right programs on the hooks
+finds the right slot.
 """
 
 import errno
@@ -30,12 +30,11 @@ from services.loader.maps import CallPolicy
 from services.loader.model import NodeConfig
 from services.loader.netlink import Request, Rtnl, explain
 from services.loader.netlink_worker import NetlinkWorker
+from services.loader.overlayhooks import PROGRAMS, OverlayHooks
 from services.loader.rtnl import LinkInfo
-from services.loader.tc import Filter, TcFilters
 from services.loader.template import Template, Templates
 
 DEVICE = "podlane_vxlan"
-PROGRAMS: Mapping[str, str] = {"ingress": "from_overlay", "egress": "to_overlay"}
 TUNNEL = "tunnel"
 
 # Answers to what came in by it may go another way, and no other device has its packets' addresses.
@@ -55,10 +54,12 @@ class _Wanted:
 class Overlay:
     """Makes and removes it. One caller at a time."""
 
-    def __init__(self, worker: NetlinkWorker, templates: Templates, datapath: Datapath, blocking: Blocking) -> None:
+    def __init__(
+        self, worker: NetlinkWorker, templates: Templates, datapath: Datapath, hooks: OverlayHooks, blocking: Blocking
+    ) -> None:
         """`templates` are of bpf_overlay.c."""
         self._worker = worker
-        self._filters = TcFilters(worker)
+        self._hooks = hooks
         self._templates = templates
         self._datapath = datapath
         self._blocking = blocking
@@ -80,28 +81,26 @@ class Overlay:
         there = await self._run(_look)
         if self._datapath.call_policy.get(CallPolicy.TUNNEL) is not None:
             self._datapath.call_policy.clear(CallPolicy.TUNNEL)
-        if there is None:
-            return False
-        await self._run(lambda own: own.batch([rtnl.delete_link(ifname=DEVICE)]))
-        _log.info("overlay device removed", ifname=DEVICE)
-        return True
+        if there is not None:
+            await self._run(lambda own: own.batch([rtnl.delete_link(ifname=DEVICE)]))
+            _log.info("overlay device removed", ifname=DEVICE)
+        # After it: while it is there no packet passes unseen.
+        with explained(f"the links of {DEVICE}"):
+            await self._hooks.forget()
+        return there is not None
 
     async def _attach(self, ifindex: int, template: Template) -> None:
         shared = self._datapath.shared
         digest = _digest(template, {name: fd for name, fd in shared.items() if name in template.code.maps})
-        names = {hook: f"{program}:{digest}" for hook, program in PROGRAMS.items()}
-        attached = await self._filters.attached(ifindex)
         slots = self._datapath.call_policy
-        right = all(one is not None and one.name == names[hook] for hook, one in attached.items())
-        if right and slots.get(CallPolicy.TUNNEL) is not None:
-            return
         with explained(f"the programs of {DEVICE}"):
+            if await self._hooks.have(ifindex, digest) and slots.get(CallPolicy.TUNNEL) is not None:
+                return
             programs = await self._blocking.run(lambda: objects.load(template.code, {}, shared))
             with programs:
                 slots.set(CallPolicy.TUNNEL, programs[TUNNEL])
-                filters = {hook: Filter(names[hook], programs[program].fileno()) for hook, program in PROGRAMS.items()}
-                await self._filters.attach(ifindex, filters)
-        _log.info("overlay programs attached", ifname=DEVICE, template=template.hash[:12])
+                await self._hooks.attach(ifindex, digest, {hook: programs[name] for hook, name in PROGRAMS.items()})
+        _log.info("overlay programs attached", ifname=DEVICE, mode=self._hooks.mode, template=template.hash[:12])
 
     async def _run(self, work: Callable[[Rtnl], T], port: int = 0) -> T:
         try:

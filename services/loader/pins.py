@@ -3,6 +3,7 @@
     podlane/maps/<name>            maps shared by all endpoints: endpoints, call_policy, metrics, …
     podlane/maps/policy_<id>       an endpoint's own policy map
     podlane/links/<id>/<direction> an endpoint's tcx links; in tc mode the filters live on the device
+    podlane/links/overlay/…        the overlay's tcx links, see overlayhooks.py
 
 A pin holds the object when no process does: that is what lets a restart find everything in place.
 """
@@ -23,6 +24,7 @@ class Pins:
         self.root = bpffs / "podlane"
         self.maps = self.root / "maps"
         self.tcx_links = self.root / "links"
+        self.overlay_links = self.tcx_links / "overlay"
 
     def map(self, name: str) -> Path:
         """Return the pin of a shared map."""

@@ -1,14 +1,18 @@
-"""Attaching by tcx links (kernel 6.6 and later): `loader.attach_mode = "tcx"`.
+"""Attaching by tcx links (kernel 6.6 and later).
 
-A link is pinned under `podlane/links/<id>/<direction>`: it holds its program while no loader runs, and through it the
-next loader replaces the program atomically. The first link on a device costs an RCU grace period (about 11 ms, where a
-tc filter takes 0.3), an update 0.02 ms. Blocking calls; no decisions: what to attach is regenerate.py's business.
+A link is pinned (pins.py): it holds its program while no loader runs, and through it the next loader replaces the
+program atomically. The first link on a device costs an RCU grace period (about 11 ms, where a tc filter takes 0.3), an
+update 0.02 ms. A link whose device has gone is empty and never filled again; so is one that was detached.
+
+Blocking calls; no decisions: what to attach where is attach.py's business for an endpoint's programs, overlayhooks.py's
+for the overlay's.
 """
 
 import contextlib
 import errno
 import functools
 from collections.abc import Mapping
+from pathlib import Path
 
 from services.loader.libbpf import (
     AttachType,
@@ -22,7 +26,6 @@ from services.loader.libbpf import (
     object_get,
     object_pin,
 )
-from services.loader.pins import Pins
 
 _HOOKS: Mapping[str, AttachType] = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
 # Every network namespace has it, and always under this number.
@@ -41,9 +44,8 @@ def supported() -> bool:
     return True
 
 
-def attach(pins: Pins, id_: int, ifindex: int, direction: str, program: Fd) -> None:
-    """Put a program on `ingress` or `egress`, through the endpoint's link if it has one on this device."""
-    pin = pins.links(id_) / direction
+def attach(pin: Path, ifindex: int, direction: str, program: Fd) -> None:
+    """Put a program on `ingress` or `egress`, through the pinned link if that is on this device, else a new one."""
     link = object_get(pin)
     if link is not None:
         with link:
@@ -65,9 +67,8 @@ def _updated(link: Fd, program: Fd) -> bool:
     return True
 
 
-def detach(pins: Pins, id_: int) -> None:
-    """Detach all of an endpoint's links and remove their pins; none is fine."""
-    directory = pins.links(id_)
+def detach(directory: Path) -> None:
+    """Detach all links that are pinned in a directory, and remove it; none is fine."""
     if not directory.is_dir():
         return
     for pin in directory.iterdir():
@@ -79,10 +80,10 @@ def detach(pins: Pins, id_: int) -> None:
     directory.rmdir()
 
 
-def devices(pins: Pins, id_: int) -> list[int]:
-    """Return the index of the device that each of an endpoint's links is on, 0 when that has gone."""
+def devices(directory: Path) -> list[int]:
+    """Return the index of the device that each link pinned in a directory is on, 0 when that has gone."""
     found = []
-    for pin in pins.links(id_).glob("*"):
+    for pin in directory.glob("*"):
         link = object_get(pin)
         if link is not None:
             with link:
@@ -90,11 +91,11 @@ def devices(pins: Pins, id_: int) -> list[int]:
     return found
 
 
-def attached(pins: Pins, id_: int, ifindex: int, direction: str) -> int | None:
-    """Return the id of the program that the endpoint's link has on a hook, None when there is none."""
+def attached(pin: Path, ifindex: int, direction: str) -> int | None:
+    """Return the id of the program that the pinned link has on a hook, None when there is none."""
     with contextlib.suppress(BpfError):  # no such device
         running = attached_programs(ifindex, _HOOKS[direction])
-        link = object_get(pins.links(id_) / direction)
+        link = object_get(pin)
         if link is not None:
             with link:
                 program = link_info(link).program_id
