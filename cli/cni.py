@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from cli.present import age, output_option, plain, show_json, show_table
+from cli.listing import How, Listing, listing_options, show
+from cli.present import age
 from services.common.config import Settings
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 
@@ -28,7 +29,9 @@ def install(settings: Settings, bin_dir: Path, conf_dir: Path, python: Path | No
     """Write the plugin, the IPAM plugin podlane-ipam and a conflist, each atomically; again is an update.
 
     \b
-    Example: podlane cni install --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d
+    Examples:
+      podlane cni install
+      podlane cni install --bin-dir /opt/cni/bin --conf-dir /etc/cni/net.d
     """
     from cni import install as installer
 
@@ -48,7 +51,12 @@ def install(settings: Settings, bin_dir: Path, conf_dir: Path, python: Path | No
 @click.option("--bin-dir", type=_directory, default=_BIN, show_default=True, help="Where the runtime finds plugins.")
 @click.option("--conf-dir", type=_directory, default=_CONF, show_default=True, help="Where it finds configurations.")
 def uninstall(bin_dir: Path, conf_dir: Path) -> None:
-    """Remove the conflist, then the plugins. Running pods keep their network; what isn't there is no error."""
+    """Remove the conflist, then the plugins. Running pods keep their network; what isn't there is no error.
+
+    \b
+    Examples:
+      podlane cni uninstall
+    """
     from cni import install as installer
 
     try:
@@ -62,27 +70,28 @@ def uninstall(bin_dir: Path, conf_dir: Path) -> None:
 
 
 @group.command("journal")
-@output_option
+@listing_options
 @click.pass_obj
-def journal(settings: Settings, output: str) -> None:
+def journal(settings: Settings, how: How) -> None:
     """List the deletion journal: each DEL that found a service away and is not carried out yet, the oldest first.
 
     podlane-endpoint carries them out by itself. When it doesn't answer, its directory is read. Exit code 1 when a
     deletion fails or can't be read.
 
     \b
-    Example: podlane cni journal -o json | jq -r '.[] | .last_error'
+    Examples:
+      podlane cni journal
+      podlane cni journal -o json | jq -r '.[] | .last_error'
     """
+    if any(one.last_error for one in show(_LISTING, lambda: _journalled(settings), how)):
+        raise SystemExit(1)
+
+
+def _journalled(settings: Settings) -> list[Any]:
     found, silent = deletions(settings)
-    if output == "json":
-        show_json([plain(one) for one in found])
-    else:
-        columns = ("NETWORK", "CONTAINER", "INTERFACE", "AGE", "FAILED", "LAST ERROR")
-        show_table(columns, [_row(one) for one in found], "no deletions wait")
     if silent:
         click.echo(f"podlane: {silent}; these are the files in {settings.endpoint.journal_dir}", err=True)
-    if any(one.last_error for one in found):
-        raise SystemExit(1)
+    return found
 
 
 def deletions(settings: Settings, silent: str = "") -> tuple[list[Any], str]:
@@ -113,4 +122,15 @@ def waited(deletion: Any) -> float:
 def _row(deletion: Any) -> tuple[str, ...]:
     owner = deletion.attachment
     named = (owner.network, owner.container_id[:12], owner.ifname) if owner.network else (deletion.file, "-", "-")
-    return (*named, age(waited(deletion)), str(deletion.failures), " ".join(deletion.last_error.split()) or "-")
+    last = " ".join(deletion.last_error.split()) or "-"
+    return (*named, age(waited(deletion)), str(deletion.failures), last, deletion.netns_path or "-", deletion.file)
+
+
+_LISTING = Listing(
+    titles=("NETWORK", "CONTAINER", "INTERFACE", "AGE", "FAILED", "LAST ERROR"),
+    wide=("NETNS", "FILE"),
+    rows=lambda deletion: [_row(deletion)],
+    empty="no deletions wait",
+    name=lambda deletion: f"deletion/{deletion.file}",
+    flexible="LAST ERROR",
+)

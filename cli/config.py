@@ -16,7 +16,13 @@ def group() -> None:
 @output_option
 @click.pass_obj
 def list_options(settings: Settings, output: str) -> None:
-    """List the switches, what they are set to and what they do."""
+    """List the switches, what they are set to and what they do.
+
+    \b
+    Examples:
+      podlane config list
+      podlane config list -o yaml
+    """
     options.show_or_set(settings, None, (), output)
 
 
@@ -30,6 +36,8 @@ def set_options(settings: Settings, changes: tuple[str, ...], output: str) -> No
     Exit code 1 when one of them failed: the switch stays set, its old programs stay live and it is tried again.
 
     \b
-    Example: podlane config set debug=on
+    Examples:
+      podlane config set debug=on
+      podlane config set trace=default policy-verdict=on
     """
     options.show_or_set(settings, None, changes, output)

@@ -1,11 +1,18 @@
-"""Asks one service one question, or listens to it."""
+"""Asks one service one question, or listens to it.
 
-import asyncio
+Questions go by the shim's small client (call.py), which costs a command nothing; streams by grpcio, whose import takes
+a tenth of a second and is no matter to who listens.
+"""
+
+import importlib
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cli import call
+from cni.hpack import Unsupported
 from services.common.config import Settings
 from services.common.errors import PodlaneError
 
@@ -16,84 +23,112 @@ _TIMEOUT = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A service, its socket and the class of its stub."""
+    """A service, its socket and its contract: the module of its messages and its name, `podlane.ipam.v1.ipam_pb2` and
+    `IpamService`.
+    """
 
     name: str
     socket: Path
-    stub: Any
+    module: str
+    contract: str
+
+    @property
+    def stub(self) -> Any:
+        """The class of grpcio's stub."""
+        return getattr(importlib.import_module(f"{self.module}_grpc"), f"{self.contract}Stub")
+
+    def method(self, name: str) -> Any:
+        """Return the descriptor of a method."""
+        descriptor = importlib.import_module(self.module).DESCRIPTOR
+        return descriptor.services_by_name[self.contract].methods_by_name[name]
 
 
 def ipam(settings: Settings) -> Service:
     """Return the ipam service."""
-    from podlane.ipam.v1.ipam_pb2_grpc import IpamServiceStub
-
-    return Service("ipam", settings.ipam.socket, IpamServiceStub)
+    return Service("ipam", settings.ipam.socket, "podlane.ipam.v1.ipam_pb2", "IpamService")
 
 
 def loader(settings: Settings) -> Service:
     """Return the loader service."""
-    from podlane.loader.v1.loader_pb2_grpc import LoaderServiceStub
-
-    return Service("loader", settings.loader.socket, LoaderServiceStub)
+    return Service("loader", settings.loader.socket, "podlane.loader.v1.loader_pb2", "LoaderService")
 
 
 def endpoint(settings: Settings) -> Service:
     """Return the endpoint service."""
-    from podlane.endpoint.v1.endpoint_pb2_grpc import EndpointServiceStub
-
-    return Service("endpoint", settings.endpoint.socket, EndpointServiceStub)
+    return Service("endpoint", settings.endpoint.socket, "podlane.endpoint.v1.endpoint_pb2", "EndpointService")
 
 
 def policy(settings: Settings) -> Service:
     """Return the service for identities and policies, which the endpoint service answers, too."""
-    from podlane.endpoint.v1.policy_pb2_grpc import PolicyServiceStub
-
-    return replace(endpoint(settings), stub=PolicyServiceStub)
+    return replace(endpoint(settings), module="podlane.endpoint.v1.policy_pb2", contract="PolicyService")
 
 
 def cluster(settings: Settings) -> Service:
     """Return the service for other nodes and the kvstore, which the endpoint service answers, too."""
-    from podlane.endpoint.v1.cluster_pb2_grpc import ClusterServiceStub
-
-    return replace(endpoint(settings), stub=ClusterServiceStub)
+    return replace(endpoint(settings), module="podlane.endpoint.v1.cluster_pb2", contract="ClusterService")
 
 
 def controllers(settings: Settings) -> list[Service]:
     """Return the service that every process answers beside its own, once for each process."""
-    from podlane.common.v1.controllers_pb2_grpc import ControllerServiceStub
+    module, contract = "podlane.common.v1.controllers_pb2", "ControllerService"
+    each = (ipam(settings), loader(settings), endpoint(settings))
+    return [replace(one, module=module, contract=contract) for one in each]
 
-    return [replace(one, stub=ControllerServiceStub) for one in (ipam(settings), loader(settings), endpoint(settings))]
+
+def ask(
+    service: Service,
+    method: str,
+    request: Any,
+    timeout: float = _TIMEOUT,
+    *,
+    wait: float = _WAIT,
+    long: bool = False,
+) -> Any:
+    """Call `method` and return its reply; `timeout`, and how long a service that is away is waited for, in seconds.
+
+    `long`: the reply may have more than 16 MiB. Raises the service's PodlaneError.
+    """
+    if not long:
+        try:
+            return call.call(service.name, service.socket, service.method(method), request, timeout=timeout, wait=wait)
+        except Unsupported:
+            pass
+    return _ask_by_grpcio(service, method, request, timeout, wait)
 
 
-async def _ask(service: Service, method: str, request: Any, timeout: float = _TIMEOUT) -> Any:
+def _ask_by_grpcio(service: Service, method: str, request: Any, timeout: float, wait: float) -> Any:
+    import asyncio
+
     from services.common.client import Peer
 
-    peer = Peer(service.name, service.socket, _WAIT)
-    await peer.start()
-    try:
-        return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=timeout)
-    finally:
-        await peer.stop()
+    # grpcio only knows that nobody answers, and not why.
+    call.reach(service.name, service.socket, wait)
 
+    async def answer() -> Any:
+        peer = Peer(service.name, service.socket, _WAIT)
+        await peer.start()
+        try:
+            return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=timeout)
+        finally:
+            await peer.stop()
 
-def ask(service: Service, method: str, request: Any, timeout: float = _TIMEOUT) -> Any:
-    """Call `method` and return its reply; `timeout` in seconds. Raises the service's PodlaneError."""
-    return asyncio.run(_ask(service, method, request, timeout))
+    return asyncio.run(answer())
 
 
 def ask_each(services: Sequence[Service], method: str, request: Any) -> list[tuple[Service, Any]]:
-    """Call `method` of each at the same time; return each with its reply, or with the PodlaneError in its place."""
+    """Call `method` of each; return each with its reply, or with the PodlaneError in its place.
 
-    async def one(service: Service) -> tuple[Service, Any]:
+    Those that are away are waited for together.
+    """
+    patience = time.monotonic() + _WAIT
+    found: list[tuple[Service, Any]] = []
+    for service in services:
         try:
-            return service, await _ask(service, method, request)
+            wait = max(0.0, patience - time.monotonic())
+            found.append((service, ask(service, method, request, wait=wait)))
         except PodlaneError as error:
-            return service, error
-
-    async def each() -> list[tuple[Service, Any]]:
-        return await asyncio.gather(*map(one, services))
-
-    return asyncio.run(each())
+            found.append((service, error))
+    return found
 
 
 def ask_all(service: Service, method: str, request: Any, field: str) -> list[Any]:
@@ -111,9 +146,13 @@ def follow(service: Service, method: str, request: Any, begun: Callable[[], None
     """Call a streaming method: `begun` when the service has taken it up, then `each` for every message, until the
     service ends the stream or the person at the keyboard does. Raises the service's PodlaneError.
     """
+    import asyncio
+
     from services.common.client import Peer
 
-    async def call() -> None:
+    call.reach(service.name, service.socket, _WAIT)
+
+    async def listen() -> None:
         peer = Peer(service.name, service.socket, _WAIT)
         await peer.start()
         try:
@@ -122,4 +161,4 @@ def follow(service: Service, method: str, request: Any, begun: Callable[[], None
         finally:
             await peer.stop()
 
-    asyncio.run(call())
+    asyncio.run(listen())

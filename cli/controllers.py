@@ -1,12 +1,14 @@
 """`podlane controllers`: what the services do by themselves, again and again until it succeeds."""
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from cli import connect
-from cli.present import age, duration, enum_name, output_option, plain, show_json, show_table
+from cli.listing import How, Listing, listing_options, show
+from cli.present import age, duration, enum_name, output_option, plain, show_json
 from services.common.config import Settings
 from services.common.errors import NotFound, PodlaneError
 
@@ -24,25 +26,31 @@ _service_option = click.option(
 @click.group("controllers", invoke_without_command=True)
 @click.option("--failing", is_flag=True, help="Only those that failed since they last succeeded, or that hang.")
 @_service_option
-@output_option
+@listing_options
 @click.pass_context
-def group(context: click.Context, failing: bool, service: str | None, output: str) -> None:
+def group(context: click.Context, failing: bool, service: str | None, how: How) -> None:
     """List the controllers of all services. Exit code 1 when a service doesn't answer.
 
     \b
-    Example: podlane controllers --failing -o json | jq -r '.[] | .status.last_error'
+    Examples:
+      podlane controllers --service loader
+      podlane controllers --failing -o json | jq -r '.[] | .status.last_error'
+      podlane controllers --failing --watch
     """
     if context.invoked_subcommand is not None:
         return
     from podlane.common.v1 import controllers_pb2
 
     request = controllers_pb2.ListControllersRequest(failing=failing)
-    found, silent = _list(context.obj, service, request)
-    if output == "json":
-        show_json([_plain(name, one) for name, one in found])
-    else:
-        rows = [_row(name, one) for name, one in found]
-        show_table(_COLUMNS, rows, "no controllers are failing" if failing else "no controllers")
+    silent: list[PodlaneError] = []
+
+    def fetch() -> list[tuple[str, Any]]:
+        found, silent[:] = _list(context.obj, service, request)
+        if how.watch:
+            _name(silent)
+        return found
+
+    show(replace(_LISTING, empty="no controllers are failing") if failing else _LISTING, fetch, how)
     _name(silent)
     if silent:
         raise SystemExit(1)
@@ -58,7 +66,8 @@ def get(settings: Settings, resource: str, name: str, service: str | None, outpu
     """Show one controller with its configuration and its last 16 outcomes.
 
     \b
-    Example: podlane controllers get ipam expire-reservations
+    Examples:
+      podlane controllers get ipam expire-reservations
     """
     found = _find(settings, resource, name, service, outcomes=True)
     if output == "json":
@@ -77,7 +86,8 @@ def trigger(settings: Settings, resource: str, name: str, service: str | None) -
     """Run a controller now instead of when it is due.
 
     \b
-    Example: podlane controllers trigger loader prepare-template
+    Examples:
+      podlane controllers trigger loader prepare-template
     """
     from podlane.common.v1 import controllers_pb2
 
@@ -151,7 +161,20 @@ def _row(service: str, controller: Any) -> tuple[str, ...]:
         duration(status.last_duration_us / 1e6) if last else "-",
         _next(status, now),
         " ".join(status.last_error.split()) if failing else "-",
+        controller.configuration.group,
+        controller.uuid,
     )
+
+
+_LISTING = Listing(
+    titles=_COLUMNS,
+    wide=("GROUP", "UUID"),
+    rows=lambda one: [_row(*one)],
+    empty="no controllers",
+    name=lambda one: f"{one[0]}/{one[1].resource}/{one[1].name}",
+    plain=lambda one: _plain(*one),
+    flexible="ERROR",
+)
 
 
 def _next(status: Any, now: float) -> str:

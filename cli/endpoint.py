@@ -1,15 +1,15 @@
 """`podlane endpoint`: the pods' endpoints as the endpoint service knows them."""
 
-import time
 from ipaddress import ip_address
 from typing import Any
 
 import click
 
 from cli import connect, options
+from cli.complete import endpoint_argument
 from cli.endpoint_text import describe, describe_health, log_lines
-from cli.identity import labels as spelled
-from cli.present import age, enum_name, output_option, plain, show_json, show_table
+from cli.listing import How, listing_options
+from cli.present import output_option, plain, show_json
 from services.common.config import Settings
 from services.common.errors import InvalidArgument
 
@@ -20,72 +20,23 @@ def group() -> None:
 
 
 @group.command("list")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "wide", "json"]),
-    default="table",
-    show_default=True,
-    help="How to print; wide: with the policies that isolate, and what identities are made of.",
-)
+@listing_options
 @click.pass_obj
-def list_endpoints(settings: Settings, output: str) -> None:
+def list_endpoints(settings: Settings, how: How) -> None:
     """List the endpoints of this node.
+
+    INGRESS, EGRESS: whether policy is enforced. -o wide: interfaces, MACs, the policies that isolate, and labels.
 
     \b
     Examples:
       podlane endpoint list -o wide
+      podlane endpoint list --watch
+      podlane endpoint list -o name
       podlane endpoint list -o json | jq -r '.[] | select(.state != "ready") | .id'
     """
-    from podlane.endpoint.v1 import endpoint_pb2
+    from cli import endpoint_list
 
-    request = endpoint_pb2.ListEndpointsRequest()
-    found = connect.ask_all(connect.endpoint(settings), "ListEndpoints", request, "endpoints")
-    if output == "json":
-        show_json([plain(endpoint) for endpoint in found])
-        return
-    columns: tuple[str, ...] = ("ENDPOINT", "STATE", "IDENTITY", "POD", "IPV4", "IPV6", "INTERFACE", "CONTAINER", "AGE")
-    rows = [_row(endpoint) for endpoint in found]
-    if output == "wide":
-        columns += ("INGRESS POLICIES", "EGRESS POLICIES", "LABELS")
-        rows = [row + _wide(endpoint) for row, endpoint in zip(rows, found, strict=True)]
-    show_table(columns, rows, "no endpoints")
-
-
-def _row(endpoint: Any) -> tuple[str, ...]:
-    by_version = {4: "-", 6: "-"}
-    for assigned in endpoint.addresses:
-        address = ip_address(assigned.address.address.packed)
-        by_version[address.version] = str(address)
-    return (
-        str(endpoint.id),
-        _state(endpoint),
-        str(endpoint.identity),
-        f"{endpoint.pod.namespace}/{endpoint.pod.name}" if endpoint.pod.name else "-",
-        by_version[4],
-        by_version[6],
-        endpoint.link.host_ifname,
-        endpoint.attachment.container_id[:12],
-        age(time.time() - endpoint.created.seconds),
-    )
-
-
-def _state(endpoint: Any) -> str:
-    """Return the state, and where it stands if it waits for its turn: `waiting-to-regenerate 12/190 ~3.4s`."""
-    state = enum_name(endpoint.DESCRIPTOR.fields_by_name["state"].enum_type, endpoint.state)
-    if not endpoint.HasField("place"):
-        return state
-    place = endpoint.place
-    expected = f" ~{place.estimate_us / 1e6:.1f}s" if place.HasField("estimate_us") else ""
-    return f"{state} {place.position}/{place.waiting}{expected}"
-
-
-def _wide(endpoint: Any) -> tuple[str, ...]:
-    return (
-        ",".join(endpoint.ingress_policies) or "-",
-        ",".join(endpoint.egress_policies) or "-",
-        ",".join(spelled(endpoint.identity_labels)) or "-",
-    )
+    endpoint_list.run(settings, how)
 
 
 def selector(text: str) -> Any:
@@ -105,7 +56,7 @@ def selector(text: str) -> Any:
 
 
 @group.command("get")
-@click.argument("endpoint")
+@endpoint_argument
 @output_option
 @click.pass_obj
 def get_endpoint(settings: Settings, endpoint: str, output: str) -> None:
@@ -134,7 +85,7 @@ def get(settings: Settings, endpoint: str) -> Any:
 
 
 @group.command("labels")
-@click.argument("endpoint")
+@endpoint_argument
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE | KEY-]...")
 @click.option("--reset", "taken_back", multiple=True, metavar="KEY", help="What the pod says counts again.")
 @output_option
@@ -161,11 +112,17 @@ def labels(
 
 
 @group.command("log")
-@click.argument("endpoint")
+@endpoint_argument
 @output_option
 @click.pass_obj
 def log(settings: Settings, endpoint: str, output: str) -> None:
-    """Show an endpoint's log, its newest 256 entries: ENDPOINT is an id, an address or namespace/pod."""
+    """Show an endpoint's log, its newest 256 entries: ENDPOINT is an id, an address or namespace/pod.
+
+    \b
+    Examples:
+      podlane endpoint log shop/web-0
+      podlane endpoint log 7 -o json | jq '.[-1]'
+    """
     found = get(settings, endpoint)
     if output == "json":
         show_json(plain(found)["log"])
@@ -175,13 +132,17 @@ def log(settings: Settings, endpoint: str, output: str) -> None:
 
 
 @group.command("health")
-@click.argument("endpoint")
+@endpoint_argument
 @output_option
 @click.pass_obj
 def health(settings: Settings, endpoint: str, output: str) -> None:
     """Show how an endpoint is, and why: ENDPOINT is an id, an address or namespace/pod.
 
     Exit code 1 when its health is a warning or a failure.
+
+    \b
+    Examples:
+      podlane endpoint health shop/web-0
     """
     found = get(settings, endpoint)
     if output == "json":
@@ -194,7 +155,7 @@ def health(settings: Settings, endpoint: str, output: str) -> None:
 
 
 @group.command("check")
-@click.argument("endpoint")
+@endpoint_argument
 @click.option("--repair", is_flag=True, help="Mend what is wrong, then check again.")
 @output_option
 @click.pass_obj
@@ -202,6 +163,11 @@ def check(settings: Settings, endpoint: str, repair: bool, output: str) -> None:
     """Compare an endpoint with the kernel, its pod, ipam's books and the kvstore, as CNI CHECK does.
 
     Exit code 1 when something is wrong, and with --repair when something still is.
+
+    \b
+    Examples:
+      podlane endpoint check shop/web-0
+      podlane endpoint check 7 --repair
     """
     from cli import endpoint_check
 
@@ -209,7 +175,7 @@ def check(settings: Settings, endpoint: str, repair: bool, output: str) -> None:
 
 
 @group.command("regenerate")
-@click.argument("endpoint")
+@endpoint_argument
 @click.option(
     "--level",
     type=click.Choice(["1", "2", "no-rebuild", "rewrite+load"]),
@@ -244,7 +210,7 @@ def regenerate(settings: Settings, endpoint: str, level: str, dry_run: bool, out
 
 
 @group.command("config")
-@click.argument("endpoint")
+@endpoint_argument
 @click.argument("changes", nargs=-1, metavar="[KEY=VALUE]...")
 @output_option
 @click.pass_obj

@@ -8,7 +8,7 @@ from podlane.endpoint.v1 import policy_pb2
 
 from cli import documents
 from cli.connect import ask, policy
-from cli.identity import labels as spelled
+from cli.present import labels as spelled
 from cli.present import plain, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import InvalidArgument

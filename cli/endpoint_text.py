@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from cli.identity import labels as spelled
 from cli.present import age, enum_name, level_name, plain
+from cli.present import labels as spelled
 
 # The newest lines of the log that `get` shows; `log` shows all.
 _LINES = 10

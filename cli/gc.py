@@ -18,7 +18,9 @@ def group(context: click.Context, dry_run: bool, output: str) -> None:
     not be removed.
 
     \b
-    Example: podlane gc --dry-run -o json | jq -r '.[] | select(.action == "keep") | .object'
+    Examples:
+      podlane gc --dry-run
+      podlane gc --dry-run -o json | jq -r '.[] | select(.action == "keep") | .object'
     """
     findings = garbage.collect(context.obj, (), dry_run=dry_run)
     garbage.show(findings, output, "nothing is left behind")

@@ -6,7 +6,8 @@ import click
 from podlane.endpoint.v1 import policy_pb2
 
 from cli.connect import ask, policy
-from cli.present import duration, output_option, plain, show_json, show_table
+from cli.listing import How, Listing, listing_options, show
+from cli.present import duration, labels, output_option, plain, show_json
 from services.common.config import Settings
 from services.common.errors import NotFound
 
@@ -17,20 +18,18 @@ def group() -> None:
 
 
 @group.command("list")
-@output_option
+@listing_options
 @click.pass_obj
-def list_identities(settings: Settings, output: str) -> None:
+def list_identities(settings: Settings, how: How) -> None:
     """List the identities that are known on this node, reserved ones and those of prefixes included.
 
     \b
-    Example: podlane identity list -o json | jq '.[] | select(.labels["k8s:app"] == "web") | .id'
+    Examples:
+      podlane identity list
+      podlane identity list -o json | jq '.[] | select(.labels["k8s:app"] == "web") | .id'
     """
-    found = ask(policy(settings), "ListIdentities", policy_pb2.ListIdentitiesRequest()).identities
-    if output == "json":
-        show_json([plain(one) for one in found])
-        return
-    columns = ("IDENTITY", "STANDS FOR", "ENDPOINTS", "POLICIES", "EXPIRES")
-    show_table(columns, [_row(one) for one in found], "no identities")
+    request = policy_pb2.ListIdentitiesRequest()
+    show(_LISTING, lambda: ask(policy(settings), "ListIdentities", request).identities, how)
 
 
 @group.command("get")
@@ -41,7 +40,9 @@ def get_identity(settings: Settings, identity: int, output: str) -> None:
     """Show one identity: its labels, who has it, and which policies are about it.
 
     \b
-    Example: podlane identity get 300
+    Examples:
+      podlane identity get 300
+      podlane identity get 1 -o yaml
     """
     request = policy_pb2.ListIdentitiesRequest(identity=identity)
     found = ask(policy(settings), "ListIdentities", request).identities
@@ -58,6 +59,15 @@ def _row(identity: Any) -> tuple[str, ...]:
     return (str(identity.id), _stands_for(identity), _endpoints(identity), _policies(identity), _expires(identity))
 
 
+_LISTING = Listing(
+    titles=("IDENTITY", "STANDS FOR", "ENDPOINTS", "POLICIES", "EXPIRES"),
+    rows=lambda identity: [_row(identity)],
+    empty="no identities",
+    name=lambda identity: f"identity/{identity.id}",
+    flexible="STANDS FOR",
+)
+
+
 def _describe(identity: Any) -> list[str]:
     lines = [f"identity    {identity.id}"]
     if identity.HasField("prefix"):
@@ -68,13 +78,6 @@ def _describe(identity: Any) -> list[str]:
         f"endpoints   {_endpoints(identity)}",
         f"policies    {_policies(identity)}",
         f"expires     {_expires(identity)}",
-    ]
-
-
-def labels(found: Any) -> list[str]:
-    """Return labels as people write them; a reserved one has no value."""
-    return [
-        f"{key}={value}" if value or not key.startswith("reserved:") else key for key, value in sorted(found.items())
     ]
 
 

@@ -9,7 +9,8 @@ import click
 
 from cli import garbage
 from cli.connect import ask, ask_all, ipam
-from cli.present import age, enum_name, output_option, plain, show_json, show_table
+from cli.listing import How, Listing, listing_options, show
+from cli.present import age, enum_name, output_option, plain, pod_name
 from services.common.config import Settings
 from services.common.model import Network
 
@@ -21,68 +22,95 @@ def group() -> None:
 
 @group.command("list")
 @click.option("--pool", default="", help="Only this pool.")
-@output_option
+@listing_options
 @click.pass_obj
-def list_allocations(settings: Settings, pool: str, output: str) -> None:
+def list_allocations(settings: Settings, pool: str, how: How) -> None:
     """List allocations with their owners. `ipam only`: another plugin's interface has them, by podlane-ipam.
 
     \b
-    Example: podlane ipam list -o json | jq '.[] | select(.state == "reserved")'
+    Examples:
+      podlane ipam list --pool default
+      podlane ipam list -o json | jq '.[] | select(.state == "reserved")'
     """
     from podlane.ipam.v1 import ipam_pb2
 
     request = ipam_pb2.ListAllocationsRequest(pool=pool)
-    found = ask_all(ipam(settings), "ListAllocations", request, "allocations")
-    if output == "json":
-        show_json([plain(allocation) for allocation in found])
-        return
-    columns = ("ADDRESS", "POOL", "STATE", "ENDPOINT", "POD", "CONTAINER", "IFNAME", "AGE")
-    rows = [row for allocation in found for row in _rows(allocation)]
-    show_table(columns, rows, "no addresses are allocated")
+    show(_ALLOCATIONS, lambda: _allocations(settings, request), how)
+
+
+def _allocations(settings: Settings, request: Any) -> list[Any]:
+    request.page_token = ""
+    return ask_all(ipam(settings), "ListAllocations", request, "allocations")
 
 
 def _rows(allocation: Any) -> list[tuple[str, ...]]:
     state = enum_name(allocation.DESCRIPTOR.fields_by_name["state"].enum_type, allocation.state)
-    pod = f"{allocation.pod.namespace}/{allocation.pod.name}" if allocation.pod.name else "-"
     return [
         (
             plain(assigned.address),
             allocation.pool,
             state,
             str(allocation.endpoint_id or ("ipam only" if state == "confirmed" else "-")),
-            pod,
+            pod_name(allocation.pod),
             allocation.owner.container_id[:12],
             allocation.owner.ifname,
             age(time.time() - allocation.created.seconds),
+            allocation.owner.network,
         )
         for assigned in allocation.addresses
     ]
 
 
+_ALLOCATIONS = Listing(
+    titles=("ADDRESS", "POOL", "STATE", "ENDPOINT", "POD", "CONTAINER", "IFNAME", "AGE"),
+    wide=("NETWORK",),
+    rows=_rows,
+    empty="no addresses are allocated",
+    name=lambda allocation: f"allocation/{_owner(allocation.owner)}",
+    flexible="POD",
+)
+
+
+def _owner(owner: Any) -> str:
+    return f"{owner.network}/{owner.container_id}/{owner.ifname}"
+
+
 @group.command("pools")
-@output_option
+@listing_options
 @click.pass_obj
-def list_pools(settings: Settings, output: str) -> None:
-    """List the pools with their ranges and how full each is."""
+def list_pools(settings: Settings, how: How) -> None:
+    """List the pools with their ranges and how full each is.
+
+    \b
+    Examples:
+      podlane ipam pools
+      podlane ipam pools --watch --interval 1
+    """
     from podlane.ipam.v1 import ipam_pb2
 
-    reply = ask(ipam(settings), "ListPools", ipam_pb2.ListPoolsRequest())
-    if output == "json":
-        show_json([plain(pool) for pool in reply.pools])
-        return
-    columns = ("POOL", "RANGE", "GATEWAY", "SIZE", "USED", "RESERVED", "COOLING", "FREE")
-    rows = [
+    found = show(_POOLS, lambda: ask(ipam(settings), "ListPools", ipam_pb2.ListPoolsRequest()).pools, how)
+    if how.output in {"table", "wide"}:
+        _complain(found)
+
+
+def _ranges(pool: Any) -> list[tuple[str, ...]]:
+    return [
         (
             pool.name,
             plain(part.prefix),
             plain(part.gateway),
             *(str(number) for number in (part.size, part.used, part.reserved, part.cooling, part.size - part.used)),
         )
-        for pool in reply.pools
         for part in pool.ranges
     ]
-    show_table(columns, rows, "no range is there yet")
-    _complain(reply.pools)
+
+
+_POOLS = Listing(
+    titles=("POOL", "RANGE", "GATEWAY", "SIZE", "USED", "RESERVED", "COOLING", "FREE"),
+    rows=_ranges,
+    empty="no range is there yet",
+    name=lambda pool: f"pool/{pool.name}",
+)
 
 
 def _complain(pools: Iterable[Any]) -> bool:
@@ -104,7 +132,8 @@ def audit(context: click.Context, repair: bool, output: str) -> None:
     is wrong with the ranges. Exit code 1 when there is anything that was not repaired.
 
     \b
-    Example: podlane ipam audit || podlane ipam audit --repair
+    Examples:
+      podlane ipam audit || podlane ipam audit --repair
     """
     from podlane.ipam.v1 import ipam_pb2
 
@@ -116,9 +145,9 @@ def audit(context: click.Context, repair: bool, output: str) -> None:
 
 
 @group.command("claims")
-@output_option
+@listing_options
 @click.pass_obj
-def list_claims(settings: Settings, output: str) -> None:
+def list_claims(settings: Settings, how: How) -> None:
     """List what the nodes of the cluster have claimed of its ranges.
 
     \b
@@ -127,17 +156,22 @@ def list_claims(settings: Settings, output: str) -> None:
     other:     another node's
     absent:    of a node that is not in the kvstore: it is down, or gone for good
     stranger:  of a second node of this name, or of this one before it lost its database
+
+    \b
+    Examples:
+      podlane ipam claims
+      podlane ipam claims -o json | jq -r '.[] | select(.state == "absent") | .node'
     """
+    show(_CLAIMS, lambda: _claims(settings), how)
+
+
+def _claims(settings: Settings) -> list[Any]:
     from podlane.ipam.v1 import ipam_pb2
 
     reply = ask(ipam(settings), "ListClaims", ipam_pb2.ListClaimsRequest())
-    if output == "json":
-        show_json([plain(claim) for claim in reply.claims])
-    else:
-        columns = ("POOL", "RANGE", "NODE", "SINCE", "ALLOCATIONS", "STATE")
-        show_table(columns, [_claim_row(claim) for claim in reply.claims], "nothing is claimed")
     if reply.error:
         click.echo(f"podlane: other nodes' claims are missing: {reply.error}", err=True)
+    return list(reply.claims)
 
 
 def _claim_row(claim: Any) -> tuple[str, ...]:
@@ -146,6 +180,14 @@ def _claim_row(claim: Any) -> tuple[str, ...]:
     since = age(time.time() - claim.claimed.seconds) if claim.HasField("claimed") else "-"
     note = f"{state} (gateway)" if claim.gateway else state
     return claim.pool, plain(claim.range), claim.node or "?", since, str(claim.allocations) if own else "-", note
+
+
+_CLAIMS = Listing(
+    titles=("POOL", "RANGE", "NODE", "SINCE", "ALLOCATIONS", "STATE"),
+    rows=lambda claim: [_claim_row(claim)],
+    empty="nothing is claimed",
+    name=lambda claim: f"claim/{claim.pool}/{plain(claim.range)}",
+)
 
 
 @group.command("takeover")
@@ -162,7 +204,8 @@ def take_over(settings: Settings, range_: str, node: str, yes: bool, force: bool
     whichever node was heard last has the traffic.
 
     \b
-    Example: podlane ipam takeover 10.1.2.0/24 --from node-7 --yes
+    Examples:
+      podlane ipam takeover 10.1.2.0/24 --from node-7 --yes
     """
     from podlane.ipam.v1 import ipam_pb2
 
@@ -183,7 +226,12 @@ def take_over(settings: Settings, range_: str, node: str, yes: bool, force: bool
 @click.argument("range_", metavar="RANGE")
 @click.pass_obj
 def release_claim(settings: Settings, range_: str) -> None:
-    """Give a range that this node has claimed back to the cluster now, if nobody has an address of it."""
+    """Give a range that this node has claimed back to the cluster now, if nobody has an address of it.
+
+    \b
+    Examples:
+      podlane ipam release-claim 10.1.2.0/24
+    """
     from podlane.ipam.v1 import ipam_pb2
 
     from services.common import wire

@@ -6,10 +6,8 @@ import click
 from podlane.endpoint.v1 import cluster_pb2
 
 from cli.connect import ask, cluster, follow
-from cli.present import output_option, plain, show_json, show_table
+from cli.listing import How, Listing, listing_options, show
 from services.common.config import Settings
-
-_COLUMNS = ("KEY", "REVISION", "LEASED", "SAYS")
 
 
 @click.group("kvstore", help="What the nodes of a cluster tell each other; of a node that is alone, its own records.")
@@ -19,9 +17,9 @@ def group() -> None:
 
 @group.command("list")
 @click.argument("prefix", default="")
-@output_option
+@listing_options
 @click.pass_obj
-def list_entries(settings: Settings, prefix: str, output: str) -> None:
+def list_entries(settings: Settings, prefix: str, how: How) -> None:
     """List entries, with names in place of numbers. PREFIX is a path below the root.
 
     \b
@@ -29,13 +27,14 @@ def list_entries(settings: Settings, prefix: str, output: str) -> None:
       podlane kvstore list state/nodes
       podlane kvstore list state/ip -o json | jq -r '.[] | select(.text | contains("shop/web")) | .key'
     """
+    show(_LISTING, lambda: _entries(settings, prefix), how)
+
+
+def _entries(settings: Settings, prefix: str) -> list[Any]:
     found: list[Any] = []
     request = cluster_pb2.ListEntriesRequest(prefix=prefix)
     follow(cluster(settings), "ListEntries", request, lambda: None, lambda part: found.extend(part.entries))
-    if output == "json":
-        show_json([plain(one) for one in found])
-        return
-    show_table(_COLUMNS, [_row(one) for one in found], "no entries")
+    return found
 
 
 @group.command("get")
@@ -45,7 +44,8 @@ def get_entry(settings: Settings, key: str) -> None:
     """Show the value of one key, as it is there.
 
     \b
-    Example: podlane kvstore get state/ip/v1/10.244.1.7 | jq .identity
+    Examples:
+      podlane kvstore get state/ip/v1/10.244.1.7 | jq .identity
     """
     click.echo(ask(cluster(settings), "GetEntry", cluster_pb2.GetEntryRequest(key=key)).entry.value)
 
@@ -58,7 +58,8 @@ def watch_entries(settings: Settings, prefix: str, changes: bool) -> None:
     """Show entries and then every change, until interrupted. A key that is gone is shown with `-`.
 
     \b
-    Example: podlane kvstore watch state/nodes --changes
+    Examples:
+      podlane kvstore watch state/nodes --changes
     """
 
     def show(message: Any) -> None:
@@ -74,3 +75,11 @@ def watch_entries(settings: Settings, prefix: str, changes: bool) -> None:
 
 def _row(entry: Any) -> tuple[str, ...]:
     return (entry.key, str(entry.revision), "yes" if entry.leased else "-", entry.text)
+
+
+_LISTING = Listing(
+    titles=("KEY", "REVISION", "LEASED", "SAYS"),
+    rows=lambda entry: [_row(entry)],
+    empty="no entries",
+    name=lambda entry: str(entry.key),
+)

@@ -1,17 +1,20 @@
 """`podlane node`: the three services of this node as processes."""
 
-import asyncio
+import select
+import time
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import processes
+from cli.call import health
 from cli.present import output_option, show_json, show_table
 from services.common.config import Settings
 from services.common.errors import Unavailable
 
 _PATIENCE = 15.0
+_LOOK = 0.02
 
 
 @click.group("node", help="Start, stop and show the node's services.")
@@ -22,54 +25,52 @@ def group() -> None:
 @group.command("up")
 @click.pass_context
 def up(context: click.Context) -> None:
-    """Start the services and wait until each can do its work. A service that runs already is left alone."""
+    """Start the services and wait until each can do its work. A service that runs already is left alone.
+
+    \b
+    Examples:
+      podlane node up
+      podlane --config /etc/podlane/podlane.toml node up
+    """
     settings: Settings = context.obj
     root = context.find_root()
     config: Path | None = root.params.get("file")
     started = [processes.start(settings, service, config) for service in processes.SERVICES]
-    asyncio.run(_wait_until_serving(settings, started))
+    _wait_until_serving(settings, started)
     for process in started:
         click.echo(f"podlane-{process.service} is serving on {process.socket} (pid {process.pid})")
 
 
-async def _wait_until_serving(settings: Settings, started: list[processes.Process]) -> None:
-    try:
-        async with asyncio.timeout(_PATIENCE * 2):
-            await asyncio.gather(*(_serving(settings, process) for process in started))
-    except TimeoutError:
-        states = [(process.service, await health(process.socket)) for process in started]
-        slow = ", ".join(f"podlane-{service} is {state}" for service, state in states if state != "serving")
-        raise Unavailable(
-            f"not all services came up in {_PATIENCE * 2:.0f} s: {slow}; see the logs in {started[0].log.parent}"
-        ) from None
+def _wait_until_serving(settings: Settings, started: list[processes.Process]) -> None:
+    deadline = time.monotonic() + _PATIENCE * 2
+    for process in started:
+        # A call that nobody can answer yet costs more than the look for its socket, and takes the CPU from the start.
+        while not process.socket.exists() or health(process.socket) != "serving":
+            for one in started:
+                if processes.has_ended(settings, one):
+                    raise Unavailable(f"podlane-{one.service} ended at once: {processes.last_words(one)}")
+            if time.monotonic() >= deadline:
+                raise _slow(started)
+            select.select((), (), (), _LOOK)
 
 
-async def _serving(settings: Settings, process: processes.Process) -> None:
-    # A call that nobody can answer yet costs more than the look for its socket, and takes the CPU from the start.
-    while not process.socket.exists() or await health(process.socket) != "serving":
-        if processes.has_ended(settings, process):
-            raise Unavailable(f"podlane-{process.service} ended at once: {processes.last_words(process)}")
-        await asyncio.sleep(0.02)
-
-
-async def health(socket: Path) -> str:
-    """Return `serving`, `not serving` or `down`."""
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
-        try:
-            stub: Any = health_pb2_grpc.HealthStub(channel)
-            reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=2.0)
-        except grpc.aio.AioRpcError:
-            return "down"
-    return "serving" if reply.status == health_pb2.HealthCheckResponse.SERVING else "not serving"
+def _slow(started: list[processes.Process]) -> Unavailable:
+    states = [(process.service, health(process.socket)) for process in started]
+    slow = ", ".join(f"podlane-{service} is {state}" for service, state in states if state != "serving")
+    return Unavailable(
+        f"not all services came up in {_PATIENCE * 2:.0f} s: {slow}; see the logs in {started[0].log.parent}"
+    )
 
 
 @group.command("down")
 @click.pass_obj
 def down(settings: Settings) -> None:
-    """Stop the services. Running pods keep their network: links, programs and maps stay in the kernel."""
+    """Stop the services. Running pods keep their network: links, programs and maps stay in the kernel.
+
+    \b
+    Examples:
+      podlane node down
+    """
     # The reverse of the start: who calls others stops first.
     for service in reversed(processes.SERVICES):
         ran = processes.stop(settings, service, _PATIENCE)
@@ -80,8 +81,14 @@ def down(settings: Settings) -> None:
 @output_option
 @click.pass_obj
 def status(settings: Settings, output: str) -> None:
-    """Show each service: health, pid, memory, socket. Exit code 1 when one isn't serving."""
-    found = asyncio.run(states(settings))
+    """Show each service: health, pid, memory, socket. Exit code 1 when one isn't serving.
+
+    \b
+    Examples:
+      podlane node status
+      podlane node status -o json | jq -r '.[] | .pid'
+    """
+    found = states(settings)
     if output == "json":
         show_json(found)
     else:
@@ -102,18 +109,17 @@ def status(settings: Settings, output: str) -> None:
         raise SystemExit(1)
 
 
-async def states(settings: Settings) -> list[dict[str, Any]]:
+def states(settings: Settings) -> list[dict[str, Any]]:
     """Return what is known of each service."""
     found = [processes.find(settings, service) for service in processes.SERVICES]
-    states = await asyncio.gather(*(health(process.socket) for process in found))
     return [
         {
             "service": process.service,
-            "health": state,
+            "health": health(process.socket),
             "pid": process.pid,
             "rss_kib": process.rss_kib(),
             "socket": str(process.socket),
             "log": str(process.log),
         }
-        for process, state in zip(found, states, strict=True)
+        for process in found
     ]

@@ -10,8 +10,9 @@ from podlane.endpoint.v1 import policy_pb2
 from cli import documents
 from cli.connect import ask, policy
 from cli.documents import files_option
+from cli.listing import How, Listing, listing_options, show
 from cli.policy_questions import diff, explain
-from cli.present import age, enum_name, output_option, plain, show_json, show_table
+from cli.present import age, enum_name, plain, show_json
 from services.common.config import Settings
 
 
@@ -80,20 +81,18 @@ def _show_applied(reply: Any) -> None:
 
 
 @group.command("list")
-@output_option
+@listing_options
 @click.pass_obj
-def list_policies(settings: Settings, output: str) -> None:
+def list_policies(settings: Settings, how: How) -> None:
     """List the documents in force, how many endpoints of this node each selects, and where it is from.
 
     \b
-    Example: podlane policy list -o json | jq -r '.[] | select(.endpoints == []) | .name.name'
+    Examples:
+      podlane policy list --watch
+      podlane policy list -o json | jq -r '.[] | select(.endpoints == []) | .name.name'
     """
-    found = ask(policy(settings), "ListPolicies", policy_pb2.ListPoliciesRequest()).documents
-    if output == "json":
-        show_json([plain(one) for one in found])
-        return
-    columns = ("NAMESPACE", "NAME", "KIND", "SELECTS", "ISOLATES", "SOURCE", "AGE")
-    show_table(columns, [_row(one) for one in found], "no policies")
+    request = policy_pb2.ListPoliciesRequest()
+    show(_LISTING, lambda: ask(policy(settings), "ListPolicies", request).documents, how)
 
 
 def _row(document: Any) -> tuple[str, ...]:
@@ -105,7 +104,18 @@ def _row(document: Any) -> tuple[str, ...]:
         ",".join(_directions(document)) or "-",
         document.source or "applied",
         age(time.time() - document.applied.seconds),
+        ",".join(map(str, document.endpoints)) or "-",
     )
+
+
+_LISTING = Listing(
+    titles=("NAMESPACE", "NAME", "KIND", "SELECTS", "ISOLATES", "SOURCE", "AGE"),
+    wide=("ENDPOINTS",),
+    rows=lambda document: [_row(document)],
+    empty="no policies",
+    name=lambda document: documents.full_name(document.name).replace(" ", "/"),
+    flexible="SOURCE",
+)
 
 
 def _directions(document: Any) -> list[str]:
@@ -163,7 +173,8 @@ def validate(settings: Settings, files: tuple[str, ...]) -> None:
     """Check files and touch nothing: a line for each problem and each warning. Exit code 1 when there is a problem.
 
     \b
-    Example: podlane policy validate -f policies/ && podlane policy apply -f policies/
+    Examples:
+      podlane policy validate -f policies/ && podlane policy apply -f policies/
     """
     text = documents.read(files)
     problems, warnings = documents.check(settings, text)

@@ -1,17 +1,22 @@
 """Messages as people and scripts read them.
 
-`plain` turns any podlane message into dicts and lists with addresses, times and enums spelled out; `-o json` prints
-exactly that. Tables are for people and may change, JSON keys are the protobuf field names and may not.
+`plain` turns any podlane message into dicts and lists with addresses, times and enums spelled out; `-o json` and
+`-o yaml` print exactly that. Tables (table.py) are for people and may change, keys are the protobuf field names and may
+not. What a listing has beside these is in listing.py.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from typing import Any
 
 import click
 from google.protobuf.message import Message
+
+from cli import table
+
+_YAML = "podlane.yaml"
 
 
 def _prefix(message: Any) -> str:
@@ -88,21 +93,67 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e6:.3g}us"
 
 
+def labels(found: Mapping[str, str]) -> list[str]:
+    """Return labels as people write them; a reserved one has no value."""
+    return [
+        f"{key}={value}" if value or not key.startswith("reserved:") else key for key, value in sorted(found.items())
+    ]
+
+
+def pod_name(pod: Any) -> str:
+    """Return a pod as kubectl names it in all namespaces, or `-`."""
+    return f"{pod.namespace}/{pod.name}" if pod.name else "-"
+
+
 def show_json(value: Any) -> None:
-    """Print JSON, indented."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print data: as JSON, indented, or as YAML where that was asked for by `output_option`."""
+    if spelled_as_yaml():
+        click.echo(as_yaml(value), nl=False)
+    else:
+        click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
-    """Print rows under their columns, aligned and unwrapped, so that grep and awk work; `empty` when there are none."""
+def as_yaml(value: Any) -> str:
+    """Return data as a YAML document."""
+    import yaml
+
+    text: str = yaml.dump(
+        value, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), allow_unicode=True, sort_keys=False
+    )
+    return text
+
+
+def spelled_as_yaml() -> bool:
+    """Whether data is to be YAML in the command that runs."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_YAML))
+
+
+def show_table(columns: Sequence[str], rows: Sequence[Sequence[str]], empty: str, flexible: str = "") -> None:
+    """Print rows under their columns; `empty` when there are none. `flexible` names the column that is cut first where
+    a terminal is too narrow: the last, if none is named.
+    """
     if not rows:
         click.echo(empty)
         return
-    widths = [max(len(row[index]) for row in (columns, *rows)) for index in range(len(columns))]
-    for row in (columns, *rows):
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in table.fitted(columns, rows, table.of_stdout(), flexible):
+        click.echo(line)
+
+
+def read_output(context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Make one case of the two ways to spell data: a command knows `json`, and `show_json` how it is to be spelled."""
+    if value != "yaml":
+        return value
+    context.meta[_YAML] = True
+    return "json"
 
 
 output_option = click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True, help="How to print."
+    "-o",
+    "--output",
+    type=click.Choice(["table", "wide", "json", "yaml"]),
+    default="table",
+    show_default=True,
+    callback=read_output,
+    help="How to print.",
 )

@@ -1,6 +1,5 @@
 """`podlane status`: how it is with this node, in one page."""
 
-import asyncio
 from typing import Any
 
 import click
@@ -20,9 +19,11 @@ def group(settings: Settings, output: str) -> None:
     """Show the services, the kvstore, the other nodes and the deletion journal. Exit code 1 when something isn't right.
 
     \b
-    Example: podlane status -o json | jq .cluster.kvstore.lease_left_ms
+    Examples:
+      podlane status
+      podlane status -o json | jq .cluster.kvstore.lease_left_ms
     """
-    services = asyncio.run(node.states(settings))
+    services = node.states(settings)
     found: Any = None
     lost = ""
     try:

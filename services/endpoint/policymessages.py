@@ -13,6 +13,7 @@ from services.endpoint.messages import read_selector
 from services.endpoint.observed import Flow, Probe
 from services.endpoint.peer_messages import write_policy_entry
 from services.endpoint.policy import syntax
+from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.document import DocumentKind, DocumentName, to_json
 from services.endpoint.policy.entry import PROTOCOLS, Direction
 from services.endpoint.policy.explain import Decision, Packet
@@ -158,6 +159,17 @@ def write_explained(one: Explained) -> pb.ExplainPolicyResponse:
         probe=_write_probe(one.probe) if one.probe is not None else None,
         unchecked=one.unchecked,
         agrees=one.agrees,
+    )
+
+
+def write_wanted(id_: int, policy: EndpointPolicy) -> pb.ListPolicyEntriesResponse:
+    """Return what an endpoint's map is to hold."""
+    return pb.ListPolicyEntriesResponse(
+        id=id_,
+        entries=[
+            pb.WantedPolicyEntry(entry=write_policy_entry(one), origins=map(str, policy.origins(one)))
+            for one in policy.entries()
+        ],
     )
 
 

@@ -152,6 +152,13 @@ class PolicyServicer(policy_pb2_grpc.PolicyServiceServicer):
         protocol, port, version = policymessages.read_packet(request)
         return policymessages.write_explained(await self._view.explain(ends, protocol, port, version))
 
+    async def ListPolicyEntries(  # noqa: N802 - the name that grpc calls
+        self, request: pb.ListPolicyEntriesRequest, _context: Any
+    ) -> pb.ListPolicyEntriesResponse:
+        """Show what a policy map is to hold, and why."""
+        id_ = self._registry.get(messages.read_selector(request.selector)).endpoint.id
+        return policymessages.write_wanted(id_, self._policies.wanted(id_))
+
     async def UpdateLabels(  # noqa: N802 - the name that grpc calls
         self, request: pb.UpdateLabelsRequest, _context: Any
     ) -> pb.UpdateLabelsResponse:

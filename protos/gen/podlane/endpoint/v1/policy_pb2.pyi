@@ -817,6 +817,84 @@ class PolicyDecision(_message.Message):
 Global___PolicyDecision: _TypeAlias = PolicyDecision  # noqa: Y015
 
 @_typing.final
+class ListPolicyEntriesRequest(_message.Message):
+    """Asks what an endpoint's policy map is to hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def selector(self) -> _endpoint_pb2.EndpointSelector: ...
+    def __init__(
+        self,
+        *,
+        selector: _endpoint_pb2.EndpointSelector | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyEntriesRequest: _TypeAlias = ListPolicyEntriesRequest  # noqa: Y015
+
+@_typing.final
+class ListPolicyEntriesResponse(_message.Message):
+    """All of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """The endpoint's id."""
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedPolicyEntry]:
+        """Sorted by direction, identity, protocol and port."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        entries: _abc.Iterable[Global___WantedPolicyEntry] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entries", b"entries", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPolicyEntriesResponse: _TypeAlias = ListPolicyEntriesResponse  # noqa: Y015
+
+@_typing.final
+class WantedPolicyEntry(_message.Message):
+    """An entry and where it comes from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENTRY_FIELD_NUMBER: _builtins.int
+    ORIGINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def entry(self) -> _loader_pb2.PolicyEntry: ...
+    @_builtins.property
+    def origins(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Documents and rules: `policy shop/web, ingress[0].from[1]`; several when it joins what several grant."""
+
+    def __init__(
+        self,
+        *,
+        entry: _loader_pb2.PolicyEntry | None = ...,
+        origins: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entry", b"entry", "origins", b"origins"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedPolicyEntry: _TypeAlias = WantedPolicyEntry  # noqa: Y015
+
+@_typing.final
 class UpdateLabelsRequest(_message.Message):
     """Changes an endpoint's labels."""
 

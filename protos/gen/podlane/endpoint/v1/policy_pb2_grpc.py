@@ -72,6 +72,11 @@ class PolicyServiceStub:
                 request_serializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ExplainPolicyRequest.SerializeToString,
                 response_deserializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ExplainPolicyResponse.FromString,
                 _registered_method=True)
+        self.ListPolicyEntries = channel.unary_unary(
+                '/podlane.endpoint.v1.PolicyService/ListPolicyEntries',
+                request_serializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ListPolicyEntriesRequest.SerializeToString,
+                response_deserializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ListPolicyEntriesResponse.FromString,
+                _registered_method=True)
         self.UpdateLabels = channel.unary_unary(
                 '/podlane.endpoint.v1.PolicyService/UpdateLabels',
                 request_serializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.UpdateLabelsRequest.SerializeToString,
@@ -150,6 +155,14 @@ class PolicyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPolicyEntries(self, request, context):
+        """What an endpoint's policy map is to hold, and which rule each entry comes from. What it holds is the loader's to
+        tell (DumpMap). NOT_FOUND: no such endpoint. RESOURCE_EXHAUSTED: it is more than the map can hold.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UpdateLabels(self, request, context):
         """Changes the labels that an operator gives an endpoint, over those that its pod has. Returns when everybody's maps
         and its own programs have the identity that follows. NOT_FOUND, INVALID_ARGUMENT (names the label).
@@ -209,6 +222,11 @@ def add_PolicyServiceServicer_to_server(servicer, server):
                     servicer.ExplainPolicy,
                     request_deserializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ExplainPolicyRequest.FromString,
                     response_serializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ExplainPolicyResponse.SerializeToString,
+            ),
+            'ListPolicyEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPolicyEntries,
+                    request_deserializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ListPolicyEntriesRequest.FromString,
+                    response_serializer=podlane_dot_endpoint_dot_v1_dot_policy__pb2.ListPolicyEntriesResponse.SerializeToString,
             ),
             'UpdateLabels': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateLabels,
@@ -418,6 +436,33 @@ class PolicyService:
             '/podlane.endpoint.v1.PolicyService/ExplainPolicy',
             podlane_dot_endpoint_dot_v1_dot_policy__pb2.ExplainPolicyRequest.SerializeToString,
             podlane_dot_endpoint_dot_v1_dot_policy__pb2.ExplainPolicyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPolicyEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.endpoint.v1.PolicyService/ListPolicyEntries',
+            podlane_dot_endpoint_dot_v1_dot_policy__pb2.ListPolicyEntriesRequest.SerializeToString,
+            podlane_dot_endpoint_dot_v1_dot_policy__pb2.ListPolicyEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -60,6 +60,10 @@ class PolicyServiceStub:
     from. The answer is checked against the programs that are in force. NOT_FOUND: no such endpoint.
     INVALID_ARGUMENT: neither end is an endpoint of this node.
     """
+    ListPolicyEntries: _grpc.UnaryUnaryMultiCallable[_policy_pb2.ListPolicyEntriesRequest, _policy_pb2.ListPolicyEntriesResponse]
+    """What an endpoint's policy map is to hold, and which rule each entry comes from. What it holds is the loader's to
+    tell (DumpMap). NOT_FOUND: no such endpoint. RESOURCE_EXHAUSTED: it is more than the map can hold.
+    """
     UpdateLabels: _grpc.UnaryUnaryMultiCallable[_policy_pb2.UpdateLabelsRequest, _policy_pb2.UpdateLabelsResponse]
     """Changes the labels that an operator gives an endpoint, over those that its pod has. Returns when everybody's maps
     and its own programs have the identity that follows. NOT_FOUND, INVALID_ARGUMENT (names the label).
@@ -100,6 +104,10 @@ class PolicyServiceAsyncStub(PolicyServiceStub):
     """Says what becomes of a packet and why: the entry that decides on each side, and the document and rule that it comes
     from. The answer is checked against the programs that are in force. NOT_FOUND: no such endpoint.
     INVALID_ARGUMENT: neither end is an endpoint of this node.
+    """
+    ListPolicyEntries: _aio.UnaryUnaryMultiCallable[_policy_pb2.ListPolicyEntriesRequest, _policy_pb2.ListPolicyEntriesResponse]  # type: ignore[assignment]
+    """What an endpoint's policy map is to hold, and which rule each entry comes from. What it holds is the loader's to
+    tell (DumpMap). NOT_FOUND: no such endpoint. RESOURCE_EXHAUSTED: it is more than the map can hold.
     """
     UpdateLabels: _aio.UnaryUnaryMultiCallable[_policy_pb2.UpdateLabelsRequest, _policy_pb2.UpdateLabelsResponse]  # type: ignore[assignment]
     """Changes the labels that an operator gives an endpoint, over those that its pod has. Returns when everybody's maps
@@ -180,6 +188,16 @@ class PolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says what becomes of a packet and why: the entry that decides on each side, and the document and rule that it comes
         from. The answer is checked against the programs that are in force. NOT_FOUND: no such endpoint.
         INVALID_ARGUMENT: neither end is an endpoint of this node.
+        """
+
+    @_abc_1.abstractmethod
+    def ListPolicyEntries(
+        self,
+        request: _policy_pb2.ListPolicyEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_policy_pb2.ListPolicyEntriesResponse, _abc.Awaitable[_policy_pb2.ListPolicyEntriesResponse]]:
+        """What an endpoint's policy map is to hold, and which rule each entry comes from. What it holds is the loader's to
+        tell (DumpMap). NOT_FOUND: no such endpoint. RESOURCE_EXHAUSTED: it is more than the map can hold.
         """
 
     @_abc_1.abstractmethod
