@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from cli import connect
+from cli import connect, exits
 from cli.listing import How, Listing, listing_options, show
 from cli.present import age, duration, enum_name, output_option, plain, show_json
 from services.common.config import Settings
@@ -29,7 +29,7 @@ _service_option = click.option(
 @listing_options
 @click.pass_context
 def group(context: click.Context, failing: bool, service: str | None, how: How) -> None:
-    """List the controllers of all services. Exit code 1 when a service doesn't answer.
+    """List the controllers of all services. Exit code 4 when a service doesn't answer.
 
     \b
     Examples:
@@ -53,7 +53,7 @@ def group(context: click.Context, failing: bool, service: str | None, how: How) 
     show(replace(_LISTING, empty="no controllers are failing") if failing else _LISTING, fetch, how)
     _name(silent)
     if silent:
-        raise SystemExit(1)
+        raise SystemExit(exits.UNREACHABLE)
 
 
 @group.command("get")

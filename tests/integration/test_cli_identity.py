@@ -11,6 +11,7 @@ from podlane.endpoint.v1 import endpoint_pb2
 from podlane.endpoint.v1 import policy_pb2 as pb
 from podlane.loader.v1 import loader_pb2
 
+from cli import exits
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 from tests.cli_support import Services, serving
 
@@ -85,7 +86,7 @@ def test_an_identity_that_nobody_knows_is_an_error(services: Services):
 
     outcome = services.podlane("identity", "get", "4242")
 
-    assert outcome.code == 1
+    assert outcome.code == 3
     assert outcome.stderr.startswith("podlane: identity 4242 is not known on this node")
     assert services.podlane("identity", "get", "0").code == 2
 
@@ -134,7 +135,7 @@ def test_labels_are_set_removed_and_taken_back(services: Services):
 def test_what_is_no_change_of_a_label_is_refused(services: Services, change: str):
     outcome = services.podlane("endpoint", "labels", "7", "--", change)
 
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert "is neither KEY=VALUE, which sets a label, nor KEY-, which removes it" in outcome.stderr
     assert services.requests == []
 
@@ -144,7 +145,7 @@ def test_a_label_that_the_service_refuses_is_one_line(services: Services):
 
     outcome = services.podlane("endpoint", "labels", "7", "a b=x")
 
-    assert (outcome.code, outcome.stderr) == (1, "podlane: label 'a b': no\n")
+    assert (outcome.code, outcome.stderr) == (2, "podlane: label 'a b': no\n")
 
 
 def test_endpoint_get_tells_of_labels_and_policies(services: Services):
@@ -230,7 +231,7 @@ def test_a_name_that_nobody_can_look_up_is_not_taken_for_all_endpoints(services:
 
     outcome = services.podlane("monitor", "--endpoint", "shop/web-0")
 
-    assert (outcome.code, outcome.stdout) == (1, "")
+    assert (outcome.code, outcome.stdout) == (5, "")
     assert "podlane-endpoint does not know this call" in outcome.stderr
 
 
@@ -240,6 +241,6 @@ def test_a_stream_that_fails_is_an_error_and_no_reason_to_ask_another(services: 
 
     outcome = services.podlane("monitor", "--endpoint", "7")
 
-    assert (outcome.code, outcome.stdout) == (1, "")
+    assert (outcome.code, outcome.stdout) == (exits.code(error), "")
     assert outcome.stderr.endswith(f"podlane: {error.message}\n")
     assert [name for name, _ in services.requests] == ["ListIdentities", "WatchFlows"]

@@ -112,7 +112,7 @@ def test_what_ipam_refuses_is_one_line(services: Services) -> None:
 
     said = services.podlane("ipam", "release-claim", "10.0.1.0/24")
 
-    assert (said.code, said.stderr) == (1, "podlane: 10.0.1.0/24 has this node's gateway\n")
+    assert (said.code, said.stderr) == (5, "podlane: 10.0.1.0/24 has this node's gateway\n")
 
 
 def test_a_range_that_is_none_is_a_usage_error(services: Services) -> None:

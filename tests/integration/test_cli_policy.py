@@ -14,6 +14,7 @@ from podlane.common.v1 import types_pb2
 from podlane.endpoint.v1 import policy_pb2 as pb
 from podlane.loader.v1 import loader_pb2
 
+from cli import exits
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from tests.cli_support import Services, serving
 
@@ -107,7 +108,7 @@ def test_a_mistake_in_one_of_several_files_is_told_with_its_line_and_nothing_is_
 
     outcome = services.podlane("policy", "apply", "-f", str(tmp_path))
 
-    assert (outcome.code, outcome.stdout) == (1, "")
+    assert (outcome.code, outcome.stdout) == (2, "")
     assert outcome.stderr == (
         f"podlane: nothing is used: {tmp_path}/b.yaml:2: NetworkPolicy shop/web: spec.ingress: must be a list\n"
     )
@@ -128,7 +129,7 @@ def test_a_mistake_in_one_of_several_files_is_told_with_its_line_and_nothing_is_
 def test_what_cannot_be_meant_is_refused_in_one_line(services: Services, argv: list[str], message: str):
     outcome = services.podlane("policy", *argv)
 
-    assert outcome.code == 1
+    assert outcome.code == 2
     assert message in outcome.stderr
     assert len(outcome.stderr.splitlines()) == 1
     assert services.requests == []
@@ -139,7 +140,7 @@ def test_a_file_that_is_no_text_and_a_directory_without_files_are_named(services
 
     for path, message in ((tmp_path, "there is no *.yaml"), (tmp_path / "latin", "is not UTF-8: ")):
         outcome = services.podlane("policy", "validate", "-f", str(path))
-        assert outcome.code == 1
+        assert outcome.code == 2
         assert outcome.stderr.startswith(f"podlane: {path}: {message}")
 
 
@@ -221,7 +222,7 @@ def test_what_the_service_refuses_is_one_line(services: Services, error: NotFoun
 
     for verb in ("get", "delete"):
         outcome = services.podlane("policy", verb, "netpol/shop/web")
-        assert (outcome.code, outcome.stderr) == (1, f"podlane: {error.message}\n")
+        assert (outcome.code, outcome.stderr) == (exits.code(error), f"podlane: {error.message}\n")
 
 
 def test_validate_tells_of_each_problem_with_file_and_line(services: Services, tmp_path: Path):
@@ -417,7 +418,7 @@ def test_explain_of_an_endpoint_that_is_not_there_is_2_and_no_denial(services: S
 def test_a_service_that_is_older_than_the_command_is_named(services: Services):
     outcome = services.podlane("policy", "list")
 
-    assert outcome.code == 1
+    assert outcome.code == 5
     assert outcome.stderr == (
         "podlane: podlane-endpoint does not know this call, so it is older than who asks: restart it\n"
     )
@@ -438,7 +439,7 @@ def test_the_command_itself_says_the_same(services: Services):
     assert (one.returncode, one.stderr) == (0, "")
     assert one.stdout.startswith("networkpolicy shop/web created\n3 endpoints")
     assert other.returncode == 1
-    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (1, 1)
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
 
 
 @pytest.mark.parametrize("verb", ["apply", "delete", "list", "get", "validate", "diff", "explain"])

@@ -122,6 +122,6 @@ def test_what_is_published_is_looked_at_and_put_again(victim: Victim):
 
 def test_an_endpoint_that_is_not_there_is_an_error_and_no_finding(victim: Victim):
     told = victim.node.podlane("endpoint", "check", "4711", "--repair", check=False)
-    assert told.returncode == 1
+    assert told.returncode == 3
     assert "there is no endpoint with id 4711" in told.stderr
     assert told.stdout == ""

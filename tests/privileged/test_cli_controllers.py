@@ -96,7 +96,7 @@ def test_a_trigger_makes_one_more_run(shared_node: Node):
 def test_a_controller_that_is_not_there_is_named(shared_node: Node, verb: str):
     outcome = shared_node.podlane("controllers", verb, "endpoint-9", "dance", check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 3
     assert outcome.stderr == (
         "podlane: there is no controller endpoint-9/dance: `podlane controllers` lists those there are\n"
     )
@@ -119,7 +119,7 @@ def test_services_that_are_down_are_named_and_the_others_are_shown(node: Node):
 
     outcome = node.podlane("controllers", "-o", "json", check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 4
     assert {one["service"] for one in json.loads(outcome.stdout)} == {"loader"}
     told = outcome.stderr.splitlines()
     assert len(told) == 2
@@ -194,5 +194,5 @@ def test_a_bad_address_for_metrics_is_named(node: Node):
 
     outcome = node.podlane("node", "up", check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 4
     assert "[ipam] metrics_listen: '9961' is neither a path nor host:port (127.0.0.1:9961)" in outcome.stderr

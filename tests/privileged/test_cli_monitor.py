@@ -98,7 +98,7 @@ def test_ctrl_c_ends_it_quietly(shared_node: Node):
 def test_an_unknown_type_is_refused_with_those_that_there_are(shared_node: Node):
     outcome = shared_node.podlane("monitor", "--type", "drop,flood", check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 2
     assert outcome.stderr == "podlane: --type: 'flood' is no type of event; there are drop, trace, verdict\n"
 
 
@@ -107,7 +107,7 @@ def test_a_loader_that_is_down_is_named(node: Node):
 
     outcome = node.podlane("monitor", check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 4
     assert "podlane-loader does not answer" in outcome.stderr
 
 

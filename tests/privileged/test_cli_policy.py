@@ -323,7 +323,7 @@ def test_endpoints_and_identities_show_who_is_isolated_by_what(closed: Shop):
     assert any(line.split()[:2] == ["1", "reserved:host"] for line in listed)
     assert any(line.split()[1:] == ["192.0.2.0/24", "-", "shop/quiet", "-"] for line in listed)
     assert {f"endpoints   {id_}", "policies    shop/db"} <= set(identity)
-    assert closed.type("identity", "get", "9999").code == 1
+    assert closed.type("identity", "get", "9999").code == 3
 
 
 def knock(shop: Shop, client: str) -> None:
@@ -379,5 +379,5 @@ def test_a_file_of_the_watched_directory_is_in_force_and_belongs_to_the_director
     until(lambda: not listed(), lambda: "the file's documents outlive it")
 
     assert row.split()[5] == "db.yaml"
-    assert refused.code == 1
+    assert refused.code == 5
     assert refused.stderr == "podlane: NetworkPolicy shop/db is in the watched file db.yaml: change it there\n"

@@ -126,7 +126,7 @@ def test_what_is_no_switch_or_no_value_is_refused_in_one_line(shared_node: Node)
     ):
         outcome = shared_node.podlane("config", "set", argument, check=False)
 
-        assert outcome.returncode == 1
+        assert outcome.returncode == 2
         assert len(outcome.stderr.splitlines()) == 1
         assert says in outcome.stderr
 

@@ -479,7 +479,7 @@ def test_without_the_loader_the_collector_says_so_in_one_line():
 
         outcome = node.podlane("gc", check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 4
     assert len(outcome.stderr.splitlines()) == 1
     assert "loader" in outcome.stderr
 

@@ -3,7 +3,7 @@
 import pytest
 from podlane.endpoint.v1 import endpoint_pb2 as pb
 
-from cli.endpoint import _state
+from cli.endpoint_list import state
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,4 @@ from cli.endpoint import _state
 )
 def test_a_place_stands_behind_the_state(place: pb.Place | None, shown: str) -> None:
     """And an estimate that is known behind it."""
-    assert _state(pb.Endpoint(state=pb.ENDPOINT_STATE_WAITING_TO_REGENERATE, place=place)) == shown
+    assert state(pb.Endpoint(state=pb.ENDPOINT_STATE_WAITING_TO_REGENERATE, place=place)) == shown
