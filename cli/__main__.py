@@ -1,7 +1,5 @@
 """`python -m cli`: the same as `podlane`."""
 
-import sys
+from cli.start import run
 
-from cli.main import main
-
-sys.exit(main())
+run()

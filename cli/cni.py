@@ -102,7 +102,6 @@ def deletions(settings: Settings, silent: str = "") -> tuple[list[Any], str]:
     from podlane.endpoint.v1 import endpoint_pb2
 
     from cli import connect
-    from services.common.deletions import scan
 
     if not silent:
         try:
@@ -110,6 +109,8 @@ def deletions(settings: Settings, silent: str = "") -> tuple[list[Any], str]:
             return list(reply.deletions), ""
         except PodlaneError as error:
             silent = error.message
+    from services.common.deletions import scan
+
     found = sorted(scan(settings.endpoint.journal_dir, {}).values(), key=lambda one: one.when)
     return [endpoint_pb2.Deletion(**one.fields()) for one in found], silent
 

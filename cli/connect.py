@@ -7,9 +7,8 @@ a tenth of a second and is no matter to who listens.
 import importlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cli import call
 from cni.hpack import Unsupported
@@ -21,8 +20,7 @@ _WAIT = 3.0
 _TIMEOUT = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """A service, its socket and its contract: the module of its messages and its name, `podlane.ipam.v1.ipam_pb2` and
     `IpamService`.
     """
@@ -60,19 +58,19 @@ def endpoint(settings: Settings) -> Service:
 
 def policy(settings: Settings) -> Service:
     """Return the service for identities and policies, which the endpoint service answers, too."""
-    return replace(endpoint(settings), module="podlane.endpoint.v1.policy_pb2", contract="PolicyService")
+    return endpoint(settings)._replace(module="podlane.endpoint.v1.policy_pb2", contract="PolicyService")
 
 
 def cluster(settings: Settings) -> Service:
     """Return the service for other nodes and the kvstore, which the endpoint service answers, too."""
-    return replace(endpoint(settings), module="podlane.endpoint.v1.cluster_pb2", contract="ClusterService")
+    return endpoint(settings)._replace(module="podlane.endpoint.v1.cluster_pb2", contract="ClusterService")
 
 
 def controllers(settings: Settings) -> list[Service]:
     """Return the service that every process answers beside its own, once for each process."""
     module, contract = "podlane.common.v1.controllers_pb2", "ControllerService"
     each = (ipam(settings), loader(settings), endpoint(settings))
-    return [replace(one, module=module, contract=contract) for one in each]
+    return [one._replace(module=module, contract=contract) for one in each]
 
 
 def ask(

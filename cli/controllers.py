@@ -1,7 +1,6 @@
 """`podlane controllers`: what the services do by themselves, again and again until it succeeds."""
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -50,7 +49,7 @@ def group(context: click.Context, failing: bool, service: str | None, how: How) 
             _name(silent)
         return found
 
-    show(replace(_LISTING, empty="no controllers are failing") if failing else _LISTING, fetch, how)
+    show(_LISTING._replace(empty="no controllers are failing") if failing else _LISTING, fetch, how)
     _name(silent)
     if silent:
         raise SystemExit(exits.UNREACHABLE)

@@ -6,7 +6,6 @@ policies isolate, so these columns are not in it.
 """
 
 import time
-from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -51,7 +50,7 @@ def _watch(settings: Settings, how: How) -> None:
 
 def _shown(endpoint: Any, how: How) -> list[Any]:
     """Return an endpoint's cells, without its age."""
-    at = _STREAMED.titles.index("AGE")
+    at = (*_STREAMED.titles, *_STREAMED.wide).index("AGE")
     return [(*row[:at], *row[at + 1 :]) for row in _STREAMED.cells([endpoint], how.output)]
 
 
@@ -70,12 +69,12 @@ def _cells(endpoint: Any) -> tuple[str, ...]:
         by_version[6],
         by_version[4],
         state(endpoint),
-        age(time.time() - endpoint.created.seconds),
         enum_name(kind, endpoint.health.overall),
         endpoint.link.host_ifname,
         plain(endpoint.link.host_mac),
         plain(endpoint.link.pod_mac),
         endpoint.attachment.container_id[:12],
+        age(time.time() - endpoint.created.seconds),
         ",".join(endpoint.ingress_policies) or "-",
         ",".join(endpoint.egress_policies) or "-",
         ",".join(labels(endpoint.identity_labels)) or "-",
@@ -97,13 +96,14 @@ def state(endpoint: Any) -> str:
 
 
 LISTING = Listing(
-    titles=("ENDPOINT", "INGRESS", "EGRESS", "IDENTITY", "POD", "IPV6", "IPV4", "STATUS", "AGE"),
+    titles=("ENDPOINT", "INGRESS", "EGRESS", "IDENTITY", "POD", "IPV6", "IPV4", "STATUS"),
     wide=(
         "HEALTH",
         "INTERFACE",
         "HOST MAC",
         "POD MAC",
         "CONTAINER",
+        "AGE",
         "INGRESS POLICIES",
         "EGRESS POLICIES",
         "LABELS",
@@ -120,9 +120,8 @@ def _without_policies(endpoint: Any) -> list[tuple[str, ...]]:
     return [cells[:1] + cells[3:14] + cells[16:]]
 
 
-_STREAMED = replace(
-    LISTING,
+_STREAMED = LISTING._replace(
     titles=LISTING.titles[:1] + LISTING.titles[3:],
-    wide=LISTING.wide[:5] + LISTING.wide[7:],
+    wide=LISTING.wide[:6] + LISTING.wide[8:],
     rows=_without_policies,
 )

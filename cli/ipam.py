@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
 
 import click
@@ -12,7 +12,6 @@ from cli.connect import ask, ask_all, ipam
 from cli.listing import How, Listing, listing_options, show
 from cli.present import age, enum_name, output_option, plain, pod_name
 from services.common.config import Settings
-from services.common.model import Network
 
 
 @click.group("ipam", help="Addresses and pools.")
@@ -241,7 +240,7 @@ def release_claim(settings: Settings, range_: str) -> None:
     click.echo(f"{prefix} is given back")
 
 
-def _read_range(text: str) -> Network:
+def _read_range(text: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(text)
     except ValueError as error:

@@ -12,12 +12,10 @@ Ctrl-C, with exit code 130.
 import functools
 import json
 import select
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -29,8 +27,7 @@ ADDED, MODIFIED, DELETED = "ADDED", "MODIFIED", "DELETED"
 _ERASE = "\x1b[H\x1b[2J"
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """A kind of thing in rows. A thing can have several; `rows` gives each its cells of `titles` and then of `wide`."""
 
     titles: tuple[str, ...]
@@ -53,8 +50,7 @@ class Listing:
         return [row[:count] for thing in things for row in self.rows(thing)]
 
 
-@dataclass(frozen=True, slots=True)
-class How:
+class How(NamedTuple):
     """How to print."""
 
     output: str = "table"
@@ -132,7 +128,7 @@ def _page(listing: Listing, found: Sequence[Any], how: How) -> list[str]:
     rows = listing.cells(found, how.output)
     lines = [f"every {how.interval:g} s, {time.strftime('%H:%M:%S')}; Ctrl-C ends", ""]
     lines += table.fitted(listing.columns(how.output), rows, table.of_stdout(), listing.flexible)
-    room = shutil.get_terminal_size().lines - 1
+    room = table.size().lines - 1
     if not rows:
         lines[2:] = [listing.empty]
     elif len(lines) > room > 0:

@@ -8,7 +8,6 @@ import contextlib
 import os
 import select
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +59,8 @@ def _is_service(pid: int, service: str) -> bool:
 
 def start(settings: Settings, service: str, config: Path | None) -> Process:
     """Start a service, in a session of its own, with its log and pid file."""
+    import subprocess  # only whoever starts something needs it
+
     current = find(settings, service)
     if current.pid:
         return current

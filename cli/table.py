@@ -2,13 +2,12 @@
 
     Look(width, colour)   where they are shown; where nobody looks (a pipe, a file) neither: whole cells, for grep
 
-Where a table is too wide, cells are cut with `…`: first those of the flexible column, then those of the widest ones. No
-column becomes narrower than its title and than what tells two cells apart, and the first is never cut, so a terminal
-can be too narrow all the same.
+Where a table is too wide, cells are cut with `…`: first those of the flexible column, then those of the widest ones,
+to what still tells most cells apart; and where that isn't enough, once more. No column becomes narrower than its title,
+and the first is never cut, so a terminal can be too narrow all the same, above all for -o wide.
 """
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from typing import NamedTuple
 import click
 
 _GAP = "  "
-_NARROWEST = 12
+_NARROWEST = (16, 8)
 _STATES = ("STATUS", "STATE", "HEALTH", "OUTCOME", "ACTION", "VERDICT")
 # fmt: off
 _COLOURS = {
@@ -42,7 +41,14 @@ def of_stdout() -> Look:
     if not sys.stdout.isatty():
         return Look()
     colour = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Look(shutil.get_terminal_size().columns, colour)
+    return Look(size().columns, colour)
+
+
+def size() -> os.terminal_size:
+    """Return the terminal's size, as COLUMNS and LINES have it, or as it is."""
+    import shutil  # brings compression along, which nobody needs who writes into a pipe
+
+    return shutil.get_terminal_size()
 
 
 def lines(titles: Sequence[str], rows: Sequence[Sequence[str]], look: Look, widths: Sequence[int]) -> Iterator[str]:
@@ -65,10 +71,11 @@ def fit(titles: Sequence[str], widths: Sequence[int], look: Look, flexible: str 
         return fitted
     first = titles.index(flexible) if flexible in titles else len(titles) - 1
     others = sorted(set(range(1, len(titles))) - {first}, key=lambda at: -fitted[at])
-    for at in (first, *others):
-        excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - look.width
-        if excess > 0 and at:
-            fitted[at] = max(fitted[at] - excess, min(fitted[at], max(_NARROWEST, len(titles[at]))))
+    for narrowest in _NARROWEST:
+        for at in (first, *others):
+            excess = sum(fitted) + len(_GAP) * (len(fitted) - 1) - look.width
+            if excess > 0 and at:
+                fitted[at] = max(fitted[at] - excess, min(fitted[at], max(narrowest, len(titles[at]))))
     return fitted
 
 

@@ -9,8 +9,6 @@ so that several nodes can run on one machine.
 
 import dataclasses
 import os
-import socket
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +26,7 @@ _SOCKET = "unix"
 class NodeSettings:
     """What all services of a node share."""
 
-    name: str = field(default_factory=socket.gethostname)
+    name: str = field(default_factory=lambda: os.uname().nodename)
     """The node's name in records and in the kvstore."""
     run_dir: Path = Path("/run/podlane")
     """Sockets, pid files, logs and the loader's state directory; gone after a reboot, as links and maps are."""
@@ -249,6 +247,8 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    import tomllib  # many a command has no file to read
+
     try:
         return tomllib.loads(file.read_text())
     except OSError as error:
