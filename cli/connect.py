@@ -18,6 +18,8 @@ from services.common.errors import PodlaneError
 # A person waits for a service that is restarting, but not for long.
 _WAIT = 3.0
 _TIMEOUT = 30.0
+# Of somebody who listens already.
+_READY = 3.0
 
 
 class Service(NamedTuple):
@@ -79,19 +81,22 @@ def ask(
     request: Any,
     timeout: float = _TIMEOUT,
     *,
-    wait: float = _WAIT,
+    wait: float | None = None,
     long: bool = False,
 ) -> Any:
-    """Call `method` and return its reply; `timeout`, and how long a service that is away is waited for, in seconds.
+    """Call `method` and return its reply; `timeout` in seconds, `wait` likewise for a service that is away.
 
     `long`: the reply may have more than 16 MiB. Raises the service's PodlaneError.
     """
+    patience = _WAIT if wait is None else wait
     if not long:
         try:
-            return call.call(service.name, service.socket, service.method(method), request, timeout=timeout, wait=wait)
+            return call.call(
+                service.name, service.socket, service.method(method), request, timeout=timeout, wait=patience
+            )
         except Unsupported:
             pass
-    return _ask_by_grpcio(service, method, request, timeout, wait)
+    return _ask_by_grpcio(service, method, request, timeout, patience)
 
 
 def _ask_by_grpcio(service: Service, method: str, request: Any, timeout: float, wait: float) -> Any:
@@ -103,7 +108,7 @@ def _ask_by_grpcio(service: Service, method: str, request: Any, timeout: float, 
     call.reach(service.name, service.socket, wait)
 
     async def answer() -> Any:
-        peer = Peer(service.name, service.socket, _WAIT)
+        peer = Peer(service.name, service.socket, _READY)
         await peer.start()
         try:
             return await peer.call(getattr(service.stub(peer.channel), method), request, timeout=timeout)
@@ -151,7 +156,7 @@ def follow(service: Service, method: str, request: Any, begun: Callable[[], None
     call.reach(service.name, service.socket, _WAIT)
 
     async def listen() -> None:
-        peer = Peer(service.name, service.socket, _WAIT)
+        peer = Peer(service.name, service.socket, _READY)
         await peer.start()
         try:
             async for message in peer.stream(getattr(service.stub(peer.channel), method), request, begun=begun):

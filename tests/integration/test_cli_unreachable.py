@@ -2,11 +2,11 @@
 
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from podlane.common.v1 import types_pb2
@@ -154,7 +154,6 @@ print(json.dumps([code, sorted(name for name, module in sys.modules.items() if m
         "endpoint get 7 -o json",
         "ipam pools",
         "bpf metrics list",
-        "status",
         "node status",
     ],
 )
@@ -183,20 +182,24 @@ def test_a_command_imports_nothing_that_takes_long(services: Services, argv: str
 
 BASH = """
 source <(podlane completion bash)
-COMP_WORDS=({words}) COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))
-_podlane_completion podlane
-printf '%s\\n' "${{COMPREPLY[@]}}"
+complete_words() {{
+    COMP_WORDS=(podlane "$@") COMP_CWORD=$#
+    COMPREPLY=()
+    _podlane_completion podlane
+    echo "${{COMPREPLY[*]}}"
+}}
+{calls}
 """
 
 
-def completed(services: Services, *words: str) -> list[str]:
-    """Return what bash offers for the last of these words."""
-    script = BASH.format(words=" ".join(shlex.quote(word) for word in words))
+def completed(services: Services, *lines: str) -> list[str]:
+    """Return what bash offers for the last word of each line."""
+    script = BASH.format(calls="\n".join(f"complete_words {line}" for line in lines))
     environment = {**os.environ, "PODLANE_CONFIG": str(services.config_file)}
-    environment["PATH"] = f"{os.path.dirname(sys.executable)}:{environment['PATH']}"  # noqa: PTH120
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True, env=environment)
     assert done.stderr == ""
-    return done.stdout.split()
+    return done.stdout.splitlines()
 
 
 def test_bash_completes_nouns_verbs_options_and_endpoints(services: Services):
@@ -205,20 +208,23 @@ def test_bash_completes_nouns_verbs_options_and_endpoints(services: Services):
         for id_, name in ((7, "web-0"), (71, "db-0"))
     ]
     services.replies["ListEndpoints"] = endpoint_pb2.ListEndpointsResponse(endpoints=found)
+    offered = {
+        "en": "endpoint",
+        "bpf p": "policy prefixes prog",
+        "endpoint list --wa": "--watch",
+        "endpoint list -o y": "yaml",
+        "endpoint get 7": "7 71",
+        "bpf policy get shop/w": "shop/web-0",
+        "bpf ct list --endpoint shop/d": "shop/db-0",
+    }
 
-    assert completed(services, "podlane", "en") == ["endpoint"]
-    assert completed(services, "podlane", "bpf", "p") == ["policy", "prefixes", "prog"]
-    assert "--watch" in completed(services, "podlane", "endpoint", "list", "--w")
-    assert completed(services, "podlane", "endpoint", "list", "-o", "y") == ["yaml"]
-    assert completed(services, "podlane", "endpoint", "get", "7") == ["7", "71"]
-    assert completed(services, "podlane", "bpf", "policy", "get", "shop/w") == ["shop/web-0"]
-    assert completed(services, "podlane", "bpf", "ct", "list", "--endpoint", "shop/d") == ["shop/db-0"]
+    assert completed(services, *offered) == list(offered.values())
 
 
 def test_nothing_is_offered_and_nothing_is_said_while_the_service_is_away(services: Services):
     (services.directory / "endpoint" / "endpoint.sock").unlink()
 
-    assert completed(services, "podlane", "endpoint", "get", "7") == []
+    assert completed(services, "endpoint get 7") == [""]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -1,6 +1,7 @@
 """The operator's command against a real node: what it says, its exit codes, what it leaves running."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,59 @@ def test_ipam_shows_owners_and_how_full_the_pool_is(shared_node: Node):
     assert [part["prefix"] for part in pool["ranges"]] == ["10.44.0.0/24", "fd00:44::/112"]
     assert all(part["used"] >= 1 for part in pool["ranges"])
     shared_node.delete(pod)
+
+
+DB = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: default, labels: {app: web}}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db, namespace: default}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress: [{from: [{ipBlock: {cidr: 10.44.0.0/24}}], ports: [{port: 5432}]}]
+"""
+
+
+def test_each_map_of_the_kernel_is_shown_with_names(shared_node: Node):
+    pod, other = shared_node.pod(), shared_node.pod()
+    pod.name, other.name = "web-0", "cron-0"
+    v4 = shared_node.add(pod).addresses[0]
+    shared_node.add(other)
+    file = shared_node.dir / "db.yaml"
+    file.write_text(DB)
+    shared_node.podlane("policy", "apply", "-f", str(file))
+    assert not other.ping(v4)
+    id_ = shared_node.show("endpoint", "get", "default/web-0")["id"]
+
+    def bpf(*argv: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = shared_node.show("bpf", *argv)
+        return [one for one in found if one.get("pod", "default/web-0") == "default/web-0"]
+
+    assert v4 in {one["address"] for one in bpf("endpoint", "list")}
+    programs = {one["name"]: one["id"] for one in bpf("prog", "list")}
+    assert set(programs) == {"from_container", "policy", "to_container"}
+    assert [one["program_id"] for one in bpf("call", "list")] == [programs["policy"]]
+    rules = bpf("policy", "get", "default/web-0")
+    assert {(one["entry"]["port"], *one["origins"]) for one in rules} == {
+        (0, "the pod's own node always reaches it (a setting)"),
+        (5432, "policy default/db, ingress[0].from[0] (ipBlock 10.44.0.0/24)"),
+        (0, "no policy isolates it"),
+    }
+    assert all(one["origins"] for one in bpf("policy", "get", "--all"))
+    assert [one["policy_entries"] for one in bpf("policy", "list")] == [len(rules)]
+    assert [(one["prefix"], one["policies"]) for one in bpf("prefixes", "list")] == [("10.44.0.0/24", ["default/db"])]
+    assert [(one["direction"], one["reason"]) for one in bpf("metrics", "list")] == [("ingress", "policy")]
+    assert "default/cron-0" in shared_node.podlane("bpf", "ct", "list").stdout
+    pins = {one["path"].rpartition("/")[2]: one["endpoint_id"] for one in bpf("fs", "show")}
+    assert pins[f"policy_{id_}"] == id_
+    assert shared_node.podlane("bpf", "ipcache", "list").stdout == "no addresses of other nodes\n"
+    assert "default/web-0" in shared_node.podlane("bpf", "ipcache", "get", v4).stdout
+    shared_node.podlane("policy", "delete", "-f", str(file))
+    for one in (pod, other):
+        shared_node.delete(one)
 
 
 def test_uninstall_takes_away_what_install_wrote_and_can_be_repeated(shared_node: Node):
