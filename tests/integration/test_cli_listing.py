@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -180,29 +181,35 @@ def test_ctrl_c_ends_a_watch_with_130(services: Services):
     with subprocess.Popen(
         command(services, *WATCHED, "-o", "name"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "ADDED pool/default\n"
-        process.send_signal(signal.SIGINT)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ADDED pool/default\n"
+            process.send_signal(signal.SIGINT)
 
-        assert "".join(process.communicate(timeout=30)).strip() == ""
+            assert "".join(process.communicate(timeout=30)).strip() == ""
+        finally:
+            process.kill()
         assert process.returncode == 130
 
 
 def seen(argv: list[str], until: bytes, **environment: str) -> bytes:
     """Run a command in a terminal of its own and return what it wrote, as soon as that has something in it."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen(
+    process = subprocess.Popen(
         argv, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm", **environment}
-    ) as process:
-        os.close(theirs)
-        text = b""
-        while until not in text:
-            try:
-                text += os.read(ours, 4096)
-            except OSError:
-                break
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while until not in text and select.select([ours], [], [], 30)[0]:
+            text += os.read(ours, 4096)
+            assert len(text) < 1 << 16, text
+    except OSError:
+        pass  # it has ended
+    finally:
         process.kill()
-    os.close(ours)
+        process.wait()
+        os.close(ours)
     return text
 
 
