@@ -169,7 +169,7 @@ def test_apply_list_get_and_delete(shop: Shop):
     assert without_time(deleted[1]) == "1 endpoint: 1 entry added, 2 removed, enforced"
     assert shop.lines("policy", "list") == ["no policies"]
     missing = shop.type("policy", "delete", "netpol/shop/db")
-    assert (missing.code, missing.stdout) == (1, "")
+    assert (missing.code, missing.stdout) == (3, "")
     assert missing.stderr == "podlane: there is no NetworkPolicy shop/db: see `podlane policy list`\n"
 
 

@@ -15,7 +15,7 @@ def kinds(kind: type[PodlaneError] = PodlaneError) -> list[type[PodlaneError]]:
 def test_every_kind_of_error_has_a_code_that_is_documented():
     documented = {int(line.split()[0]) for line in exits.table().splitlines()}
 
-    assert {exits.code(kind("x")) for kind in kinds()} <= documented
+    assert {exits.code(kind.__new__(kind)) for kind in kinds()} <= documented
     assert {exits.OK, exits.INTERRUPTED, exits.NO_READER} <= documented
 
 
