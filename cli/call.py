@@ -27,6 +27,15 @@ _LOOK = 0.05
 # grpc.health.v1.HealthCheckResponse with `status` SERVING: one field, number 1.
 _SERVING = b"\x08\x01"
 _HEALTH = "/grpc.health.v1.Health/Check"
+_KINDS: dict[int, type[PodlaneError]] = {
+    http2.INVALID_ARGUMENT: errors.InvalidArgument,
+    http2.NOT_FOUND: errors.NotFound,
+    http2.ALREADY_EXISTS: errors.AlreadyExists,
+    http2.RESOURCE_EXHAUSTED: errors.Exhausted,
+    http2.FAILED_PRECONDITION: errors.FailedPrecondition,
+    http2.UNAVAILABLE: errors.Unavailable,
+    http2.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+}
 # Codes that gRPC's own server and client give, too, and then without a word of ours.
 _LATE = (http2.DEADLINE_EXCEEDED, http2.CANCELLED)
 
@@ -99,7 +108,7 @@ def translated(failed: CallFailed, name: str, socket: Path, timeout: float) -> P
 
 
 def _told(failed: CallFailed) -> PodlaneError | None:
-    """Return the error that the service raised, by the name of its class; None when it has another form."""
+    """Return the error that the service raised, by its code, as client.py does; None when it has another form."""
     from google.protobuf.message import DecodeError
     from google.rpc import error_details_pb2, status_pb2
 
@@ -107,8 +116,7 @@ def _told(failed: CallFailed) -> PodlaneError | None:
     try:
         for detail in status_pb2.Status.FromString(failed.details).details:
             if detail.Unpack(info):
-                kind = getattr(errors, info.reason, errors.Internal)
-                return kind(failed.message, **dict(info.metadata)) if issubclass(kind, PodlaneError) else None
+                return _KINDS.get(failed.code, errors.Internal)(failed.message, **dict(info.metadata))
     except DecodeError:
         pass
     return None

@@ -16,7 +16,7 @@ from podlane.loader.v1 import loader_pb2
 
 from cli import connect
 from services.common import config
-from services.common.errors import DeadlineExceeded, Exhausted, Unavailable
+from services.common.errors import DeadlineExceeded, Exhausted, InvalidArgument, Unavailable
 from tests.cli_support import Services, serving
 
 
@@ -100,6 +100,18 @@ def test_an_error_comes_back_as_it_was_raised_with_its_facts(services: Services)
         connect.ask(connect.ipam(config.load(services.config_file, {})), "ListPools", ipam_pb2.ListPoolsRequest())
 
     assert caught.value.fields == {"size": "254"}
+
+
+class Precise(InvalidArgument):
+    """A service's own kind, which nobody else knows."""
+
+
+def test_a_kind_of_error_that_only_the_service_knows_counts_as_what_it_is(services: Services):
+    services.replies["ListPools"] = Precise("the third word is wrong")
+
+    told = services.podlane("ipam", "pools")
+
+    assert (told.code, told.stderr) == (2, "podlane: the third word is wrong\n")
 
 
 def test_who_takes_too_long_is_named_with_the_time(services: Services):

@@ -182,7 +182,7 @@ def test_validate_tells_files_that_are_right_from_those_that_are_not(shop: Shop)
     applied = shop.type("policy", "apply", "-f", bad)
 
     assert (outcome.code, outcome.stdout) == (1, f"{bad}:12: NetworkPolicy shop/db: {problem}\n")
-    assert (applied.code, applied.stdout) == (1, "")
+    assert (applied.code, applied.stdout) == (2, "")
     assert problem in applied.stderr
     assert shop.type("policy", "diff", "-f", bad).code == 2
     assert shop.lines("policy", "list") == ["no policies"]
