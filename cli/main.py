@@ -25,6 +25,7 @@ _NOUNS = {
     "node": "start, stop and show the node's services",
     "policy": "who may talk to whom: NetworkPolicies, and what follows from them",
     "status": "how it is with this node, its kvstore and the other nodes",
+    "trace": "where packets die, and what the programs would do with one",
     "version": "which podlane this is",
 }
 
