@@ -63,6 +63,11 @@ def policy(settings: Settings) -> Service:
     return endpoint(settings)._replace(module="podlane.endpoint.v1.policy_pb2", contract="PolicyService")
 
 
+def tracing(settings: Settings) -> Service:
+    """Return the service that follows packets, which the endpoint service answers, too."""
+    return endpoint(settings)._replace(module="podlane.endpoint.v1.trace_pb2", contract="TraceService")
+
+
 def cluster(settings: Settings) -> Service:
     """Return the service for other nodes and the kvstore, which the endpoint service answers, too."""
     return endpoint(settings)._replace(module="podlane.endpoint.v1.cluster_pb2", contract="ClusterService")

@@ -25,7 +25,8 @@ _ICMP = {4: 1, 6: 58}
 
 
 @contextlib.contextmanager
-def _errors_are_2() -> Iterator[None]:
+def errors_are_2() -> Iterator[None]:
+    """Exit with 2 on a PodlaneError."""
     try:
         yield
     except PodlaneError as error:
@@ -40,7 +41,7 @@ def _errors_are_2() -> Iterator[None]:
 )
 @output_option
 @click.pass_obj
-@_errors_are_2()
+@errors_are_2()
 def diff(settings: Settings, files: tuple[str, ...], deleted: tuple[str, ...], output: str) -> None:
     """Show what applying files, or deleting documents, would change, and touch nothing.
 
@@ -96,7 +97,7 @@ def _endpoint_lines(diff: Any) -> Iterator[str]:
 @click.option("--family", type=click.Choice(["4", "6"]), help="IP version. Default: what the ends have; 4 if both do.")
 @output_option
 @click.pass_obj
-@_errors_are_2()
+@errors_are_2()
 def explain(settings: Settings, *, source: str, target: str, port: str, family: str | None, output: str) -> None:
     """Say what becomes of a packet that opens a connection, and which rule decides it.
 

@@ -52,12 +52,13 @@ class Counts:
 
 @dataclass
 class DropTrace:
-    """One tracing. `show` gets each drop, `note` sentences for the person."""
+    """One tracing. `show` gets each drop, `note` sentences for the person; `begun`: from now on nothing is missed."""
 
     settings: Settings
     wanted: Wanted
     show: Callable[[Seen], None]
     note: Callable[[str], None]
+    begun: Callable[[], None] = lambda: None
     counts: Counts = field(default_factory=Counts)
     names: dict[int, str] = field(default_factory=dict)
     """Of all endpoints that there were."""
@@ -101,6 +102,7 @@ class DropTrace:
         while not tracer.knows:
             self._changed.clear()
             await self._changed.wait()
+        self.begun()
         self.note(f"listening for dropped packets of {self.wanted.endpoint or f'{len(self._pods)} pods'}; Ctrl-C ends")
 
     def _find(self, text: str) -> int:

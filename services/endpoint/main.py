@@ -10,6 +10,8 @@ from podlane.endpoint.v1 import (
     endpoint_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
+    trace_pb2,
+    trace_pb2_grpc,
 )
 
 from services.common import controller_service, controllers, lifecycle
@@ -39,6 +41,8 @@ from services.endpoint.metrics import Creations, Deletions, States
 from services.endpoint.model import Level
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
+from services.endpoint.packettrace import LoaderPeer as TracingLoader
+from services.endpoint.packettrace import PacketTracer
 from services.endpoint.peers import IpamPeer, LoaderPeer
 from services.endpoint.policies import Policies
 from services.endpoint.policy.labels import LabelFilter
@@ -53,11 +57,13 @@ from services.endpoint.restore import Restorer
 from services.endpoint.schema import MIGRATIONS
 from services.endpoint.servicer import EndpointServicer
 from services.endpoint.store import Store
+from services.endpoint.traceservicer import TraceServicer
 from services.endpoint.watch import Watchers
 
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
 CLUSTER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name
 POLICY = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
+TRACE = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
 _QUIET = controller_service.QUIET | {
     "GetEndpoint",
     "ListEndpoints",
@@ -78,8 +84,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     ipam_peer = Peer("ipam", settings.ipam.socket, endpoint.peer_wait_seconds)
     loader_peer = Peer("loader", settings.loader.socket, endpoint.peer_wait_seconds)
     ipam, loader, store = IpamPeer(ipam_peer), LoaderPeer(loader_peer), Store(database)
-    watchers = Watchers()
-    embedded = EmbeddedKvstore(database)
+    watchers, embedded = Watchers(), EmbeddedKvstore(database)
     kvstore, kvstore_client = choose(settings.kvstore, settings.cluster, registry, embedded, metrics)
     keys = Keys(settings.kvstore.root)
     publisher = Publisher(kvstore, keys, settings.node.name, endpoint.publish_interval_seconds)
@@ -163,10 +168,17 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server)
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policy_servicer, grpc_server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster_servicer, grpc_server)
+        trace_pb2_grpc.add_TraceServiceServicer_to_server(
+            TraceServicer(PacketTracer(view, policies, endpoints, TracingLoader(loader_peer))), grpc_server
+        )
         controller_service.register(registry, grpc_server)
 
     server = Server(
-        endpoint.socket, (NAME, POLICY, CLUSTER, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc
+        endpoint.socket,
+        (NAME, POLICY, CLUSTER, TRACE, controller_service.NAME),
+        register,
+        quiet=_QUIET,
+        observe=metrics.rpc,
     )
     exporter = Exporter("[endpoint] metrics_listen", endpoint.metrics_listen, metrics.page)
     common = settingscheck.node_config(settings)

@@ -119,6 +119,12 @@ class PolicyView:
 
         Raises NotFound, InvalidArgument (ends, family), Unavailable.
         """
+        one, other = await self.parties(ends, version)
+        told = explain(one, other, protocol, port, self._policies.resolver.prefixes())
+        return await self._check(told, (one, other), protocol, port or 0)
+
+    async def parties(self, ends: tuple[End, End], version: int) -> tuple[Party, Party]:
+        """Return who two ends are, with addresses of one family, one of them of this node. As `explain`."""
         nodes = await self._loader.node_addresses()
         source, destination = (self._choices(end, nodes) for end in ends)
         chosen = version or (4 if 4 in source and 4 in destination else 6)
@@ -129,8 +135,7 @@ class PolicyView:
             raise InvalidArgument(
                 "from, to: neither is an endpoint of this node, and policy is about those", field="to"
             )
-        told = explain(one, other, protocol, port, self._policies.resolver.prefixes())
-        return await self._check(told, (one, other), protocol, port or 0)
+        return one, other
 
     async def _check(self, told: Explanation, ends: tuple[Party, Party], protocol: int, port: int) -> Explained:
         source, destination = ends

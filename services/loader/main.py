@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
-from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
+from podlane.loader.v1 import loader_pb2, loader_pb2_grpc, trace_pb2, trace_pb2_grpc
 
 from services.common import controller_service, lifecycle, sockets, telemetry
 from services.common.config import LoaderSettings, Settings
@@ -34,6 +34,7 @@ from services.loader.nodeconfig import NodeConfigurer
 from services.loader.othernodes import OtherNodes
 from services.loader.overlay import Overlay
 from services.loader.overlayhooks import OverlayHooks
+from services.loader.packettrace import PacketTracer
 from services.loader.pins import Pins
 from services.loader.policies import Policies
 from services.loader.probe import Prober
@@ -44,8 +45,10 @@ from services.loader.statedir import StateDir
 from services.loader.steps import Kernel
 from services.loader.tc import TcFilters
 from services.loader.template import Templates
+from services.loader.traceservicer import TraceServicer
 
 NAME = loader_pb2.DESCRIPTOR.services_by_name["LoaderService"].full_name
+TRACE = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
 _QUIET = controller_service.QUIET | {"GetNode", "ListLinks", "ListEndpointDatapaths", "DumpMap"}
 
 _log = telemetry.logger("main")
@@ -80,9 +83,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policies = Policies(datapath, state, blocking)
     kernel = Kernel(datapath, policies, attachers, host, blocking)
     links = Links(state.root / "links", worker, node.mtu)
-    events = Events(datapath)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    prober = Prober(datapath, state, blocking)
+    events, prober = Events(datapath), Prober(datapath, state, blocking)
     parts = Parts(node, links, regenerator, policies, prober, datapath, events, others, blocking, shielded)
     servicer = LoaderServicer(parts)
     metrics.watch(controllers)
@@ -90,9 +92,11 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
 
     def register(server: grpc.aio.Server) -> None:
         loader_pb2_grpc.add_LoaderServiceServicer_to_server(servicer, server)
+        tracer = PacketTracer(prober, datapath, state)
+        trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(tracer, lambda: node.config, shielded), server)
         controller_service.register(controllers, server)
 
-    server = Server(loader.socket, (NAME, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)
+    server = Server(loader.socket, (NAME, TRACE, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)
     exporter = Exporter("[loader] metrics_listen", loader.metrics_listen, metrics.page)
 
     async def usual_shape() -> None:

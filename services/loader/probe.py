@@ -16,8 +16,9 @@ import asyncio
 import contextlib
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from services.common.errors import InvalidArgument, NotFound, Unavailable
 from services.loader import event, layout, libbpf
@@ -38,7 +39,12 @@ _TYPE = struct.calcsize("=Q") + layout.METRICS_KEY.size
 # TC_ACT_OK, TC_ACT_REDIRECT, and TC_ACT_UNSPEC, which means nobody has an objection (`host-routing`).
 _PASSES = frozenset({0, 7, 0xFFFFFFFF})
 _ATTEMPTS = 20
-_PROGRAMS = {Direction.EGRESS: "from_container", Direction.INGRESS: "to_container"}
+# Outer headers of a tunnel.
+_ROOM = 128
+PROGRAMS = {Direction.EGRESS: "from_container", Direction.INGRESS: "to_container"}
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +60,15 @@ class Outcome:
     place: str
     source_identity: int
     destination_identity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A packet, what came out of the programs, and what they knew of it at the end."""
+
+    packet: bytes
+    result: libbpf.TestRun
+    seen: Event
 
 
 class Prober:
@@ -72,26 +87,42 @@ class Prober:
 
         Raises NotFound without programs, InvalidArgument when the packet's end isn't the endpoint's.
         """
+        return await self.alone(id_, lambda: self._run(id_, probe, direction, forwarded=forwarded))
+
+    async def alone(self, id_: int, work: Callable[[], T]) -> T:
+        """Do something with an endpoint's programs on a thread, while no other probe runs."""
         async with self._lock:
             with explained(f"endpoint {id_}"):
-                return await self._blocking.run(lambda: self._run(id_, probe, direction, forwarded=forwarded))
+                return await self._blocking.run(work)
 
     def _run(self, id_: int, probe: Probe, direction: Direction, *, forwarded: bool) -> Outcome:
+        record = self.record(id_)
+        _check_end(record.spec, probe, direction)
+        run = self.observe(record, probe, direction, self.came_in_at(probe) if forwarded else 0)
+        return _outcome(run.seen, run.result.retval)
+
+    def record(self, id_: int) -> EndpointRecord:
+        """Return what was put in force for an endpoint. Raises NotFound."""
         record = self._state.record(id_)
         if record is None:
             raise NotFound(f"endpoint {id_} has no programs: nobody has a record of it", endpoint=id_)
-        _check_end(record.spec, probe, direction)
+        return record
+
+    def observe(self, record: EndpointRecord, probe: Probe, direction: Direction, ifindex: int) -> Run:
+        """Run an endpoint's program over a packet that has come in at an interface (0: none); only within `alone`.
+        Raises Unavailable.
+        """
         packet = _frame(record.spec, probe, direction)
-        context = _CONTEXT.pack(*(0,) * 9, self._came_in_at(probe) if forwarded else 0, _LOOPBACK)
-        with _program(record, _PROGRAMS[direction]) as program, _one_cpu() as cpu, self._no_flows(probe):
+        context = _CONTEXT.pack(*(0,) * 9, ifindex, _LOOPBACK)
+        with _program(record, PROGRAMS[direction]) as program, _one_cpu() as cpu, self._no_flows(probe):
             for _ in range(_ATTEMPTS):
-                verdict = libbpf.prog_test_run(program, packet, context=context).retval
+                result = libbpf.prog_test_run(program, packet, context=context, room=_ROOM)
                 seen = self._seen(cpu)
                 if is_probe(seen, probe):
-                    return _outcome(seen, verdict)
+                    return Run(packet, result, seen)
         raise Unavailable(
-            f"endpoint {id_}: other packets came in on CPU {cpu} during each of {_ATTEMPTS} attempts to read what its "
-            "programs knew; try again"
+            f"endpoint {record.spec.id}: other packets came in on CPU {cpu} during each of {_ATTEMPTS} attempts to "
+            "read what its programs knew; try again"
         )
 
     def _seen(self, cpu: int) -> Event:
@@ -104,7 +135,8 @@ class Prober:
         record[_TYPE] = EventType.DROP
         return event.read(bytes(record))
 
-    def _came_in_at(self, probe: Probe) -> int:
+    def came_in_at(self, probe: Probe) -> int:
+        """Return where the node has received a packet that it forwards: at its sender's interface if it has one."""
         entry = self._datapath.endpoints.get(probe.source)
         return entry.ifindex if entry is not None and not entry.host else _LOOPBACK
 
@@ -115,7 +147,7 @@ class Prober:
         if flows is None:
             yield
             return
-        ends = (probe.source, 0), (probe.destination, probe.port)
+        ends = (probe.source, probe.source_port), (probe.destination, probe.port)
         before = flows.between(*ends, probe.protocol)
         try:
             yield

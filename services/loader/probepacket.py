@@ -6,8 +6,9 @@
     ICMP, ICMPv6     echo request
     any other        an empty header: as many zeros as the programs look at
 
-The source's port is 0, and so is an echo's identifier: no real connection has it, so that a probe never meets one that
-is under way. Checksums are right, and the TTL is a fresh packet's.
+The source's port is 0 unless another is asked for, and so is an echo's identifier: no real connection has it, so that a
+probe never meets one that is under way. TCP's flags, too, may be others. Checksums are right, and the
+TTL is a fresh packet's.
 """
 
 import struct
@@ -19,18 +20,20 @@ from services.loader.event import ICMP, ICMPV6, SCTP, TCP, UDP, WITH_PORTS, Even
 
 _ETHER_TYPES = {4: b"\x08\x00", 6: b"\x86\xdd"}
 _TTL = 64
-_SYN, _WINDOW = 0x02, 65535
+SYN, _WINDOW = 0x02, 65535
 _CRC32C = 0x82F63B78  # Castagnoli's polynomial, reflected (RFC 9260, appendix A)
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A connection that somebody might open. `port` is the destination's, 0 of protocols without ports."""
+    """A connection that somebody might open. Ports are 0 of protocols without; `flags` are TCP's."""
 
     source: Address
     destination: Address
     protocol: int
     port: int = 0
+    source_port: int = 0
+    flags: int = SYN
 
 
 def frame(probe: Probe, source_mac: bytes, destination_mac: bytes) -> bytes:
@@ -44,7 +47,7 @@ def is_probe(seen: Event, probe: Probe) -> bool:
     """Tell whether a packet that the programs have seen is the probe."""
     ends = (seen.source, seen.source_port, seen.destination, seen.protocol)
     port = seen.destination_port if probe.protocol in WITH_PORTS else probe.port
-    return ends == (probe.source, 0, probe.destination, probe.protocol) and port == probe.port
+    return ends == (probe.source, probe.source_port, probe.destination, probe.protocol) and port == probe.port
 
 
 def _ipv4(probe: Probe, length: int) -> bytes:
@@ -62,12 +65,12 @@ def _empty(_probe: Probe) -> bytes:
 
 
 def _tcp(probe: Probe) -> bytes:
-    before, after = struct.pack("!HHIIBBH", 0, probe.port, 0, 0, 5 << 4, _SYN, _WINDOW), bytes(2)
+    before, after = struct.pack("!HHIIBBH", probe.source_port, probe.port, 0, 0, 5 << 4, probe.flags, _WINDOW), bytes(2)
     return before + _checksum(_pseudo_header(probe, 20) + before + after) + after
 
 
 def _udp(probe: Probe) -> bytes:
-    before = struct.pack("!HHH", 0, probe.port, 8)
+    before = struct.pack("!HHH", probe.source_port, probe.port, 8)
     # A sum of 0 would say that there is none (RFC 768); all ones is the same number.
     check = _checksum(_pseudo_header(probe, 8) + before)
     return before + (check if any(check) else b"\xff\xff")
@@ -76,7 +79,7 @@ def _udp(probe: Probe) -> bytes:
 def _sctp(probe: Probe) -> bytes:
     # Type, flags, length; tag, window, streams out and in, first sequence number (RFC 9260, 3.3.2).
     init = struct.pack("!BBHIIHHI", 1, 0, 20, 1, _WINDOW, 1, 1, 1)
-    ports = struct.pack("!HHI", 0, probe.port, 0)
+    ports = struct.pack("!HHI", probe.source_port, probe.port, 0)
     return ports + _crc32c(ports + bytes(4) + init) + init
 
 
