@@ -49,7 +49,7 @@ def main() -> int:
         return _fail(f"bcc can't be imported by {sys.executable}: {error}", missing=True)
     try:
         types = KernelTypes(BTF.read_bytes())
-        text, reasons = _text(types), _reasons(types)
+        text, reasons = _text(types), types.drop_reasons()
         with _headers() as directory:
             os.environ["BCC_KERNEL_SOURCE"] = directory
             with _quiet() as complaints:
@@ -178,11 +178,6 @@ def _text(types: KernelTypes) -> str:
     }
     lines = "".join(f"#define {name} {value}\n" for name, value in defined.items())
     return lines + Path(__file__).with_name("kfree_skb.c").read_text()
-
-
-def _reasons(types: KernelTypes) -> dict[int, str]:
-    named = types.enum("skb_drop_reason")
-    return {value: name.removeprefix("SKB_DROP_REASON_").removeprefix("SKB_") for value, name in named.items()}
 
 
 @contextlib.contextmanager

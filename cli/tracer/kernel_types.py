@@ -55,6 +55,14 @@ class KernelTypes:
         pairs = struct.iter_unpack("=II", self._raw[start + 12 : start + 12 + 8 * (info & 0xFFFF)])
         return {value: self._text(text) for text, value in pairs}
 
+    def drop_reasons(self) -> dict[int, str]:
+        """Return why packets are dropped: numbers, and names without their prefix, NO_SOCKET."""
+        prefix = "SKB_DROP_REASON_"
+        named = self.enum("skb_drop_reason")
+        return {
+            value: name.removeprefix(prefix if name.startswith(prefix) else "SKB_") for value, name in named.items()
+        }
+
     def parameters(self, typedef: str) -> int:
         """Return how many parameters the function has that a typedef is a pointer to."""
         _, _, pointer = _TYPE.unpack_from(self._raw, self._starts[self._find(typedef, frozenset({_TYPEDEF}))])

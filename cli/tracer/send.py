@@ -27,17 +27,29 @@ from services.common.config import Settings
 from services.common.errors import FailedPrecondition, Unavailable
 
 _TAP = str(Path(__file__).with_name("tap.py"))
-_ARRIVES_WITHIN, _DIES_WITHIN = 3.0, 1.5
+_ARRIVES_WITHIN, _DIES_WITHIN = 3.0, 1.0
 
 
 @dataclass
 class Sent:
-    """What became of it: where it was seen (who, device, outgoing), and who dropped it."""
+    """What became of it: where it was seen (who, device, whether outgoing), and who dropped it."""
 
-    seen: list[tuple[str, str, bool]] = field(default_factory=list)
+    places: tuple[str, ...] = ()
+    """Those where somebody looks, in the order of the packet's way."""
+    _seen: list[tuple[int, float, tuple[str, str, bool]]] = field(default_factory=list)
     drops: list[Seen] = field(default_factory=list)
     untraced: str = ""
     """Why the kernel's own drops were not heard; empty: they were."""
+
+    def note(self, time: float, where: tuple[str, str, bool]) -> None:
+        """Note where it was seen."""
+        # A packet keeps the time of its first reception from one interface to the next.
+        self._seen.append((self.places.index(where[0]), time, where))
+
+    @property
+    def seen(self) -> list[tuple[str, str, bool]]:
+        """Where it was seen, in that order."""
+        return [where for *_, where in sorted(self._seen)]
 
     def arrived(self, name: str) -> bool:
         """Whether the receiver's interface has had it."""
@@ -85,7 +97,7 @@ async def send(settings: Settings, reply: trace_pb2.TracePacketResponse) -> Sent
     if reply.destination_endpoint_id:
         receiver = await _endpoint(settings, reply.destination_endpoint_id)
         places[reply.destination_name] = receiver.link.netns_path
-    sent, done = Sent(), asyncio.Event()
+    sent, done = Sent(tuple(places)), asyncio.Event()
     async with contextlib.AsyncExitStack() as stack:
         for name, path in places.items():
             await stack.enter_async_context(_tap(name, path, needle(reply.packet), sent, done))
@@ -169,7 +181,7 @@ async def _tap(name: str, path: str, wanted: bytes, sent: Sent, changed: asyncio
         raise Unavailable(f"--send: nobody can listen in {name} ({path or 'here'}): {await _said(process)}")
 
     def each(message: dict[str, Any]) -> None:
-        sent.seen.append((name, message["device"], message["outgoing"]))
+        sent.note(message["time"], (name, message["device"], message["outgoing"]))
         changed.set()
 
     task = asyncio.create_task(_hear(process, each))
