@@ -86,8 +86,8 @@ class DropTrace:
                         task.cancel()
                     tracer.finish()
                 await hearing
-        except* PodlaneError as errors:
-            raise errors.exceptions[0] from None
+        except BaseExceptionGroup as group_of_errors:
+            raise _first(group_of_errors) from None
         finally:
             await tracer.stop()
             for drop in self._pairs.rest():
@@ -192,6 +192,12 @@ class DropTrace:
             self.counts.ordinary += 1
             return
         self.show(drop)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the error that a group of tasks ended by; a bug before what is for a person."""
+    _, others = group.split(PodlaneError)
+    return others or group.exceptions[0]
 
 
 def _own_namespace() -> int:

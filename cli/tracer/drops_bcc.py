@@ -18,10 +18,10 @@ import contextlib
 import ctypes
 import json
 import os
-import select
 import struct
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from ipaddress import ip_address
 from pathlib import Path
@@ -39,6 +39,7 @@ _HEADERS = (
     *("uapi/linux/bpf.h", "uapi/linux/if_packet.h", "uapi/linux/if_ether.h"),
 )
 _LOST_EVERY_MS = 200
+_SAYING = threading.Lock()
 
 
 def main() -> int:
@@ -77,11 +78,12 @@ def _run(bpf: Any) -> None:
 
     bpf["drops"].open_ring_buffer(lambda _context, data, _size: _say({"drop": _told(_bytes(data), symbol)}))
     commands = _Commands(bpf)
+    commands.start()
     told, going = 0, True
     while going:
-        going = commands.take()
+        going = commands.is_alive()
         bpf.ring_buffer_poll(_LOST_EVERY_MS if going else 0)
-        lost = sum(bpf["lost"].values()[0]) if len(bpf["lost"]) else 0
+        lost = sum(bpf["lost"].values()[0])
         if lost > told:
             _say({"lost": lost - told})
             told = lost
@@ -121,26 +123,18 @@ def _swapped(number: int) -> int:
     return number >> 8 | (number & 0xFF) << 8
 
 
-class _Commands:
-    """Which pods there are, as stdin says."""
+class _Commands(threading.Thread):
+    """Which pods there are, as stdin says, until it ends. A thread of its own: what a new pod does at once counts."""
 
     def __init__(self, bpf: Any) -> None:
+        super().__init__(daemon=True)
         self._maps = {name: bpf[name] for name in ("addresses", "interfaces", "namespaces")}
-        self._rest = b""
-        self._taken = 0
 
-    def take(self) -> bool:
-        """Carry out what has come; False when stdin has ended."""
-        while select.select([0], [], [], 0)[0]:
-            piece = os.read(0, 1 << 16)
-            if not piece:
-                return False
-            *lines, self._rest = (self._rest + piece).split(b"\n")
-            for line in lines:
-                self._carry_out(json.loads(line))
-                self._taken += 1
-                _say({"taken": self._taken})
-        return True
+    def run(self) -> None:
+        """Carry out what comes."""
+        for taken, line in enumerate(sys.stdin, 1):
+            self._carry_out(json.loads(line))
+            _say({"taken": taken})
 
     def _carry_out(self, command: Mapping[str, Mapping[str, list[Any]]]) -> None:
         for verb, named in command.items():
@@ -211,8 +205,9 @@ def _end_of(complaints: Any) -> str:
 
 
 def _say(message: Mapping[str, Any]) -> None:
-    sys.stdout.write(json.dumps(message) + "\n")
-    sys.stdout.flush()
+    with _SAYING:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
 
 
 def _fail(error: str, *, missing: bool = False) -> int:

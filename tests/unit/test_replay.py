@@ -317,7 +317,10 @@ def test_what_another_node_tunnels_has_the_identity_that_is_known_of_it():
 
 
 def test_protocols_without_ports_are_asked_about_without():
-    rules = {1: OPEN, 2: (PolicyEntry(Direction.INGRESS, 301, ESP), PolicyEntry(Direction.INGRESS, 301, ICMP))}
+    rules: dict[int, Sequence[PolicyEntry]] = {
+        1: OPEN,
+        2: (PolicyEntry(Direction.INGRESS, 301, ESP), PolicyEntry(Direction.INGRESS, 301, ICMP)),
+    }
 
     assert send(Maps(rules=rules), Probe(WEB, DB, ESP))[-1].verdict is Verdict.REDIRECT
     echo = send(Maps(rules=rules), Probe(WEB, DB, ICMP))
