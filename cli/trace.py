@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cli import connect
+from cli.endpoint import get
 from cli.policy_questions import errors_are_2
 from cli.present import output_option, plain, show_json, show_table
 from services.common.config import Settings
@@ -68,7 +69,9 @@ def drops(
         else:
             click.echo(show.line(drop))
 
-    tracing = DropTrace(settings, Wanted(endpoint, reasons, ordinary), each, lambda text: click.echo(text, err=True))
+    # Before anything is compiled: a name that is wrong, a service that is away.
+    only = get(settings, endpoint).id if endpoint else 0
+    tracing = DropTrace(settings, Wanted(only, reasons, ordinary), each, lambda text: click.echo(text, err=True))
     try:
         asyncio.run(tracing.run(duration))
     except BccMissing as error:

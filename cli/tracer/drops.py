@@ -23,7 +23,7 @@ from cli.tracer.reasons import ORDINARY, TC
 from cli.tracer.seen import PODLANE, Machine, Seen, of_kernel
 from services.common.client import Peer
 from services.common.config import Settings
-from services.common.errors import NotFound, PodlaneError
+from services.common.errors import PodlaneError
 
 _AGAIN, _WAIT = 1.0, 3.0
 # What every pod's kernel sends unasked.
@@ -34,9 +34,9 @@ _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which drops are shown: all, or one endpoint's (an id, an address, namespace/pod), or some reasons'."""
+    """Which drops are shown: all, or one endpoint's (by its id, 0: all), or some reasons'."""
 
-    endpoint: str = ""
+    endpoint: int = 0
     reasons: frozenset[str] = frozenset()
     ordinary: bool = False
 
@@ -68,7 +68,6 @@ class DropTrace:
         self._pods, self._pairs = Pods(), Pairs()
         self._changed = asyncio.Event()
         self._pods_known, self._drops_heard = asyncio.Event(), asyncio.Event()
-        self._chosen = 0
 
     async def run(self, seconds: float | None) -> None:
         """Trace for so long, or until cancelled. Raises PodlaneError when it can't begin, or the tracer dies."""
@@ -90,27 +89,20 @@ class DropTrace:
             raise _first(group_of_errors) from None
         finally:
             await tracer.stop()
+            self.counts.lost += tracer.lost_at_the_end
             for drop in self._pairs.rest():
                 self._tell(drop)
 
     async def _begin(self, tracer: Tracer) -> None:
         """Say so when the tracer knows the pods and podlane's own drops are heard."""
         await self._pods_known.wait()
-        if self.wanted.endpoint:
-            self._chosen = self._find(self.wanted.endpoint)
         await self._drops_heard.wait()
         while not tracer.knows:
             self._changed.clear()
             await self._changed.wait()
         self.begun()
-        self.note(f"listening for dropped packets of {self.wanted.endpoint or f'{len(self._pods)} pods'}; Ctrl-C ends")
-
-    def _find(self, text: str) -> int:
-        for id_, name in self.names.items():
-            pod = self._pods.by_id(id_)
-            if pod is not None and text in {str(id_), name, *map(str, pod.addresses)}:
-                return id_
-        raise NotFound(f"--endpoint: no endpoint of this node is {text}: see `podlane endpoint list`")
+        whose = self.names.get(self.wanted.endpoint, f"{len(self._pods)} pods")
+        self.note(f"listening for dropped packets of {whose}; Ctrl-C ends")
 
     # ── what is heard ──
 
@@ -184,7 +176,7 @@ class DropTrace:
 
     def _tell(self, drop: Seen) -> None:
         wanted = self.wanted
-        if self._chosen and self._chosen not in drop.endpoints:
+        if wanted.endpoint and wanted.endpoint not in drop.endpoints:
             return
         if wanted.reasons and not wanted.reasons & {drop.reason.lower(), drop.kernel_reason.lower()}:
             return

@@ -37,6 +37,7 @@ class Tracer:
         self._complaints = complaints
         self._sent = self._taken = 0
         self.reasons: dict[int, str] = {}
+        self.lost_at_the_end = 0
 
     @classmethod
     async def start(cls) -> "Tracer":
@@ -132,9 +133,9 @@ class Tracer:
             self._complaints.close()
 
     async def _drain(self) -> None:
-        """Read what nobody wants any more: it could not end with a full pipe."""
-        while await self._next() is not None:
-            pass
+        """Read what nobody wants any more, but how much was lost: it could not end with a full pipe."""
+        while (message := await self._next()) is not None:
+            self.lost_at_the_end += message.get("lost", 0)
 
 
 def _missing(said: str) -> str:
