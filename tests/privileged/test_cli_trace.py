@@ -185,6 +185,20 @@ def test_no_route_on_the_node(pair: Pair, told: Told):
     assert drop["where"].startswith("on the node, at default/web-0's lxc")
 
 
+def test_a_namespace_or_an_address_alone_makes_it_a_pods(pair: Pair, told: Told):
+    """What stays within the pod has none of its addresses; what the node drops on its way out is at no interface."""
+    rule = ("OUTPUT", "-p", "udp", "--dport", "9036", "-j", "DROP")
+    pair.node.exec("iptables", "-w", "-A", *rule)
+    pair.udp(pair.db, "127.0.0.1", 9035)
+    pair.node.exec("bash", "-c", f"echo >/dev/udp/{pair.db_addresses[0]}/9036", check=False)
+    pair.node.exec("iptables", "-w", "-D", *rule)
+
+    within, outgoing = told.to_port(9035), told.to_port(9036)
+
+    assert (within["reason"], within["where"], within["endpoints"]) == ("NO_SOCKET", "in default/web-1, lo", [2])
+    assert (outgoing["reason"], outgoing["where"], outgoing["endpoints"]) == ("NETFILTER_DROP", "on the node", [2])
+
+
 def test_what_podlane_drops_is_told_once_with_its_reason(pair: Pair, told: Told):
     """By policy at the receiver's program, which runs at the sender's interface; and a lie at the sender's."""
     document = pair.node.dir / "db.yaml"
@@ -205,6 +219,7 @@ def test_what_podlane_drops_is_told_once_with_its_reason(pair: Pair, told: Told)
     assert by_policy["where"].startswith("on the node, at default/web-0's lxc")
     assert by_policy["function"].startswith("__netif_receive_skb_core")
     assert (lie["by"], lie["reason"], lie["protocol"]) == ("podlane", "invalid source ip", "ICMP")
+    assert lie["kernel_reason"] == "TC_INGRESS"
     pair.udp(pair.web, pair.db_addresses[0], 9041)
     told.to_port(9041)
     assert [drop["by"] for drop in told.lines if drop["destination"]["port"] == 9040] == ["podlane"]
@@ -277,7 +292,7 @@ def test_however_it_ends_the_kernel_forgets_the_program_and_what_was_lost_is_sai
         assert "Traceback" not in said
         if number is signal.SIGINT:
             assert "more drops were lost: the tracer could not keep up" in said
-            assert told.startswith("PACKETS") or told.startswith("nothing")
+            assert told.startswith(("PACKETS", "nothing"))
 
 
 def test_without_bcc_it_says_what_to_install(pair: Pair, tmp_path: Path):
