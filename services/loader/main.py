@@ -92,8 +92,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
 
     def register(server: grpc.aio.Server) -> None:
         loader_pb2_grpc.add_LoaderServiceServicer_to_server(servicer, server)
-        tracer = PacketTracer(prober, datapath, state)
-        trace_pb2_grpc.add_TraceServiceServicer_to_server(TraceServicer(tracer, lambda: node.config, shielded), server)
+        trace_pb2_grpc.add_TraceServiceServicer_to_server(
+            TraceServicer(PacketTracer(prober, datapath, state), lambda: node.config, shielded), server
+        )
         controller_service.register(controllers, server)
 
     server = Server(loader.socket, (NAME, TRACE, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)

@@ -196,7 +196,7 @@ class PacketTracer:
             raise NotFound(f"endpoint {step.endpoint_id} has gone meanwhile", endpoint=step.endpoint_id)
         named = {program.name: program for program in record.programs}
         program = named.get(step.program)
-        number, hook = (program.id, program.hook) if program is not None else (0, "tc ingress of podlane_vxlan")
+        number, hook = (program.id, program.hook) if program is not None else (0, "ingress of podlane_vxlan")
         at = f" of {record.spec.host_ifname}" if program is not None and not hook.startswith("call_policy") else ""
         return TracedStep(step, number, hook + at, rewrites, place, ran)
 
