@@ -78,7 +78,8 @@ class DropTrace:
                 hearing = group.create_task(self._hear(tracer, machine))
                 others = [group.create_task(one) for one in (self._follow_pods(tracer), self._follow_drops())]
                 others.append(group.create_task(self._tell_alone()))
-                others.append(group.create_task(self._begin(tracer)))
+                # Nobody is cancelled before it has begun: its calls may be on their way.
+                await group.create_task(self._begin(tracer))
                 if seconds is not None:
                     await asyncio.sleep(seconds)
                     for task in others:
@@ -88,8 +89,7 @@ class DropTrace:
         except BaseExceptionGroup as group_of_errors:
             raise _first(group_of_errors) from None
         finally:
-            await tracer.stop()
-            self.counts.lost += tracer.lost_at_the_end
+            await tracer.stop(lambda message: self._heard(message, machine))
             for drop in self._pairs.rest():
                 self._tell(drop)
 
@@ -108,14 +108,16 @@ class DropTrace:
 
     async def _hear(self, tracer: Tracer, machine: Machine) -> None:
         async for message in tracer.messages():
-            if "drop" in message:
-                drop = of_kernel(message["drop"], machine, self._pods)
-                waits = drop.reason in TC
-                told = self._pairs.kernel(drop, time.monotonic()) if waits else drop
-                if told is not None:
-                    self._tell(told)
-            self.counts.lost += message.get("lost", 0)
+            self._heard(message, machine)
             self._changed.set()
+
+    def _heard(self, message: dict[str, Any], machine: Machine) -> None:
+        if "drop" in message:
+            drop = of_kernel(message["drop"], machine, self._pods)
+            told = self._pairs.kernel(drop, time.monotonic()) if drop.reason in TC else drop
+            if told is not None:
+                self._tell(told)
+        self.counts.lost += message.get("lost", 0)
 
     async def _follow_drops(self) -> None:
         service = connect.policy(self.settings)
@@ -159,6 +161,10 @@ class DropTrace:
                     answered = True
                     yield message
             except PodlaneError as error:
+                task = asyncio.current_task()
+                if task is not None and task.cancelling():
+                    # grpc has taken the cancellation for the call's.
+                    raise asyncio.CancelledError from None
                 if not answered and not self._pods_known.is_set():
                     raise
                 self.note(f"{error.message}; names and podlane's own reasons may be missing until it is back")

@@ -10,7 +10,7 @@ import json
 import os
 import tempfile
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +37,6 @@ class Tracer:
         self._complaints = complaints
         self._sent = self._taken = 0
         self.reasons: dict[int, str] = {}
-        self.lost_at_the_end = 0
 
     @classmethod
     async def start(cls) -> "Tracer":
@@ -118,12 +117,13 @@ class Tracer:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    async def stop(self) -> None:
-        """End it, whatever it does; returns when it is gone."""
+    async def stop(self, last: Callable[[dict[str, Any]], None] = lambda _message: None) -> None:
+        """End it, whatever it does; returns when it is gone. `last` gets what it had still to say."""
         self.finish()
         try:
             async with asyncio.timeout(_ENDS_WITHIN):
-                await self._drain()
+                while (message := await self._next()) is not None:
+                    last(message)
                 await self._process.wait()
         except TimeoutError:
             with contextlib.suppress(ProcessLookupError):
@@ -131,11 +131,6 @@ class Tracer:
             await self._process.wait()
         finally:
             self._complaints.close()
-
-    async def _drain(self) -> None:
-        """Read what nobody wants any more, but how much was lost: it could not end with a full pipe."""
-        while (message := await self._next()) is not None:
-            self.lost_at_the_end += message.get("lost", 0)
 
 
 def _missing(said: str) -> str:

@@ -239,24 +239,26 @@ def test_pods_that_come_later_are_known_and_those_that_go_are_not(pair: Pair, to
 
 
 def test_one_endpoints_reasons_counted_at_the_end(pair: Pair):
-    """--endpoint, --reason, --summary, --duration: and the tracer leaves nothing."""
-    argv = ("--endpoint", "default/web-1", "--reason", "no_socket", "--summary", "--duration", "3")
+    """--endpoint, --reason, --summary; what was dropped before Ctrl-C is counted. And --duration."""
+    argv = ("--endpoint", "default/web-1", "--reason", "no_socket", "--summary")
     with tracing(pair.node, *argv, "-o", "json") as process:
-        assert process.stdout is not None
-        tracers = _tracers(process.pid)
-        assert len(tracers) == 1
         for _ in range(3):
             pair.udp(pair.web, pair.db_addresses[0], 9060)
         pair.udp(pair.db, pair.web_addresses[0], 9061)
         pair.udp(pair.web, pair.web_addresses[0], 9062)  # no business of the other's
-        assert process.wait(WITHIN) == 0
-        rows = json.loads(process.stdout.read())
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=WITHIN)
+        rows = json.loads(told)
 
-    pods = {(row["pod"], row["packets"]) for row in rows}
     assert {row["reason"] for row in rows} == {"NO_SOCKET"}
-    assert {row["function"] for row in rows} == {"__udp4_lib_rcv"}
-    assert pods == {("default/web-1", 4), ("default/web-0", 4)}
-    assert not any(Path(f"/proc/{pid}").exists() for pid in tracers)
+    # Answers to pings that nobody waits for any more may be among them.
+    assert {(row["pod"], row["packets"]) for row in rows if row["function"] == "__udp4_lib_rcv"} == {
+        ("default/web-1", 4),
+        ("default/web-0", 4),
+    }
+    assert pair.node.podlane("trace", "drops", "--duration", "0.01", "--summary", "--reason", "XDP").stdout == (
+        "nothing was dropped\n"
+    )
 
 
 def _tracers(parent: int) -> list[int]:
