@@ -6,13 +6,13 @@ from typing import Any
 
 import click
 
-from cli import connect
+from cli import connect, exits
 from cli.endpoint import get
 from cli.policy_questions import errors_are_2
 from cli.present import output_option, plain, show_json, show_table
 from services.common.config import Settings
 
-_BCC_MISSING = 3
+_BCC_MISSING = exits.REFUSED
 
 
 @click.group("trace", help="Where packets die, and what the programs would do with one.")
@@ -44,7 +44,7 @@ def drops(
 
     The kernel says itself why it drops and where (the tracepoint skb:kfree_skb, by bcc), wherever that is: in a pod's
     namespace, on the node, in the stack, in iptables, in a queue. What podlane drops has podlane's reason and line.
-    Exit code 3: bcc is not installed (Debian: python3-bpfcc).
+    Exit code 5: bcc is not installed (Debian: python3-bpfcc).
 
     \b
     Examples:

@@ -307,7 +307,7 @@ def test_without_bcc_it_says_what_to_install(pair: Pair, tmp_path: Path):
             *("env", f"PODLANE_TRACER_PYTHON={path}", *pair.node.command(pair.node.config_file), "trace", "drops"),
             check=False,
         )
-        assert done.returncode == 3
+        assert done.returncode == 5
         assert words in done.stderr
         assert "python3-bpfcc" in done.stderr
 
@@ -315,7 +315,7 @@ def test_without_bcc_it_says_what_to_install(pair: Pair, tmp_path: Path):
 def test_an_endpoint_that_is_not_there_ends_it(pair: Pair):
     done = pair.node.podlane("trace", "drops", "--endpoint", "shop/nobody", check=False)
 
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "podlane: there is no endpoint with pod shop/nobody: see `podlane endpoint list`\n"
 
 
