@@ -13,6 +13,7 @@ from services.common.errors import PodlaneError
 _NOUNS = {
     "bpf": "what is in the kernel: each map with names, programs, pins",
     "completion": "what makes a shell complete this command's words",
+    "bugtool": "write all that is known of the node into one archive, and find contradictions in it",
     "config": "the switches of the endpoint programs, for all endpoints of the node",
     "cni": "install or remove the CNI plugin; the deletions that it has journalled",
     "controllers": "what the services do by themselves, and what of it fails",

@@ -9,12 +9,13 @@ and maps that they were about, too, so waiting for the disk at every ADD would g
 
 When one of the writes fails, the transaction is run again with a savepoint around each, so that it takes only itself
 back: the savepoints would cost more than the writes. A file that is damaged, whose schema is newer than the program,
-or that another process uses, is refused and left as it is.
+or that another process uses, is refused and left as it is. `snapshot` reads one beside its service.
 
 Not here: schemas (each service's `store.py`) and any decision about what to write.
 """
 
 import asyncio
+import contextlib
 import fcntl
 import functools
 import os
@@ -130,6 +131,35 @@ class Database:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+def snapshot(path: Path, most: int) -> dict[str, list[dict[str, Any]]]:
+    """Return at most so many rows of each table, as of one moment, without touching the file; it blocks.
+
+    For whoever wants to see and not to serve: a service that has the file open isn't held up. Raises Unavailable,
+    CorruptState.
+    """
+    if not path.is_file():
+        raise Unavailable(f"{path} can't be read: there is no such file", path=path)
+    # Without a log all is in the file itself. Looking for one would make it, beside a database that isn't ours.
+    rest = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?{rest}", uri=True)) as connection:
+            connection.row_factory = sqlite3.Row
+            connection.execute("BEGIN")
+            named = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+            tables = [row[0] for row in named if not row[0].startswith("sqlite_")]
+            return {name: _rows(connection, name, most) for name in tables}
+    except sqlite3.OperationalError as error:
+        raise Unavailable(f"{path} can't be read: {error}", path=path) from None
+    except sqlite3.DatabaseError as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _rows(connection: Connection, table: str, most: int) -> list[dict[str, Any]]:
+    quoted = table.replace('"', '""')
+    query = f'SELECT * FROM "{quoted}" LIMIT {most:d}'  # noqa: S608 - a name that the file itself has told
+    return [dict(row) for row in connection.execute(query)]
 
 
 def _lock(path: Path) -> int:
