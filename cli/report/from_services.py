@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from podlane.common.v1 import controllers_pb2
 from podlane.endpoint.v1 import cluster_pb2, endpoint_pb2, policy_pb2
@@ -43,7 +43,7 @@ class Questions:
         self.settings = settings
         self._peers: dict[Path, Peer] = {}
 
-    async def __aenter__(self) -> "Questions":
+    async def __aenter__(self) -> Self:
         """Open a channel to each."""
         for service in (connect.ipam, connect.loader, connect.endpoint):
             found = service(self.settings)
@@ -143,8 +143,14 @@ def collectors(questions: Questions) -> list[Collector]:
         one("endpoint/regeneration.json", asked(endpoint, "RegenerateEndpoints", again, "results"), 60.0),
         one("endpoint/garbage.json", asked(endpoint, "CollectGarbage", garbage, "findings"), 60.0),
         one("endpoint/options.json", asked(endpoint, "ListOptions", endpoint_pb2.ListOptionsRequest(), "options")),
-        one("endpoint/deletions.json", asked(endpoint, "ListDeletions", endpoint_pb2.ListDeletionsRequest(), "deletions")),
-        one("endpoint/identities.json", asked(policy, "ListIdentities", policy_pb2.ListIdentitiesRequest(), "identities")),
+        one(
+            "endpoint/deletions.json",
+            asked(endpoint, "ListDeletions", endpoint_pb2.ListDeletionsRequest(), "deletions"),
+        ),
+        one(
+            "endpoint/identities.json",
+            asked(policy, "ListIdentities", policy_pb2.ListIdentitiesRequest(), "identities"),
+        ),
         one("endpoint/cluster.json", asked(cluster, "GetCluster", cluster_pb2.GetClusterRequest())),
         one("ipam/allocations.json", allocations),
         one("ipam/pools.json", asked(ipam, "ListPools", ipam_pb2.ListPoolsRequest(), "pools")),
@@ -190,7 +196,7 @@ async def _documents(questions: Questions) -> AsyncIterator[Member]:
 async def _kvstore(questions: Questions) -> AsyncIterator[Member]:
     """Yield this node's own entries, and those that all nodes share but addresses: others' are others' to report."""
     cluster, name = connect.cluster(questions.settings), questions.settings.node.name
-    found = []
+    found: list[Any] = []
     for prefix in ("state/nodes/v1/", f"state/endpoints/v1/{name}/", "state/identities/v1/id/", "state/pools/v1/"):
         request = cluster_pb2.ListEntriesRequest(prefix=prefix)
         async for part in questions.stream(cluster, "ListEntries", request):
@@ -202,9 +208,7 @@ async def _kvstore(questions: Questions) -> AsyncIterator[Member]:
 
 
 async def _map(questions: Questions, name: str) -> AsyncIterator[Member]:
-    reply = await questions.ask(
-        connect.loader(questions.settings), "DumpMap", loader_pb2.DumpMapRequest(map=name)
-    )
+    reply = await questions.ask(connect.loader(questions.settings), "DumpMap", loader_pb2.DumpMapRequest(map=name))
     entries = reply.entries[:_MOST_FLOWS] if name == "conntrack" else reply.entries
     left = len(reply.entries) - len(entries)
     yield Member(f"loader/maps/{name}.json", _entries(entries), f"{left} more are left out" if left else "")

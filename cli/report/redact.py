@@ -21,7 +21,9 @@ _SHORTEST = 4
 # Found at a key, it may be a word like `enabled`, which stands elsewhere for what it means.
 _SHORTEST_FOUND = 8
 
-_WORDS = r"pass(?:word|wd|phrase)|secret|token|credential|private[_-]?key|api[_-]?key|access[_-]?key|authorization|bearer"
+_WORDS = (
+    r"pass(?:word|wd|phrase)|secret|token|credential|private[_-]?key|api[_-]?key|access[_-]?key|authorization|bearer"
+)
 _NAME = re.compile(rf"(?i)({_WORDS})s?$")
 _SURROUNDINGS = re.compile(r"(?i)^env(ironment|iron)?$")
 _IN_TEXT = re.compile(
