@@ -62,7 +62,8 @@ class Redactor:
         return walk
 
     def _in(self, text: str) -> bool:
-        return any(form in text for form in self._all_forms())
+        """Return whether any value is in the text of JSON, where quotes and backslashes are escaped."""
+        return any(json.dumps(form, ensure_ascii=False)[1:-1] in text for form in self._all_forms())
 
     def _values(self, text: str) -> str:
         for form in self._all_forms():
@@ -83,6 +84,7 @@ def forms(secret: str) -> Iterator[str]:
     raw = secret.encode("utf-8", "surrogateescape")
     yield secret
     yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield quote(secret, safe="")
     if len(raw) < 2 * _SHORTEST:
         # A few characters of base64 are part of many words.
