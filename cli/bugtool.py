@@ -58,7 +58,7 @@ def group(context: click.Context, output: str, conf_dir: Path) -> None:
     else:
         path = Path(output or f"{name}.tar.gz")
         archive.write(path, packed)
-        click.echo(f"wrote {path}: {len(packed) / 1e6:.1f} MB, readable for its owner only")
+        click.echo(f"wrote {path}: {len(packed) / 1e3:.0f} kB, readable for its owner only")
     for one in gathered.failed:
         click.echo(f"! {one['collector']} is missing: {one['why']}", err=True)
 

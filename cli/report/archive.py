@@ -12,7 +12,7 @@ import os
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from services.common.errors import InvalidArgument, Unavailable
@@ -84,8 +84,3 @@ def write(path: Path, packed: bytes) -> None:
     except OSError as error:
         Path(beside).unlink(missing_ok=True)
         raise Unavailable(f"{path} can't be written: {error.strerror}; choose another place with -o") from None
-
-
-def names(members: Mapping[str, bytes]) -> list[str]:
-    """Return the members' names in order, the manifest first."""
-    return sorted(members, key=lambda name: (name != MANIFEST, name))

@@ -7,12 +7,12 @@
 that a later minor number has added.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from cli.report import archive, from_files, from_kernel, from_services, gathering, secrets
 from cli.report.gathering import Gathered
@@ -59,7 +59,8 @@ def build(settings: Settings, gathered: Gathered, begin: float) -> tuple[str, by
         "collectors": gathered.seconds,
     }
     head, _ = gathering.encode(gathering.Member(archive.MANIFEST, redactor.clean(manifest)))
-    root = f"podlane-bugtool-{settings.node.name}-{when.strftime('%Y%m%dT%H%M%SZ')}"
+    name = re.sub(r"[^\w.-]", "_", settings.node.name)
+    root = f"podlane-bugtool-{name}-{when.strftime('%Y%m%dT%H%M%SZ')}"
     members = [(archive.MANIFEST, head), *((name, content) for name, (content, _) in sorted(contents.items()))]
     return root, archive.pack(root, members, int(begin))
 
@@ -86,8 +87,3 @@ def version() -> str:
         return metadata.version("podlane")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def summary(gathered: Gathered) -> dict[str, Any]:
-    """Return what a person is told when the archive is written."""
-    return {"members": len(gathered.members), "failed": gathered.failed}

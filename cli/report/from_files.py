@@ -6,6 +6,7 @@
     files/cni.json                    the runtime's network configurations
     files/settings.json               the settings as this command reads them
     logs/<service>.log                the end of each service's log, or of what journald has of its unit
+    logs/cni.log                      the end of the plugin's log, where a configuration has one
 
 Only plain files are read, none is written, and a service that runs isn't held up.
 """
@@ -47,6 +48,7 @@ def collectors(settings: Settings, conf_dir: Path) -> list[Collector]:
         threaded("files/state", lambda: [Member("files/state.json", _tree(settings.loader.state_dir))]),
         threaded("files/journal", lambda: [Member("files/journal.json", _journal(settings.endpoint.journal_dir))]),
         threaded("files/cni", lambda: [Member("files/cni.json", _configurations(conf_dir))]),
+        threaded("logs/cni", lambda: list(_plugin_logs(conf_dir))),
         *logs,
     ]
 
@@ -138,6 +140,18 @@ async def _log(settings: Settings, service: str) -> Any:
     unit = f"podlane-{service}"
     done = await tools.run("journalctl", "-u", unit, "-n", "20000", "--no-pager", "-o", "short-iso-precise")
     yield Member(f"logs/{service}.log", done.stdout, f"the journal of {unit}; there is no {path}")
+
+
+def _plugin_logs(directory: Path) -> Iterator[Member]:
+    """Yield the log that podlane's plugins write, by the `logFile` of their configurations."""
+    found = set()
+    for content in _configurations(directory).values():
+        plugins = content.get("plugins", [content]) if isinstance(content, dict) else []
+        found |= {str(one["logFile"]) for one in plugins if isinstance(one, dict) and one.get("logFile")}
+    for number, path in enumerate(sorted(found)):
+        if Path(path).is_file():
+            name = f"logs/cni{number or ''}.log"
+            yield Member(name, read(Path(path), gathering.MOST_TEXT - 1024), f"the end of {path}")
 
 
 def link_records(settings: Settings) -> Iterator[tuple[str, dict[str, Any]]]:

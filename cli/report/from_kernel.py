@@ -3,13 +3,15 @@
     kernel/machine.json     kernel, BTF, mounts, memory, CPUs, time
     kernel/sysctls.json     those that decide over pods' packets
     kernel/ip/…             links, addresses, routes of all tables, rules, neighbours; tc's qdiscs and filters
-    kernel/bpf/…            podlane's programs, maps and links as bpftool shows them; what is pinned
+    kernel/bpf/…            podlane's programs, maps and links as bpftool shows them; what is pinned; with the loader
+                            down, what is in the pinned maps, as bytes
     kernel/nft.json, iptables.txt, ip6tables.txt, dmesg.txt
     pods/<link>.json        addresses, routes, rules and neighbours inside each pod's namespace
 
 A tool that isn't installed is told in the manifest as what is missing.
 """
 
+import asyncio
 import json
 import os
 import platform
@@ -24,7 +26,8 @@ from services.common.config import Settings
 from services.common.errors import PodlaneError
 
 _PREFIXES = ("lxc", "podlane_")
-_PODS_AT_MOST = 1000
+_PODS_AT_MOST, _AT_A_TIME = 1000, 4
+_DUMPED = ("podlane_endpoints", "podlane_call_policy", "podlane_prefixes", "podlane_metrics", "policy_")
 _SYSCTLS = (
     "ipv4/ip_forward",
     "ipv4/conf/{all,default,own}/rp_filter",
@@ -74,8 +77,9 @@ def collectors(settings: Settings) -> list[Collector]:
         gathering.one("kernel/dmesg.txt", _dmesg),
         gathering.from_thread("kernel/sysctls", lambda: [Member("kernel/sysctls.json", dict(_sysctls()))]),
         gathering.from_thread("kernel/bpf/pins", lambda: [Member("kernel/bpf/pins.json", _pins(settings))]),
-        Collector("kernel/ip/filters", _filters),
+        Collector("kernel/ip/filters", _filters, 60.0),
         Collector("kernel/bpf", _bpf),
+        Collector("kernel/bpf/dump", lambda: _dumps(settings)),
         Collector("pods", lambda: _pods(settings), 60.0),
     ]
 
@@ -167,10 +171,26 @@ async def _bpftool(what: str) -> list[dict[str, Any]]:
     return found if isinstance(found, list) else []
 
 
+async def _dumps(settings: Settings) -> AsyncIterator[Member]:
+    if settings.loader.socket.exists():
+        return
+    for path in sorted((settings.node.bpffs / "podlane" / "maps").glob("*")):
+        if path.name.startswith(_DUMPED):
+            done = await tools.run("bpftool", "-j", "map", "dump", "pinned", str(path))
+            yield Member(f"kernel/bpf/dump/{path.name}.json", _json(done.stdout))
+
+
 async def _pods(settings: Settings) -> AsyncIterator[Member]:
-    for number, (name, record) in enumerate(from_files.link_records(settings)):
-        if number < _PODS_AT_MOST:
-            yield Member(f"pods/{name}.json", await _inside(str(record.get("netns_path", ""))))
+    records = list(from_files.link_records(settings))[:_PODS_AT_MOST]
+    turns = asyncio.Semaphore(_AT_A_TIME)
+
+    async def look(name: str, path: str) -> Member:
+        async with turns:
+            return Member(f"pods/{name}.json", await _inside(path))
+
+    looks = [look(name, str(record.get("netns_path", ""))) for name, record in records]
+    for done in asyncio.as_completed(looks):
+        yield await done
 
 
 async def _inside(path: str) -> dict[str, Any]:

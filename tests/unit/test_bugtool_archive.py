@@ -1,4 +1,4 @@
-"""An archive is whole or refused in one sentence; `podlane bugtool check` reads it offline and answers by its exit code."""
+"""An archive is whole or refused in one sentence; `podlane bugtool check` reads it and answers by its exit code."""
 
 import gzip
 import io
@@ -122,7 +122,7 @@ def test_an_archive_is_the_same_bytes_for_the_same_members_and_private(tmp_path:
     assert path.read_bytes() == again
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [path]
-    assert list(archive.unpack(again, "a"))[0] == "manifest.json"
+    assert next(iter(archive.unpack(again, "a"))) == "manifest.json"
     with pytest.raises(Unavailable, match="can't be written"):
         archive.write(tmp_path / "none" / "a.tar.gz", again)
 

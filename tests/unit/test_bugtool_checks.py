@@ -83,6 +83,26 @@ _POOL = ("ipam/pools.json", 0, "ranges", 0)
 _CONFLIST = "/etc/cni/net.d/10-podlane.conflist"
 _INSIDE = f"pods/{WEB.ifname}.json"
 
+
+def _forget_db(members: Members) -> None:
+    """Let there be web-0 alone, and nothing of the IPv4 range be wrong but that."""
+    for name, path in (
+        ("ipam/allocations.json", ()),
+        ("files/ipam.json", ("allocations",)),
+        ("files/endpoint.json", ("endpoints",)),
+        ("loader/links.json", ()),
+        ("loader/datapaths.json", ()),
+        ("kernel/ip/addresses.json", ()),
+    ):
+        place = members[name]
+        for key in path:
+            place = place[key]
+        del place[1]
+    members["endpoint/kvstore.json"] = members["endpoint/kvstore.json"][:2]
+    members["kernel/bpf/pins.json"].remove("maps/policy_2")
+    members["files/state.json"] = {k: v for k, v in members["files/state.json"].items() if not k.startswith("2/")}
+
+
 CASES: list[tuple[str, str, str, Change]] = [
     ("services", "podlane-ipam", "is down", put("services/health.json", 1, "health", to="down")),
     (
@@ -336,7 +356,7 @@ CASES: list[tuple[str, str, str, Change]] = [
             put(*_POOL, "prefix", to="10.46.0.0/24"),
             put("files/settings.json", "ipam", "pools", 0, "ranges", to=["10.46.0.0/24", "fd00:44::/112"]),
             put("loader/node.json", "config", "pod_cidrs", to=["10.46.0.0/24", "fd00:44::/112"]),
-            both(drop("endpoint/endpoints.json", 1), drop("endpoint/after.json", 1), lambda m: _forget_db(m)),
+            both(drop("endpoint/endpoints.json", 1), drop("endpoint/after.json", 1), _forget_db),
         ),
     ),
     (
@@ -564,25 +584,6 @@ CASES: list[tuple[str, str, str, Change]] = [
         ),
     ),
 ]
-
-
-def _forget_db(members: Members) -> None:
-    """Let there be web-0 alone, and nothing of the IPv4 range be wrong but that."""
-    for name, path in (
-        ("ipam/allocations.json", ()),
-        ("files/ipam.json", ("allocations",)),
-        ("files/endpoint.json", ("endpoints",)),
-        ("loader/links.json", ()),
-        ("loader/datapaths.json", ()),
-        ("kernel/ip/addresses.json", ()),
-    ):
-        place = members[name]
-        for key in path:
-            place = place[key]
-        del place[1]
-    members["endpoint/kvstore.json"] = members["endpoint/kvstore.json"][:2]
-    members["kernel/bpf/pins.json"].remove("maps/policy_2")
-    members["files/state.json"] = {k: v for k, v in members["files/state.json"].items() if not k.startswith("2/")}
 
 
 def test_a_healthy_report_contradicts_nothing():

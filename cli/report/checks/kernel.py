@@ -163,10 +163,11 @@ def forwarding(report: Report) -> Iterator[Finding]:
         rules = str(report.get("kernel/iptables.txt" if family == 4 else "kernel/ip6tables.txt") or "")
         for range_ in _ranges(report, family) if _drops(rules) else ():
             if f"-A FORWARD -s {range_} " not in rules:
+                tool = "iptables" if family == 4 else "ip6tables"
                 yield Finding(
                     "chain FORWARD",
                     f"its policy is DROP, and it doesn't accept what {range_} sends: pods don't reach the world",
-                    f"`{'iptables' if family == 4 else 'ip6tables'} -A FORWARD -s {range_} -j ACCEPT`, and the same with -d",
+                    f"`{tool} -A FORWARD -s {range_} -j ACCEPT`, and the same with -d",
                 )
 
 
