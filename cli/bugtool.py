@@ -107,6 +107,7 @@ def _as_json(report: Any, found: Any, skipped: Any) -> dict[str, Any]:
             {"check": one.check, "object": one.object, "problem": one.problem, "advice": one.advice} for one in found
         ],
         "skipped": [{"check": name, "why": why} for name, why in skipped],
+        "missing": [{"collector": name, "why": why} for name, why in report.failed.items()],
     }
 
 
@@ -116,6 +117,8 @@ def _show(report: Any, found: Any, skipped: Any) -> None:
         click.echo(f"! {one.object}: {one.problem}  [{one.check}]")
         if one.advice:
             click.echo(f"    {one.advice}")
+    for name, why in report.failed.items():
+        click.echo(f"- {name} is not in it: {why}")
     for name, why in skipped:
         click.echo(f"podlane: check {name} could not be made: {why}", err=True)
     click.echo(f"{len(found)} contradictions" if found else "no contradictions")

@@ -91,6 +91,8 @@ async def _run(collector: Collector, into: Gathered) -> None:
         into.fail(collector.name, f"not done in {collector.seconds:.0f} s; what there was by then is here")
     except PodlaneError as error:
         into.fail(collector.name, error.message)
+    except OSError as error:
+        into.fail(collector.name, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except Exception as error:  # noqa: BLE001 # a mistake of ours in one collector must not cost the whole report
         into.fail(collector.name, f"{type(error).__name__}: {error}")
 

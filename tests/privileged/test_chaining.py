@@ -7,6 +7,7 @@ podlane's own network (`native`). What is known by identity is known whichever p
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -143,6 +144,16 @@ def test_everybody_reaches_everybody_and_the_node_while_no_policy_says_otherwise
     for target in town.pods:
         for address in town.at[target]:
             assert town.node.exec("ping", "-c", "1", "-W", "1", address, check=False).returncode == 0, target
+
+
+def test_the_report_of_chained_endpoints_contradicts_nothing(town: Town, tmp_path: Path):
+    report = str(tmp_path / "report.tar.gz")
+
+    town.node.podlane("bugtool", "-o", report, "--conf-dir", str(town.node.conf_dir))
+
+    told = json.loads(town.node.podlane("bugtool", "check", report, "-o", "json", check=False).stdout)
+    assert len(town.endpoints()) == 5
+    assert (told["findings"], told["skipped"]) == ([], [])
 
 
 @pytest.mark.parametrize("target", ["db", "point", "native"])

@@ -139,6 +139,18 @@ def test_what_an_operator_sees(cluster: KvstoreCluster) -> None:
     assert {"sync-to-kvstore", "sync-ip-identity"} <= names
 
 
+def test_the_report_of_a_healthy_node_contradicts_nothing(cluster: KvstoreCluster, tmp_path: Path) -> None:
+    one, two = cluster.nodes
+    cluster.pod(one, "web"), cluster.pod(two, "db")
+    cluster.settled()
+    report = str(tmp_path / "report.tar.gz")
+
+    one.podlane("bugtool", "-o", report, "--conf-dir", str(one.conf_dir))
+
+    told = one.show("bugtool", "check", report)
+    assert (told["node"], told["findings"], told["skipped"]) == (one.name, [], [])
+
+
 def test_deleting_a_pod_takes_all_of_it_away_everywhere(cluster: KvstoreCluster) -> None:
     one, two = cluster.nodes
     web = cluster.pod(one, "web")

@@ -52,6 +52,17 @@ def test_a_healthy_archive_is_exit_code_zero_and_a_contradiction_one(tmp_path: P
     }
 
 
+def test_what_is_missing_is_said_and_is_no_contradiction(tmp_path: Path):
+    members = healthy()
+    members["manifest.json"]["failed"] = [{"collector": "kernel/nft", "why": "nft is not installed"}]
+    del members["loader/links.json"]
+
+    outcome = check(tmp_path, packed(members))
+
+    assert outcome.exit_code == 0
+    assert "- kernel/nft is not in it: nft is not installed\n" in outcome.output
+
+
 def test_an_archive_of_a_later_minor_format_is_read(tmp_path: Path):
     members = healthy()
     members["manifest.json"]["format"] = "1.7"
@@ -150,14 +161,18 @@ async def test_a_collector_that_fails_or_hangs_is_told_and_stops_no_other():
         raise Unavailable("podlane-ipam is down")
 
     async def has_a_bug():
-        yield Member("c.json", {}["x"])
+        nothing: dict[str, int] = {}
+        yield Member("c.json", nothing["x"])
+
+    async def reads():
+        yield Member("e.json", Path("/nowhere/at/all").read_text())  # noqa: ASYNC240 # that is the point
 
     async def works():
         yield Member("d.json", 4)
 
     gathered = Gathered()
     await gathering.run(
-        [Collector(one.__name__, one, 0.2) for one in (hangs, fails, has_a_bug, works)],
+        [Collector(one.__name__, one, 0.2) for one in (hangs, fails, has_a_bug, reads, works)],
         gathered,
     )
 
@@ -166,6 +181,7 @@ async def test_a_collector_that_fails_or_hangs_is_told_and_stops_no_other():
         "hangs": "not done in 0 s; what there was by then is here",
         "fails": "podlane-ipam is down",
         "has_a_bug": "KeyError: 'x'",
+        "reads": "/nowhere/at/all: No such file or directory",
     }
 
 
