@@ -28,7 +28,7 @@ from services.common.client import Peer
 from services.common.config import Settings
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
 
-_WAIT, _TIMEOUT = 1.0, 15.0
+_WAIT, _TIMEOUT = 1.0, 45.0
 _PAGE = 5000
 _MAPS = ("endpoints", "call_policy", "prefixes", "metrics", "conntrack", "ipcache")
 # Flows come and go; more than these say nothing new, and a full map would be 100 MB.

@@ -24,6 +24,8 @@ _SHORTEST_FOUND = 8
 _WORDS = (
     r"pass(?:word|wd|phrase)|secret|token|credential|private[_-]?key|api[_-]?key|access[_-]?key|authorization|bearer"
 )
+# One of these is in each of them; most texts have none, and a search for any case takes long.
+_STEMS = ("passw", "passphrase", "secret", "token", "credential", "key", "authorization", "bearer")
 _NAME = re.compile(rf"(?i)({_WORDS})s?$")
 _SURROUNDINGS = re.compile(r"(?i)^env(ironment|iron)?$")
 _IN_TEXT = re.compile(
@@ -32,6 +34,8 @@ _IN_TEXT = re.compile(
 )
 _SCHEME = re.compile(r"(?i)\b((?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{16,}")
 _USER = re.compile(r"(://)[^\s/?#@\"'<>]*@")
+# What keys, hashes and base64 are made of. There is little of it in a log, and a key has hundreds of forms to look for.
+_RUN = re.compile(r"[A-Za-z0-9+/=_%.-]{16,}")
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?(?:-----END \1-----|\Z)", re.DOTALL)
 
 
@@ -41,7 +45,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         """Begin with these values."""
         self._secrets = {one for one in secrets if len(one) >= _SHORTEST}
-        self._forms: tuple[str, ...] | None = None
+        self._forms: tuple[tuple[str, bool], ...] | None = None
 
     def learn(self, content: Any) -> None:
         """Remember what stands at keys with the name of a secret, for the members that only mention the value."""
@@ -63,20 +67,28 @@ class Redactor:
 
     def _in(self, text: str) -> bool:
         """Return whether any value is in the text of JSON, where quotes and backslashes are escaped."""
-        return any(json.dumps(form, ensure_ascii=False)[1:-1] in text for form in self._all_forms())
+        runs = _runs(text)
+        return any(json.dumps(form, ensure_ascii=False)[1:-1] in (runs if run else text) for form, run in self._all())
 
     def _values(self, text: str) -> str:
-        for form in self._all_forms():
-            if form in text:
+        runs = _runs(text)
+        for form, run in self._all():
+            if form in (runs if run else text):
                 text = text.replace(form, REDACTED)
         return text
 
-    def _all_forms(self) -> tuple[str, ...]:
+    def _all(self) -> tuple[tuple[str, bool], ...]:
+        """Return all forms, and whether each is nothing but a run."""
         if self._forms is None:
             found = {form for secret in self._secrets for form in forms(secret)}
             # The longest first: a shorter one may be a part of it, and the rest would stay.
-            self._forms = tuple(sorted(found, key=lambda form: (-len(form), form)))
+            ordered = sorted(found, key=lambda form: (-len(form), form))
+            self._forms = tuple((form, bool(_RUN.fullmatch(form))) for form in ordered)
         return self._forms
+
+
+def _runs(text: str) -> str:
+    return "\n".join(set(_RUN.findall(text)))
 
 
 def forms(secret: str) -> Iterator[str]:
@@ -151,12 +163,14 @@ def _structure(content: Any) -> Any:
             cleaned = _structure(inner)
             return content if cleaned == inner else json.dumps(cleaned, ensure_ascii=False)
         case str():
-            return _IN_TEXT.sub(rf"\1{REDACTED}", content) if _maybe_named(content) else content
+            return _at_names(content)
     return content
 
 
-def _maybe_named(text: str) -> bool:
-    return ":" in text or "=" in text
+def _at_names(text: str) -> str:
+    """Return a text without what stands behind a secret's name."""
+    lowered = text.lower()
+    return _IN_TEXT.sub(rf"\1{REDACTED}", text) if any(stem in lowered for stem in _STEMS) else text
 
 
 def _inner(text: str) -> Any:
@@ -171,7 +185,7 @@ def _inner(text: str) -> Any:
 
 def _text(text: str) -> str:
     text = _PEM.sub(REDACTED, text)
-    text = _IN_TEXT.sub(rf"\1{REDACTED}", text)
+    text = _at_names(text)
     text = _SCHEME.sub(rf"\1{REDACTED}", text)
     return _USER.sub(rf"\1{REDACTED}@", text)
 

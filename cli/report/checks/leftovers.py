@@ -45,6 +45,11 @@ def links(report: Report) -> Iterator[Finding]:
             yield Finding(f"link {link.host_ifname}", "no endpoint stands on it", _GC)
     known = {link.host_ifname for link in report.links.values()}
     known |= {one["link"]["host_ifname"] for one in report.items("endpoint/after.json")}
+    # A pod's link may have been made between two looks.
+    records = (
+        name.removeprefix("links/") for name in report.get("files/state.json") or () if name.startswith("links/")
+    )
+    known |= {name.removesuffix(".json") for name in records}
     for name in sorted(report.devices or ()):
         if _OWN_DEVICE.match(name) and name not in known:
             yield Finding(f"device {name}", "the loader has no record of it", _GC)
