@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli import exits
 from cli.present import show_json
 from services.common.config import Settings
 from services.common.errors import InvalidArgument, PodlaneError
@@ -74,7 +75,9 @@ def check(file: str, output: str) -> None:
     Exit code 0: nothing was found; 1: something was; 2: the archive can't be read. docs/bugtool.md has all checks.
 
     \b
-    Example: podlane bugtool check report.tar.gz -o json | jq -r '.findings[] | .object + ": " + .problem'
+    Examples:
+      podlane bugtool check report.tar.gz
+      podlane bugtool check report.tar.gz -o json | jq -r '.findings[] | .object + ": " + .problem'
     """
     from cli.report import checks, load
 
@@ -82,14 +85,14 @@ def check(file: str, output: str) -> None:
         report = load.report(_read(file), file)
     except PodlaneError as error:
         click.echo(f"podlane: {error.message}", err=True)
-        raise SystemExit(2) from None
+        raise SystemExit(exits.USAGE) from None
     found, skipped = checks.run(report)
     if output == "json":
         show_json(_as_json(report, found, skipped))
     else:
         _show(report, found, skipped)
     if found:
-        raise SystemExit(1)
+        raise SystemExit(exits.FINDING)
 
 
 def _read(file: str) -> bytes:

@@ -139,7 +139,7 @@ def collectors(questions: Questions) -> list[Collector]:
     again = endpoint_pb2.RegenerateEndpointsRequest(level=loader_pb2.REGENERATION_LEVEL_NO_REBUILD, dry_run=True)
     datapaths = loader_pb2.ListEndpointDatapathsRequest(slots=True)
     parts = [
-        one("services/health.json", lambda: node.states(settings)),
+        one("services/health.json", lambda: asyncio.to_thread(node.states, settings)),
         one("endpoint/regeneration.json", asked(endpoint, "RegenerateEndpoints", again, "results"), 60.0),
         one("endpoint/garbage.json", asked(endpoint, "CollectGarbage", garbage, "findings"), 60.0),
         one("endpoint/options.json", asked(endpoint, "ListOptions", endpoint_pb2.ListOptionsRequest(), "options")),
