@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,15 @@ def group(context: click.Context, output: str, conf_dir: Path) -> None:
         path = Path(output or f"{name}.tar.gz")
         archive.write(path, packed)
         click.echo(f"wrote {path}: {len(packed) / 1e3:.0f} kB, readable for its owner only")
-    for one in gathered.failed:
-        click.echo(f"! {one['collector']} is missing: {one['why']}", err=True)
+    for what, why in _missing({one["collector"]: one["why"] for one in gathered.failed}):
+        click.echo(f"! {what} missing: {why}", err=True)
+
+
+def _missing(failed: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield what is missing for one reason, and the reason: a service that is down is one line, not ten."""
+    for why in dict.fromkeys(failed.values()):
+        names = [name for name in failed if failed[name] == why]
+        yield f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}", why
 
 
 @group.command("check")
@@ -120,8 +128,8 @@ def _show(report: Any, found: Any, skipped: Any) -> None:
         click.echo(f"! {one.object}: {one.problem}  [{one.check}]")
         if one.advice:
             click.echo(f"    {one.advice}")
-    for name, why in report.failed.items():
-        click.echo(f"- {name} is not in it: {why}")
+    for what, why in _missing(report.failed):
+        click.echo(f"- {what} not in it: {why}")
     for name, why in skipped:
         click.echo(f"podlane: check {name} could not be made: {why}", err=True)
     click.echo(f"{len(found)} contradictions" if found else "no contradictions")

@@ -230,14 +230,17 @@ async def _policy_maps(questions: Questions) -> AsyncIterator[Member]:
 
 
 async def metrics_page(listen: str) -> str:
-    """Return what Prometheus would get from a service (services/common/exporter.py). Raises OSError."""
+    """Return what Prometheus would get from a service (services/common/exporter.py). Raises Unavailable."""
     if not listen:
         return "# nothing: metrics_listen is empty\n"
-    if "/" in listen:
-        reader, writer = await asyncio.open_unix_connection(listen)
-    else:
-        host, _, port = listen.rpartition(":")
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    try:
+        if "/" in listen:
+            reader, writer = await asyncio.open_unix_connection(listen)
+        else:
+            host, _, port = listen.rpartition(":")
+            reader, writer = await asyncio.open_connection(host.strip("[]"), int(port))
+    except OSError as error:
+        raise Unavailable(f"nobody serves metrics on {listen}: {error.strerror or error}") from None
     try:
         writer.write(b"GET /metrics HTTP/1.1\r\nHost: podlane\r\n\r\n")
         await writer.drain()

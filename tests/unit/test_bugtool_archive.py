@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from cli import bugtool
+from cli.main import podlane
 from cli.report import archive, gathering, load
 from cli.report.gathering import Collector, Gathered, Member
 from services.common import db
-from services.common.config import Settings
 from services.common.errors import CorruptState, InvalidArgument, Unavailable
 from tests.report_support import NOW, healthy
 
@@ -32,7 +31,7 @@ def packed(members: dict[str, Any]) -> bytes:
 def check(tmp_path: Path, content: bytes, *options: str) -> Result:
     path = tmp_path / "report.tar.gz"
     path.write_bytes(content)
-    return CliRunner().invoke(bugtool.group, ["check", str(path), *options], obj=Settings())
+    return CliRunner().invoke(podlane, ["bugtool", "check", str(path), *options])
 
 
 def test_a_healthy_archive_is_exit_code_zero_and_a_contradiction_one(tmp_path: Path):
@@ -114,13 +113,13 @@ def test_what_cannot_be_read_is_one_sentence_and_exit_code_two(tmp_path: Path, c
 
 
 def test_a_file_that_is_not_there_is_exit_code_two(tmp_path: Path):
-    outcome = CliRunner().invoke(bugtool.group, ["check", str(tmp_path / "none")], obj=Settings())
+    outcome = CliRunner().invoke(podlane, ["bugtool", "check", str(tmp_path / "none")])
 
     assert (outcome.exit_code, "No such file" in outcome.output) == (2, True)
 
 
 def test_the_same_archive_on_stdin():
-    outcome = CliRunner().invoke(bugtool.group, ["check", "-"], input=packed(healthy()), obj=Settings())
+    outcome = CliRunner().invoke(podlane, ["bugtool", "check", "-"], input=packed(healthy()))
 
     assert outcome.exit_code == 0
 
