@@ -73,6 +73,11 @@ def cluster(settings: Settings) -> Service:
     return endpoint(settings)._replace(module="podlane.endpoint.v1.cluster_pb2", contract="ClusterService")
 
 
+def why(settings: Settings) -> Service:
+    """Return the service that tells why something is slow or stuck, which the endpoint service answers, too."""
+    return endpoint(settings)._replace(module="podlane.endpoint.v1.why_pb2", contract="WhyService")
+
+
 def controllers(settings: Settings) -> list[Service]:
     """Return the service that every process answers beside its own, once for each process."""
     module, contract = "podlane.common.v1.controllers_pb2", "ControllerService"

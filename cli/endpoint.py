@@ -154,6 +154,52 @@ def health(settings: Settings, endpoint: str, output: str) -> None:
         raise SystemExit(1)
 
 
+@group.command("why-slow")
+@click.argument("endpoint", required=False)
+@click.option("--top", "top", is_flag=True, help="The slowest creations; the default where no ENDPOINT is named.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True, help="How many --top shows.")
+@output_option
+@click.pass_obj
+def why_slow(settings: Settings, endpoint: str | None, *, top: bool, limit: int, output: str) -> None:
+    """Show where the time of an endpoint's creation went, beside what is usual on this node.
+
+    ENDPOINT is an id, an address or namespace/pod. docs/why-slow.md tells what each phase is.
+
+    \b
+    Examples:
+      podlane endpoint why-slow shop/web-0
+      podlane endpoint why-slow --top --limit 3
+    """
+    from cli import endpoint_why
+
+    if endpoint is not None and top:
+        raise InvalidArgument("--top is about all endpoints: leave it or ENDPOINT out")
+    if endpoint is None:
+        endpoint_why.top(settings, limit, output)
+    else:
+        endpoint_why.slow(settings, get(settings, endpoint), output)
+
+
+@group.command("why-stuck")
+@click.argument("endpoint", required=False)
+@output_option
+@click.pass_obj
+def why_stuck(settings: Settings, endpoint: str | None, output: str) -> None:
+    """Show what endpoints that aren't ready wait for, since when, and what would unblock them.
+
+    ENDPOINT is an id, an address or namespace/pod; without it all are shown. Exit code 1 when something waits.
+
+    \b
+    Examples:
+      podlane endpoint why-stuck
+      podlane endpoint why-stuck -o json | jq -r '.stuck[].unblock[]'
+    """
+    from cli import endpoint_why
+
+    wanted = get(settings, endpoint).id if endpoint is not None else 0
+    raise SystemExit(int(endpoint_why.stuck(settings, wanted, output)))
+
+
 @group.command("check")
 @endpoint_argument
 @click.option("--repair", is_flag=True, help="Mend what is wrong, then check again.")

@@ -21,6 +21,7 @@ A shim that is killed undoes nothing: expiry, the runtime's DEL and CNI's GC hea
 
 from cni import messages, result, teardown
 from cni.rpc import StepFailed
+from cni.timing import Stopwatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ ABSENT, MADE, STOOD, UNKNOWN = "absent", "made", "stood", "unknown"
 class Addition:
     """One ADD: `run`, and `undo` if `run` raised or its result didn't reach the runtime."""
 
-    __slots__ = ("_addresses", "_endpoint", "_link", "_new", "_session")
+    __slots__ = ("_addresses", "_endpoint", "_link", "_new", "_session", "_watch")
 
     def __init__(self, session: "Session") -> None:
         """Begin with nothing done."""
@@ -46,6 +47,7 @@ class Addition:
         self._addresses = self._link = self._endpoint = ABSENT
         # Whether the attachment cannot have a running pod behind it.
         self._new = False
+        self._watch = Stopwatch(session)
 
     def run(self, asked: "LinkConfig") -> "dict[str, Any]":
         """Do the three steps and return the result. Raises StepFailed."""
@@ -74,7 +76,7 @@ class Addition:
             "requested": [{"packed": address} for address in asked.requested],
         }
         try:
-            given = self._session.call(messages.ALLOCATE_ADDRESSES, request)
+            given = self._watch.call("addresses", messages.ALLOCATE_ADDRESSES, request)
         except StepFailed as failed:
             self._addresses = UNKNOWN if failed.may_have_happened else ABSENT
             raise
@@ -99,7 +101,7 @@ class Addition:
 
     def _create_link(self, request: "Values") -> "Values":
         try:
-            answer = self._session.call(messages.CREATE_LINK, request)
+            answer = self._watch.call("link", messages.CREATE_LINK, request)
         except StepFailed as failed:
             self._link = UNKNOWN if failed.may_have_happened else ABSENT
             raise
@@ -116,6 +118,7 @@ class Addition:
             "addresses": addresses,
             "labels": asked.labels,
             "options": asked.options,
+            "addition": self._watch.addition,
         }
         try:
             answer = session.call(messages.CREATE_ENDPOINT, request)

@@ -38,7 +38,7 @@ from typing import TypedDict
 # What an ADD imports. A module that is imported before its turn comes by boot's finder: slower, and not wrong.
 FIRST = (
     *("jsontext", "spec", "config", "hpack", "http2", "wire", "rpc", "session", "shim"),
-    *("messages", "result", "teardown", "add"),
+    *("messages", "result", "teardown", "timing", "add"),
 )
 # The work of installing, which a call never does, and what is not a module of the bundle.
 LEFT_OUT = ("__init__", "install", "bundle", "boot", "launch", "utf8")

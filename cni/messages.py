@@ -49,6 +49,7 @@ ALLOCATE_RESPONSE = Message(
     (2, "routes", RAWS),
     (3, "mtu", NUMBER),
     (4, "created", FLAG),
+    (5, "phases", RAWS),
 )
 RELEASE_REQUEST = Message("ReleaseAddressesRequest", (1, "owner", MESSAGE, ATTACHMENT))
 RELEASE_RESPONSE = Message("ReleaseAddressesResponse", (1, "released", RAW))
@@ -90,7 +91,9 @@ CREATE_LINK_REQUEST = Message(
     (8, "pod_mac", MESSAGE, MAC_ADDRESS),
     (9, "chained", FLAG),
 )
-CREATE_LINK_RESPONSE = Message("CreateLinkResponse", (1, "link", RAW), (2, "created", FLAG), (4, "routes", RAWS))
+CREATE_LINK_RESPONSE = Message(
+    "CreateLinkResponse", (1, "link", RAW), (2, "created", FLAG), (3, "phases", RAWS), (4, "routes", RAWS)
+)
 DELETE_LINK_REQUEST = Message("DeleteLinkRequest", (1, "attachment", MESSAGE, ATTACHMENT))
 DELETE_LINK_RESPONSE = Message("DeleteLinkResponse", (1, "deleted", FLAG))
 LIST_LINKS_REQUEST = Message("ListLinksRequest", (1, "attachment", MESSAGE, ATTACHMENT), (2, "verify", FLAG))
@@ -104,6 +107,18 @@ ENDPOINT = Message(
     (6, "addresses", RAWS),
 )
 OPTION_SETTING = Message("OptionSetting", (1, "name", TEXT), (2, "enabled", FLAG))
+ADDITION = Message(
+    "Addition",
+    (1, "began_us", NUMBER),
+    (2, "started_us", NUMBER),
+    (3, "addresses_at_us", NUMBER),
+    (4, "addresses_us", NUMBER),
+    (5, "link_at_us", NUMBER),
+    (6, "link_us", NUMBER),
+    (7, "ipam", RAWS),
+    (8, "link", RAWS),
+    (9, "traceparent", TEXT),
+)
 CREATE_ENDPOINT_REQUEST = Message(
     "CreateEndpointRequest",
     (1, "attachment", MESSAGE, ATTACHMENT),
@@ -112,6 +127,7 @@ CREATE_ENDPOINT_REQUEST = Message(
     (4, "addresses", RAWS),
     (5, "labels", TEXT_MAP),
     (6, "options", MESSAGES, OPTION_SETTING),
+    (7, "addition", MESSAGE, ADDITION),
 )
 CREATE_ENDPOINT_RESPONSE = Message("CreateEndpointResponse", (1, "endpoint", RAW), (2, "created", FLAG))
 ENDPOINT_SELECTOR = Message("EndpointSelector", (2, "attachment", MESSAGE, ATTACHMENT))

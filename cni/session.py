@@ -20,9 +20,11 @@ LONGEST_NAME = 180
 
 
 class Session:
-    """`attachment` as the contract has it; `steps` are (method, milliseconds, outcome) in order."""
+    """`attachment` as the contract has it; `steps` are (method, milliseconds, outcome) in order; `began`: when the
+    plugin's own code did, by time.monotonic().
+    """
 
-    __slots__ = ("_deadline", "_library", "attachment", "config", "environment", "request_id", "steps")
+    __slots__ = ("_deadline", "_library", "attachment", "began", "config", "environment", "request_id", "steps")
 
     def __init__(self, environment: "Environment", config: "Config", library: list[str]) -> None:
         """Start the clock. `library` are the directories where grpcio is found."""
@@ -35,6 +37,7 @@ class Session:
         }
         self.steps: list[tuple[str, float, str]] = []
         self._library = library
+        self.began = time.monotonic()
         self._deadline = time.monotonic() + config.timeout
         # The services write it into their logs.
         self.request_id = f"cni-{environment.verb}-{environment.container_id[:12]}"

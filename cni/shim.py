@@ -69,6 +69,7 @@ class Call:
 
             read, verbs = ipam.IpamConfig, ipam.VERBS
         self._session = session = Session(environment, read(document, environment.verb), self._library)
+        session.began = self._begin
         verbs[environment.verb](session)
         self._log(None)
 

@@ -163,6 +163,7 @@ class Node:
             "endpoint": {"policy_dir": f"{self.dir}/policy.d"},
             "cluster": {},
             "kvstore": {},
+            "telemetry": {},
         }
         for table, values in self.settings.items():
             tables[table].update(values)

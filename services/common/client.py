@@ -48,6 +48,12 @@ class Peer:
             raise errors.Internal(f"the channel to {self._name} is not open")
         return self._channel
 
+    @property
+    def away(self) -> bool:
+        """Whether the last attempt to connect has failed, or one is under way."""
+        lost = (grpc.ChannelConnectivity.TRANSIENT_FAILURE, grpc.ChannelConnectivity.CONNECTING)
+        return self._channel is not None and self._channel.get_state() in lost
+
     async def start(self) -> None:
         """Make the channel; it connects by itself, now and after every loss."""
         self._channel = grpc.aio.insecure_channel(f"unix:{self._socket}", options=_OPTIONS)

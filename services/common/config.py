@@ -21,6 +21,9 @@ DEFAULT_FILE = Path("/etc/podlane/podlane.toml")
 # Of a setting that can also be empty: the socket that follows from run_dir.
 _SOCKET = "unix"
 
+# As every program with OpenTelemetry has them.
+_OTLP = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
@@ -210,6 +213,15 @@ class KvstoreSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """What is told to other systems."""
+
+    otlp_endpoint: str = ""
+    """An OpenTelemetry collector that gets a trace of each ADD by OTLP over gRPC, e.g. http://127.0.0.1:4317. Default:
+    what OTEL_EXPORTER_OTLP_TRACES_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT says; empty: nobody does."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """All settings; use `load` to make one."""
 
@@ -219,6 +231,7 @@ class Settings:
     endpoint: EndpointSettings = field(default_factory=EndpointSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     kvstore: KvstoreSettings = field(default_factory=KvstoreSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
 
 def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
@@ -239,6 +252,8 @@ def load(file: Path | None, environment: Mapping[str, str]) -> Settings:
             raise InvalidArgument(f"{file}: {section.name} must be a table", file=file, key=section.name)
         kind = get_type_hints(Settings)[section.name]
         values = _parse_table(kind, table, origin) | _from_environment(kind, section.name, environment)
+        if section.name == "telemetry" and not values.get("otlp_endpoint"):
+            values["otlp_endpoint"] = next(filter(None, map(environment.get, _OTLP)), "")
         sections[section.name] = kind(**values)
     if document:
         known = ", ".join(section.name for section in dataclasses.fields(Settings))

@@ -76,6 +76,8 @@ class Status:
     failures: int = 0
     consecutive_failures: int = 0
     """Since the last success."""
+    failing_since: float = 0.0
+    """When the first of those ended."""
     last_success: float = 0.0
     last_failure: float = 0.0
     last_error: str = ""
@@ -98,6 +100,7 @@ class Status:
             self.last_success = finished
         elif result is Result.FAILURE:
             self.failures += 1
+            self.failing_since = self.failing_since if self.consecutive_failures else finished
             self.consecutive_failures += 1
             self.last_failure = finished
             self.last_error = outcome.error

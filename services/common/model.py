@@ -78,6 +78,8 @@ class Phase:
 
     name: str
     duration_us: int
+    started_us: int = 0
+    """When it began: CLOCK_MONOTONIC in microseconds, the same clock in all processes of a node; 0: not told."""
 
 
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}

@@ -190,12 +190,12 @@ def write_route(route: Route) -> pb.Route:
 
 def write_phases(phases: Iterable[Phase]) -> list[pb.Phase]:
     """Return the messages of phases."""
-    return [pb.Phase(name=phase.name, duration_us=phase.duration_us) for phase in phases]
+    return [pb.Phase(name=one.name, duration_us=one.duration_us, started_us=one.started_us) for one in phases]
 
 
 def read_phases(messages: Iterable[pb.Phase]) -> tuple[Phase, ...]:
     """Return phases as values."""
-    return tuple(Phase(message.name, message.duration_us) for message in messages)
+    return tuple(Phase(message.name, message.duration_us, message.started_us) for message in messages)
 
 
 def write_time(seconds: float) -> Timestamp:

@@ -23,9 +23,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from services.common import telemetry
+from services.common import telemetry, wire
 from services.common.errors import AlreadyExists, FailedPrecondition, PodlaneError
-from services.common.model import Phase
 from services.endpoint import plan
 from services.endpoint.events import Event, RegenerationEvent
 from services.endpoint.managed import ManagedEndpoint
@@ -35,6 +34,7 @@ from services.endpoint.peers import Ipam, Loader
 from services.endpoint.policies import Policies
 from services.endpoint.regeneration import Regenerator
 from services.endpoint.store import Store
+from services.endpoint.timeline import Recorder
 
 _log = telemetry.logger("flow")
 
@@ -85,15 +85,16 @@ class Creation:
         regenerator: Regenerator,
         *,
         policies: Policies,
+        watch: Recorder,
     ) -> None:
-        """Wire; `run` begins."""
+        """Wire; `run` begins. `watch` is the creation's stopwatch."""
         self._managed = managed
         self._store = store
         self._loader, self._ipam = loader, ipam
         self._regenerator = regenerator
         self._policies = policies
-        self._begin = time.perf_counter()
-        self._phases: list[Phase] = []
+        self._watch = watch
+        self._begin = time.perf_counter_ns()
         self._confirmation: asyncio.Task[Allocation]
         self._built: Regeneration
         self.undone = True
@@ -101,7 +102,7 @@ class Creation:
 
     async def run(self, event: RegenerationEvent) -> None:
         """Make the endpoint, or leave none. Raises the first error."""
-        self._phases.append(Phase("queue", _since(self._begin)))
+        self._watch.add("turn", self._begin)
         ours = not self._managed.endpoint.spec.link.chained
         steps = (
             Step("record", self._record, self._forget),
@@ -115,9 +116,8 @@ class Creation:
         self._managed.queue.enqueue(Event("the end of its record", self._complete))
 
     async def _record(self) -> None:
-        begin = time.perf_counter()
-        await self._managed.save(self._store.insert)
-        self._phases.append(Phase("store", _since(begin)))
+        with self._watch.phase("record"):
+            await self._managed.save(self._store.insert)
 
     async def _forget(self) -> None:
         await self._store.delete(self._managed.endpoint)
@@ -126,19 +126,20 @@ class Creation:
         self._confirmation = asyncio.create_task(self._confirm())
 
     async def _confirm(self) -> Allocation:
-        begin = time.perf_counter()
+        with self._watch.phase("confirm"):
+            return await self._confirmed()
+
+    async def _confirmed(self) -> Allocation:
         endpoint = self._managed.endpoint
         owner = endpoint.spec.attachment
         try:
-            allocation = await self._ipam.confirm(owner, endpoint.id)
+            return await self._ipam.confirm(owner, endpoint.id)
         except AlreadyExists:
             # By an endpoint of this attachment that is gone: there is one at a time, and this is it. Its deletion
             # ended before ipam was told, or the record of it was lost.
             for held in await self._ipam.allocations(owner):
                 await self._ipam.unconfirm(owner, held.endpoint_id)
-            allocation = await self._ipam.confirm(owner, endpoint.id)
-        self._phases.append(Phase("confirm", _since(begin)))
-        return allocation
+            return await self._ipam.confirm(owner, endpoint.id)
 
     async def _give_back(self) -> None:
         # Its own error was reported, or is not the first; only whether it still runs matters here.
@@ -148,16 +149,17 @@ class Creation:
         await self._ipam.unconfirm(endpoint.spec.attachment, endpoint.id)
 
     async def _tell_others(self) -> None:
-        begin = time.perf_counter()
         try:
-            await self._policies.tell_others()
+            with self._watch.phase("peers"):
+                await self._policies.tell_others()
         except PodlaneError as error:
             # Others' maps don't let this pod in yet, which is safe; they are seen to in the background.
             self._managed.note(LogType.POLICY, LogCode.WARNING, f"its peers don't know it yet: {error.message}")
-        self._phases.append(Phase("peers", _since(begin)))
 
     async def _build(self, event: RegenerationEvent) -> None:
-        self._built = await self._regenerator.build(self._managed, event.begin())
+        with self._watch.phase("datapath"):
+            self._built = await self._regenerator.build(self._managed, event.begin())
+        self._watch.built(self._built.phases)
         event.finish(self._built)
 
     async def _take_down(self) -> None:
@@ -166,7 +168,8 @@ class Creation:
         await self._loader.remove(endpoint.id, endpoint.generation)
 
     async def _agree(self) -> None:
-        allocation = await self._confirmation
+        with self._watch.phase("agreement"):
+            allocation = await self._confirmation
         spec = self._managed.endpoint.spec
         if not plan.agrees(spec, allocation):
             raise FailedPrecondition(
@@ -177,11 +180,12 @@ class Creation:
             )
 
     async def _ready(self) -> None:
-        phases = (Phase("total", _since(self._begin)), *self._phases, *self._built.phases)
         spec = self._managed.endpoint.spec
         # The caller's link was down; putting the datapath in force has raised it.
         raised = replace(spec, link=replace(spec.link, up=True))
-        self._managed.update(built=True, spec=raised, last_regeneration=replace(self._built, phases=phases))
+        self._managed.update(
+            built=True, spec=raised, last_regeneration=self._built, timeline=self._watch.timeline(wire.now())
+        )
         self._managed.move(EndpointState.READY, "", builder=True)
 
     async def _complete(self, _event: Event) -> None:
@@ -235,7 +239,3 @@ async def take_down(managed: ManagedEndpoint, addresses: Addresses, store: Store
         await store.delete(endpoint)
 
     await run((Step("intent", intent), Step("datapath", datapath), Step("addresses", free), Step("record", record)))
-
-
-def _since(begin: float) -> int:
-    return round((time.perf_counter() - begin) * 1e6)

@@ -12,11 +12,13 @@ from podlane.endpoint.v1 import (
     policy_pb2_grpc,
     trace_pb2,
     trace_pb2_grpc,
+    why_pb2,
+    why_pb2_grpc,
 )
 
 from services.common import controller_service, controllers, lifecycle
 from services.common.client import Peer
-from services.common.config import Settings
+from services.common.config import EndpointSettings, Settings
 from services.common.db import Database
 from services.common.edge import Server
 from services.common.exporter import Exporter
@@ -24,10 +26,11 @@ from services.common.kvstore.choose import choose
 from services.common.kvstore.embedded import EmbeddedKvstore
 from services.common.kvstore.keys import Keys
 from services.common.metrics import Metrics
-from services.endpoint import plan, settingscheck
+from services.endpoint import otlp, plan, settingscheck
 from services.endpoint import policies as policies_parts
 from services.endpoint.admission import Admission, width
 from services.endpoint.check import Checker
+from services.endpoint.chronicle import Chronicle
 from services.endpoint.cluster.assembly import Cluster, Late
 from services.endpoint.clusterservicer import ClusterServicer
 from services.endpoint.deletions import Journal
@@ -37,7 +40,7 @@ from services.endpoint.gc import Collector
 from services.endpoint.identities import LocalBackend
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.manager import Manager, Parts
-from services.endpoint.metrics import Creations, Deletions, States
+from services.endpoint.metrics import Creations, Deletions, Phases, States
 from services.endpoint.model import Level
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
@@ -59,11 +62,14 @@ from services.endpoint.servicer import EndpointServicer
 from services.endpoint.store import Store
 from services.endpoint.traceservicer import TraceServicer
 from services.endpoint.watch import Watchers
+from services.endpoint.whyservicer import WhyServicer
 
+WHY = why_pb2.DESCRIPTOR.services_by_name["WhyService"].full_name
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
 CLUSTER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name
 POLICY = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 TRACE = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
+NAMES = (NAME, POLICY, CLUSTER, TRACE, WHY, controller_service.NAME)
 _QUIET = controller_service.QUIET | {
     "GetEndpoint",
     "ListEndpoints",
@@ -72,6 +78,8 @@ _QUIET = controller_service.QUIET | {
     "ListOptions",
     "GetCluster",
     "ListDeletions",
+    "ListCreations",
+    "ListStuck",
 }
 
 
@@ -115,6 +123,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         LabelFilter(endpoint.identity_labels),
         cluster.identities if cluster is not None else LocalBackend(endpoint.identity_grace_seconds),
     )
+    traces = otlp.exporter(settings.telemetry, settings.node.name)
+    chronicle = _chronicle(metrics, traces)
+    publisher.published = chronicle.published
     parts = Parts(
         store,
         loader,
@@ -126,6 +137,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         endpoints,
         policies,
         Admission(width(endpoint.create_permits), readiness),
+        chronicle,
     )
     manager = Manager(parts, endpoint.queue_size, permits(endpoint.build_permits))
     operator = Operator(manager.registry, manager.regenerator, store, loader)
@@ -150,9 +162,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policies.look_first_at = [directory.look_first, *([documents.look_first] if documents is not None else ())]
     policy_servicer = PolicyServicer(policies, view, flows, endpoints, documents=documents)
     metrics.watch(registry)
-    metrics.registry.register(States(manager))
-    metrics.registry.register(Deletions(journal))
-    metrics.registry.register(Creations(parts.admission))
+    for looking in (States(manager), Deletions(journal), Creations(parts.admission)):
+        metrics.registry.register(looking)
 
     cluster_servicer = ClusterServicer(
         kvstore,
@@ -164,22 +175,13 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         labels_of=lambda number: policies.backend.known().get(number),
     )
 
-    def register(grpc_server: grpc.aio.Server) -> None:
-        endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(servicer, grpc_server)
-        policy_pb2_grpc.add_PolicyServiceServicer_to_server(policy_servicer, grpc_server)
-        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster_servicer, grpc_server)
-        trace_pb2_grpc.add_TraceServiceServicer_to_server(
-            TraceServicer(PacketTracer(view, policies, endpoints, TracingLoader(loader_peer))), grpc_server
-        )
-        controller_service.register(registry, grpc_server)
-
-    server = Server(
-        endpoint.socket,
-        (NAME, POLICY, CLUSTER, TRACE, controller_service.NAME),
-        register,
-        quiet=_QUIET,
-        observe=metrics.rpc,
+    why_servicer = WhyServicer(
+        manager, chronicle.memory, readiness, kvstore=kvstore, peers={"loader": loader_peer, "ipam": ipam_peer}
     )
+
+    trace_servicer = TraceServicer(PacketTracer(view, policies, endpoints, TracingLoader(loader_peer)))
+    servicers = (servicer, policy_servicer, cluster_servicer, trace_servicer, why_servicer)
+    server = _server(endpoint, metrics, registry, servicers)
     exporter = Exporter("[endpoint] metrics_listen", endpoint.metrics_listen, metrics.page)
     common = settingscheck.node_config(settings)
     keeper = NodeKeeper(
@@ -199,6 +201,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
             kvstore_client,
             ipam_peer,
             loader_peer,
+            *((traces,) if traces is not None else ()),
             manager,
             policies,
             *(cluster.components if cluster is not None else ()),
@@ -214,6 +217,35 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         ),
         lifecycle.Hook(lambda: operator.begin(own_controllers, endpoint.regenerate_interval_seconds)),
     )
+
+
+def _server(
+    endpoint: EndpointSettings,
+    metrics: Metrics,
+    registry: controllers.Registry,
+    servicers: tuple[EndpointServicer, PolicyServicer, ClusterServicer, TraceServicer, WhyServicer],
+) -> Server:
+    """Return who answers on this service's socket."""
+
+    def register(server: grpc.aio.Server) -> None:
+        endpoints, policies, cluster, trace, why = servicers
+        endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(endpoints, server)
+        policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
+        cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, server)
+        trace_pb2_grpc.add_TraceServiceServicer_to_server(trace, server)
+        why_pb2_grpc.add_WhyServiceServicer_to_server(why, server)
+        controller_service.register(registry, server)
+
+    return Server(endpoint.socket, NAMES, register, quiet=_QUIET, observe=metrics.rpc)
+
+
+def _chronicle(metrics: Metrics, traces: otlp.Exporter | None) -> Chronicle:
+    """Return who is told of creations, counting into `metrics` and exporting by `traces`."""
+    creations = Phases("creation", "What a phase of a creation took.")
+    regenerations = Phases("regeneration", "What a phase of a regeneration took.")
+    for collector in (creations, regenerations, *((otlp.Traces(traces),) if traces is not None else ())):
+        metrics.registry.register(collector)
+    return Chronicle(creations.take, regenerations.take, traces.trace if traces is not None else None)
 
 
 def main() -> int:

@@ -34,6 +34,8 @@ class ManagedEndpoint:
         self.endpoint = endpoint
         self.queue = EventQueue(f"endpoint {endpoint.id}", home.queue_size)
         self.controllers = controllers.Manager(f"endpoint-{endpoint.id}", home.controllers)
+        self.unpublished_since = 0
+        """When its creation ended, by `time.perf_counter_ns`, until the kvstore has its record; else 0."""
         self._publish = home.publish
         self._saved = saved
 

@@ -13,6 +13,7 @@ Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from services.common.locks import KeyedLocks
 from services.common.model import Attachment
 from services.endpoint import flow, plan
 from services.endpoint.admission import Admission, Caller
+from services.endpoint.chronicle import Chronicle
 from services.endpoint.events import RegenerationEvent, Request
 from services.endpoint.flow import Addresses, Creation
 from services.endpoint.ids import Ids
@@ -42,6 +44,7 @@ from services.endpoint.publisher import Publisher
 from services.endpoint.regeneration import INITIAL, RECOVERY, REPEATED, Regenerator
 from services.endpoint.registry import Registry, Selector
 from services.endpoint.store import Store
+from services.endpoint.timeline import Recorder
 from services.endpoint.watch import Change, Told, Watchers
 
 _log = telemetry.logger("manager")
@@ -64,6 +67,7 @@ class Parts:
     registry: Registry
     policies: Policies
     admission: Admission
+    chronicle: Chronicle
 
 
 class Manager:
@@ -76,21 +80,30 @@ class Manager:
         self._watchers, self._readiness = parts.watchers, parts.readiness
         self._home = Home(queue_size, parts.controllers, self._publish)
         self.registry, self._policies = parts.registry, parts.policies
-        self._admission = parts.admission
+        self._admission, self._chronicle = parts.admission, parts.chronicle
         self._ids = Ids()
         self._locks = KeyedLocks()
         self._shielded = Shielded()
         self._background: set[asyncio.Task[None]] = set()
-        self.regenerator = Regenerator(parts.loader, parts.store, parts.policies.enforcer, permits, self._lost_link)
+        self.regenerator = Regenerator(
+            parts.loader,
+            parts.store,
+            parts.policies.enforcer,
+            permits,
+            link_gone=self._lost_link,
+            observe=parts.chronicle.regenerated,
+        )
 
     async def start(self) -> None:
         """Read the records; every endpoint is `restoring` until it was compared. Raises CorruptState, Unavailable."""
         endpoints, self._ids, self.regenerator.node_options = await self._store.load()
         for endpoint in endpoints:
             managed = ManagedEndpoint(endpoint, self._home, saved=endpoint.log[-1].number if endpoint.log else 0)
+            managed.update(unready_since=wire.now())
             managed.explain("a comparison with the kernel, once the loader and ipam answer")
             self._publisher.adopt(managed)
             self.registry.put(managed)
+        self._chronicle.restored(endpoints)
         _log.info("records read", endpoints=len(endpoints))
 
     async def stop(self) -> None:
@@ -106,17 +119,21 @@ class Manager:
         return iter(self.registry)
 
     async def create(
-        self, spec: EndpointSpec, patience: float | None = None, options: Options = NO_OPTIONS
+        self,
+        spec: EndpointSpec,
+        patience: float | None = None,
+        options: Options = NO_OPTIONS,
+        watch: Recorder | None = None,
     ) -> tuple[Endpoint, bool]:
         """Return the endpoint, ready, and whether it is new. `patience` is how long the caller waits, in seconds;
-        `options` are the switches that a new one begins with.
+        `options` are the switches that a new one begins with; `watch` has begun when the call came.
 
         Raises AlreadyExists (address), NotFound (reservation or link), FailedPrecondition (datapath), Exhausted (ids,
         or its turn would come too late), InvalidArgument (no such option), Unavailable.
         """
         caller = Caller(patience)
         try:
-            return await self._shielded.run(self._create(spec, caller, options))
+            return await self._shielded.run(self._create(spec, caller, options, watch or Recorder()))
         except asyncio.CancelledError:
             self._admission.hang_up(caller)
             raise
@@ -229,7 +246,10 @@ class Manager:
             managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
         await self._take_down(managed, addresses)
 
-    async def _create(self, spec: EndpointSpec, caller: Caller, options: Options) -> tuple[Endpoint, bool]:
+    async def _create(
+        self, spec: EndpointSpec, caller: Caller, options: Options, watch: Recorder
+    ) -> tuple[Endpoint, bool]:
+        asked = time.perf_counter_ns()
         await self._readiness.wait()
         async with self._locks.hold(spec.attachment):
             present = self.registry.attached(spec.attachment)
@@ -239,26 +259,30 @@ class Manager:
             if present is not None:
                 _log.info("rebuilt for another link or after a failure", endpoint=present.endpoint.id)
                 await self._take_down(present, Addresses.GIVE_BACK)
-            return await self._build(spec, caller, options), True
+            watch.add("node", asked)
+            return await self._build(spec, caller, options, watch), True
 
     async def _make_ready(self, managed: ManagedEndpoint) -> None:
         if managed.endpoint.state is not EndpointState.READY:
             await self.regenerator.trigger(managed, REPEATED).result()
 
-    async def _build(self, spec: EndpointSpec, caller: Caller, options: Options) -> Endpoint:
+    async def _build(self, spec: EndpointSpec, caller: Caller, options: Options, watch: Recorder) -> Endpoint:
         if options:
             check(options, await self._loader.options())
         self.registry.check_addresses(spec.ips)
         self._admission.check(caller.patience)
         managed = self._new(spec, options)
         try:
-            await self._policies.admit(managed)
+            with watch.phase("identity"):
+                await self._policies.admit(managed)
         except BaseException:
             managed.move(EndpointState.DISCONNECTING, "nothing: it got no identity")
             await self._forget(managed)
             raise
         self._identified(managed)
-        creation = Creation(managed, self._store, self._loader, self._ipam, self.regenerator, policies=self._policies)
+        creation = Creation(
+            managed, self._store, self._loader, self._ipam, self.regenerator, policies=self._policies, watch=watch
+        )
 
         async def in_turn(event: RegenerationEvent) -> None:
             async with self._admission.turn(managed.endpoint.id, caller):
@@ -269,8 +293,10 @@ class Manager:
         try:
             await event.result()
         except BaseException as error:
+            self._chronicle.failed(managed.endpoint, watch.timeline(wire.now()), error)
             await self._failed(managed, creation, error)
             raise
+        self._chronicle.created(managed)
         self._publisher.begin(managed)
         self._policies.see_to_identity(managed)
         return managed.endpoint
@@ -278,7 +304,10 @@ class Manager:
     def _new(self, spec: EndpointSpec, options: Options) -> ManagedEndpoint:
         """Make an endpoint that waits for its identity."""
         id_, generation = self._ids.take()
-        new = Endpoint(id_, generation, spec, wire.now(), EndpointState.WAITING_FOR_IDENTITY, options=options)
+        now = wire.now()
+        new = Endpoint(
+            id_, generation, spec, now, EndpointState.WAITING_FOR_IDENTITY, options=options, unready_since=now
+        )
         managed = ManagedEndpoint(new, self._home)
         self.registry.put(managed)
         self._watchers.tell(Change.UPSERTED, new)
@@ -294,7 +323,7 @@ class Manager:
         known = endpoint.noted(LogType.OTHER, code, f"identity {endpoint.identity} {who}{for_now}", now)
         # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
         managed.endpoint = known.moved(EndpointState.READY, "", now).moved(
-            EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", now
+            EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", endpoint.unready_since
         )
         self._watchers.tell(Change.UPSERTED, managed.endpoint)
 

@@ -10,6 +10,7 @@ from podlane.loader.v1 import loader_pb2
 from services.common import wire
 from services.common.errors import InvalidArgument
 from services.common.model import Pod
+from services.endpoint import whymessages
 from services.endpoint.events import QueueStatus
 from services.endpoint.health import Health, health
 from services.endpoint.ids import LARGEST
@@ -116,6 +117,7 @@ def write_endpoint(endpoint: Endpoint) -> pb.Endpoint:
         operator_labels={key: value for key, value in endpoint.label_changes.items() if value is not None},
         removed_labels=[key for key, value in endpoint.label_changes.items() if value is None],
         policy_error=endpoint.policy_error,
+        unready_since=wire.write_time(endpoint.unready_since) if endpoint.unready_since else None,
     )
 
 
@@ -141,6 +143,8 @@ def write_detail(
     message = write_listed(endpoint, policy, place)
     message.log.extend(map(_write_entry, endpoint.log))
     message.queue.CopyFrom(_write_queue(queue))
+    if endpoint.timeline is not None:
+        message.timeline.CopyFrom(whymessages.write_timeline(endpoint.timeline))
     if endpoint.published is not None:
         message.published.CopyFrom(_write_publication(endpoint.published))
     return message
@@ -199,7 +203,8 @@ def _write_regeneration(last: Regeneration) -> pb.Regeneration:
         level=loader_pb2.RegenerationLevel.ValueType(last.level),
         reasons=last.reasons,
         started=wire.write_time(last.started),
-        phases=wire.write_phases(last.phases),
+        # When they began says nothing after a restart, so it isn't kept, and not told at other times either.
+        phases=wire.write_phases(dataclasses.replace(one, started_us=0) for one in last.phases),
         error=last.error,
         programs=[
             loader_pb2.Program(

@@ -5,15 +5,20 @@ podlane_endpoint_creations_waiting            endpoints that wait for their turn
 podlane_endpoint_creations_working            endpoints that are being created
 podlane_endpoint_creation_wait_seconds        how many have had their turn, and what they have waited for it in all
 podlane_endpoint_creation_cost_seconds        what a creation takes from its turn on, lately; absent: not known yet
+podlane_endpoint_creation_phase_seconds{phase}      what each phase of a creation took (docs/why-slow.md); `total`: all
+podlane_endpoint_regeneration_phase_seconds{phase}  the same of each regeneration
+podlane_endpoint_unready_oldest_seconds       for how long one endpoint at most hasn't been ready; 0: all are
 podlane_endpoint_creations_unmade_total{why}  refused: its turn would have come too late; withdrawn while it waited
 podlane_deletion_journal_entries{state}       waiting: to be carried out; failing: of those, tried in vain; unreadable
 podlane_deletion_journal_oldest_seconds       age of the oldest that waits; 0 when none does
 podlane_deletion_journal_ended_total{how}     carried_out, or dropped: it was too old
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
+from prometheus_client.metrics import Histogram
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -26,6 +31,9 @@ from services.endpoint.admission import Admission
 from services.endpoint.deletions import Journal
 from services.endpoint.manager import Manager
 from services.endpoint.model import EndpointState
+
+_PHASES_WAITING = 64
+_PHASE_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 
 
 class States(Collector):
@@ -42,6 +50,40 @@ class States(Collector):
         for state in EndpointState:
             family.add_metric([state], counts[state])
         yield family
+        now = time.time()
+        since = min((one.endpoint.unready_since or now for one in self._manager), default=now)
+        name = "podlane_endpoint_unready_oldest_seconds"
+        yield GaugeMetricFamily(name, "For how long the endpoint has not been ready that waits longest.", now - since)
+
+
+class Phases(Collector):
+    """A histogram of phases. Their names come from a table, so there are some forty series of eleven buckets at most.
+
+    Operations are counted when somebody looks, or when many wait for that: a pod isn't to wait for forty counters.
+    """
+
+    def __init__(self, of: str, text: str) -> None:
+        """Count phases of `of`: creation or regeneration."""
+        name = f"podlane_endpoint_{of}_phase_seconds"
+        self._histogram = Histogram(name, text, ("phase",), buckets=_PHASE_SECONDS, registry=None)
+        self._waiting: list[Callable[[], Mapping[str, int]]] = []
+
+    def take(self, durations: Callable[[], Mapping[str, int]]) -> None:
+        """Count an operation later; `durations` returns microseconds by phase."""
+        self._waiting.append(durations)
+        if len(self._waiting) >= _PHASES_WAITING:
+            self._settle()
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the family."""
+        self._settle()
+        return self._histogram.collect()
+
+    def _settle(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for durations in waiting:
+            for phase, microseconds in durations().items():
+                self._histogram.labels(phase).observe(microseconds / 1e6)
 
 
 class Deletions(Collector):

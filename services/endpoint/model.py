@@ -22,6 +22,7 @@ from typing import Self
 from services.common.model import Address, AssignedAddress, Attachment, Phase, Pod
 from services.endpoint.policy.identity import Reserved
 from services.endpoint.policy.labels import NO_LABELS, Labels
+from services.endpoint.timeline import Timeline
 
 LOG_ENTRIES = 256
 """Length of an endpoint's log; the newest are kept."""
@@ -233,6 +234,10 @@ class Endpoint:
     log: tuple[LogEntry, ...] = ()
     waiting_for: str = ""
     """What a state other than ready waits for; empty when ready."""
+    unready_since: float = 0.0
+    """Since when it isn't ready, through all states and attempts; 0: it is."""
+    timeline: Timeline | None = None
+    """How its creation went."""
     lost: str = ""
     """Why ipam does not hold its addresses for it; empty: it does."""
     options: Mapping[str, bool] = field(default_factory=dict)
@@ -273,7 +278,8 @@ class Endpoint:
     def moved(self, to: EndpointState, waiting_for: str, now: float, *, builder: bool = False) -> Self:
         """Return it in another state, or in the same one with the refusal noted and counted."""
         if may_follow(self.state, to, builder=builder):
-            return replace(self, state=to, waiting_for=waiting_for)
+            since = 0.0 if to is EndpointState.READY else self.unready_since or now
+            return replace(self, state=to, waiting_for=waiting_for, unready_since=since)
         if (self.state, to) in _SILENT:
             return self
         message = f"refused: {self.state} may not become {to}{' by a regeneration' if builder else ''}"

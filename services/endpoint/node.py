@@ -21,7 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
-from services.common import controllers, telemetry
+from services.common import controllers, telemetry, wire
 from services.common.controller import Parameters
 from services.common.errors import PodlaneError, Unavailable
 from services.endpoint.observed import LinkRemoval, NodeConfig, PoolRange
@@ -42,6 +42,8 @@ class Readiness:
         self._announce = announce
         self._open = asyncio.Event()
         self._lost = -math.inf
+        self.since = wire.now()
+        """Since when it isn't ready, in epoch seconds; of use only while it isn't."""
         self.waiting_for = "the first comparison with the loader and ipam"
 
     @property
@@ -59,7 +61,7 @@ class Readiness:
         self.waiting_for = waiting_for
         if self._open.is_set():
             self._open.clear()
-            self._lost = time.monotonic()
+            self._lost, self.since = time.monotonic(), wire.now()
             await self._announce(False)
 
     async def wait(self) -> None:

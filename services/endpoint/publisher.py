@@ -15,7 +15,7 @@ from the first build to the deletion.
 
 import asyncio
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from services.common import controllers, telemetry
@@ -47,6 +47,8 @@ class Publisher:
         """Wire."""
         self._kvstore, self._keys = kvstore, keys
         self.registration: Registered | None = None
+        self.published: Callable[[ManagedEndpoint], None] = lambda _managed: None
+        """Told of each endpoint whose record is as it should be."""
         self._addresses: Addresses | None = None
         self._all: dict[int, ManagedEndpoint] = {}
         self._node = node
@@ -144,6 +146,7 @@ class Publisher:
         leased = self.registration is not None
         entry = await self._kvstore.put(self._key(endpoint.id), record(endpoint, self._node), leased=leased)
         managed.update(published=Publication(entry.key, entry.value, entry.revision, entry.written))
+        self.published(managed)
 
     def _key(self, id_: int) -> str:
         return self._keys.endpoint(self._node, id_)

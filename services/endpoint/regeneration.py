@@ -23,13 +23,14 @@ for all of them instead (`enforce.py`), which is level 1, too, and nothing but m
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from services.common import wire
 from services.common.controller import Parameters
 from services.common.errors import FailedPrecondition, NotFound, PodlaneError
 from services.common.model import Phase
+from services.common.stopwatch import Stopwatch
 from services.endpoint import options
 from services.endpoint.enforce import Enforcer
 from services.endpoint.events import RegenerationEvent, Request
@@ -62,14 +63,16 @@ class Regenerator:
         store: Store,
         enforcer: Enforcer,
         permits_: int,
+        *,
         link_gone: Callable[[ManagedEndpoint], None],
+        observe: Callable[[Iterable[Phase]], None],
     ) -> None:
-        """Wire the parts."""
+        """Wire the parts. `observe` is told what the loader says about the time of each regeneration."""
         self._loader = loader
         self._store = store
         self._enforcer = enforcer
         self._permits = asyncio.Semaphore(permits_)
-        self._link_gone = link_gone
+        self._link_gone, self._observe = link_gone, observe
         self.node_options: options.Options = {}
         """The node's switches; they count from the next regeneration on."""
 
@@ -101,23 +104,26 @@ class Regenerator:
         waiting_for = f"the loader to finish a regeneration ({reasons})"
         if not managed.move(EndpointState.REGENERATING, waiting_for, builder=True):
             raise FailedPrecondition(f"{managed.endpoint} is {managed.endpoint.state}: it is not regenerated")
-        started, begin = wire.now(), time.perf_counter()
+        started, watch, begin = wire.now(), Stopwatch(), time.perf_counter_ns()
         try:
             async with self._enforcer.carrying(managed) as policy:
+                watch.add("resolve", begin)
                 built = await self._ask(managed.endpoint, request.level, policy)
         except PodlaneError as error:
-            failed = Regeneration(request.level, request.reasons, started, _phases(begin, ()), error.message)
+            failed = Regeneration(request.level, request.reasons, started, _phases(begin, watch.phases), error.message)
             managed.update(last_regeneration=_keeping(failed, managed.endpoint.last_regeneration))
             managed.count(failures=1)
             message = f"regeneration at level {request.level} failed ({reasons}): {error.message}"
             managed.note(LogType.BPF, LogCode.FAILURE, message)
             raise
         managed.count(regenerations=1)
+        phases = _phases(begin, (*watch.phases, *built.phases))
+        self._observe(phases)
         done = Regeneration(
             level=built.level,
             reasons=request.reasons,
             started=started,
-            phases=_phases(begin, built.phases),
+            phases=phases,
             programs=built.datapath.programs,
             config_hash=built.datapath.config_hash,
             reload_reason=built.reason,
@@ -186,9 +192,10 @@ def _describe(done: Regeneration) -> str:
     return f"regenerated at level {done.level} ({'; '.join(done.reasons)})" + (f": {what}" if what else "")
 
 
-def _phases(begin: float, loader: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    whole = Phase("regenerate", round((time.perf_counter() - begin) * 1e6))
-    return (whole, *(Phase(f"regenerate:{phase.name}", phase.duration_us) for phase in loader))
+def _phases(begin: int, parts: Iterable[Phase]) -> tuple[Phase, ...]:
+    """Return `regenerate`, which began at `begin` and ends now, and its parts."""
+    whole = Phase("regenerate", (time.perf_counter_ns() - begin) // 1000, begin // 1000)
+    return (whole, *(replace(phase, name=f"regenerate:{phase.name}") for phase in parts))
 
 
 def _keeping(failed: Regeneration, last: Regeneration | None) -> Regeneration:

@@ -9,13 +9,14 @@ from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.endpoint.v1 import endpoint_pb2_grpc
 
 from services.common.errors import InvalidArgument
-from services.endpoint import gcmessages, messages
+from services.endpoint import gcmessages, messages, whymessages
 from services.endpoint.check import Checker
 from services.endpoint.deletions import Journal
 from services.endpoint.gc import Collector
 from services.endpoint.manager import Manager
 from services.endpoint.operate import Operator
 from services.endpoint.registry import Selector
+from services.endpoint.timeline import Recorder
 
 _PAGE, _LONGEST_PAGE = 1000, 10000
 # Endpoints that are written before other calls get their turn.
@@ -41,8 +42,10 @@ class EndpointServicer(endpoint_pb2_grpc.EndpointServiceServicer):
         """Make an endpoint and return when its policy is in force."""
         spec = messages.read_spec(request)
         structlog.contextvars.bind_contextvars(attachment=str(spec.attachment), pod=str(spec.pod))
+        given = str(structlog.contextvars.get_contextvars().get("request_id", ""))
+        watch = Recorder(whymessages.read_addition(request.addition), request_id=given, about=str(spec.attachment))
         endpoint, created = await self._manager.create(
-            spec, context.time_remaining(), messages.read_options(request.options)
+            spec, context.time_remaining(), messages.read_options(request.options), watch
         )
         structlog.contextvars.bind_contextvars(endpoint=endpoint.id, created=created)
         return pb.CreateEndpointResponse(endpoint=messages.write_endpoint(endpoint), created=created)

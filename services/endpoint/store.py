@@ -36,6 +36,7 @@ from services.endpoint.model import (
 )
 from services.endpoint.policy.labels import Labels
 from services.endpoint.policystore import NOTE_IDENTITY
+from services.endpoint.timeline import Timeline
 
 T = TypeVar("T")
 
@@ -157,7 +158,7 @@ def _changing(endpoint: Endpoint) -> tuple[object, ...]:
     return (
         endpoint.identity,
         _stage(endpoint),
-        _regeneration(endpoint.last_regeneration),
+        _regeneration(endpoint.last_regeneration, endpoint.timeline),
         json.dumps(dict(endpoint.options)),
         json.dumps(dataclasses.astuple(endpoint.counters)),
         json.dumps(dict(endpoint.label_changes)),
@@ -171,11 +172,14 @@ def _addresses(endpoint: Endpoint) -> list[tuple[object, ...]]:
     ]
 
 
-def _regeneration(last: Regeneration | None) -> str | None:
+def _regeneration(last: Regeneration | None, timeline: Timeline | None) -> str | None:
     if last is None:
         return None
+    # How it was created is beside it: a version that doesn't know that leaves it out and goes on.
+    creation = {"creation": timeline.written()} if timeline is not None else {}
     return json.dumps(
         {
+            **creation,
             "level": last.level,
             "reasons": last.reasons,
             "started": last.started,
@@ -235,6 +239,7 @@ def _read_endpoint(row: Row, addresses: tuple[AssignedAddress, ...], log: tuple[
         identity=row["identity"],
         built=row["stage"] != "creating",
         last_regeneration=_read_regeneration(row["regeneration"]),
+        timeline=_read_timeline(row["regeneration"]),
         log=log,
         options=json.loads(row["options"]),
         counters=Counters(*json.loads(row["counters"])),
@@ -275,6 +280,11 @@ def _read_regeneration(text: str | None) -> Regeneration | None:
         reload_reason=kept.get("reload_reason", ""),
         changes=tuple(kept.get("changes", ())),
     )
+
+
+def _read_timeline(text: str | None) -> Timeline | None:
+    kept = json.loads(text).get("creation") if text is not None else None
+    return Timeline.read(kept) if kept is not None else None
 
 
 def _read_address(row: Row) -> AssignedAddress:

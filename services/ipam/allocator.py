@@ -13,6 +13,7 @@ Not here: which address comes next (`pool.py`), what a request may ask (`space.p
 """
 
 import asyncio
+import time
 from dataclasses import replace
 
 from services.common import telemetry
@@ -22,6 +23,7 @@ from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition,
 from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
+from services.common.stopwatch import Stopwatch
 from services.ipam.ledger import Ledger, Reservation
 from services.ipam.model import Allocation, AllocationRequest, Clock, PoolStatus, purpose_of
 from services.ipam.store import Store
@@ -78,14 +80,17 @@ class Allocator:
         await self._controllers.remove_all()
         await self.shielded.stop()
 
-    async def allocate(self, request: AllocationRequest, patience: float = PATIENCE) -> tuple[Allocation, bool]:
-        """Return what the owner holds and whether it is new; wait up to `patience` seconds for another range.
+    async def allocate(
+        self, request: AllocationRequest, patience: float = PATIENCE, watch: Stopwatch | None = None
+    ) -> tuple[Allocation, bool]:
+        """Return what the owner holds and whether it is new; wait up to `patience` seconds for another range. `watch`
+        measures `lock`, `choose` and `store`.
 
         Raises NotFound (pool), InvalidArgument, AlreadyExists (a requested address is held by another owner),
         FailedPrecondition (this owner holds other than what is asked for), Exhausted, Unavailable (disk, or no range
         was claimed yet).
         """
-        return await self.shielded.run(self._allocate(request, patience))
+        return await self.shielded.run(self._allocate(request, patience, watch or Stopwatch()))
 
     async def confirm(self, owner: Attachment, endpoint_id: int) -> Allocation:
         """Make a reservation permanent; a repeat by the same endpoint changes nothing. `endpoint_id` 0: ipam only.
@@ -128,16 +133,20 @@ class Allocator:
         found = self._ledger.pool(pool)
         return found.mtu if found is not None else 0
 
-    async def _allocate(self, request: AllocationRequest, patience: float) -> tuple[Allocation, bool]:
+    async def _allocate(self, request: AllocationRequest, patience: float, watch: Stopwatch) -> tuple[Allocation, bool]:
+        asked = time.perf_counter_ns()
         async with self._owners.hold(request.owner):
+            watch.add("lock", asked)
             held = self._ledger.held_by(request.owner)
             if held is not None:
                 self._ledger.check_repeat(held, request)
                 return await self._fresh_enough(held), False
-            reservation = await self._reserve(request, patience)
+            with watch.phase("choose"):
+                reservation = await self._reserve(request, patience)
             self._supply.taken(reservation.allocation.pool)
             try:
-                await self._store.add(reservation.allocation, reservation.reused)
+                with watch.phase("store"):
+                    await self._store.add(reservation.allocation, reservation.reused)
             except BaseException:
                 self._ledger.undo(reservation)
                 raise

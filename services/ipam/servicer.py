@@ -15,6 +15,7 @@ from podlane.ipam.v1 import ipam_pb2_grpc
 from services.common import wire
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.model import Address, Route
+from services.common.stopwatch import Stopwatch
 from services.ipam.allocator import PATIENCE, Allocator
 from services.ipam.claimoperations import ClaimOperations, ClaimView, Whose
 from services.ipam.model import Allocation, AllocationRequest, HeldAddress, PoolStatus, RangeStatus
@@ -49,13 +50,15 @@ class IpamServicer(ipam_pb2_grpc.IpamServiceServicer):
         """Reserve one address per family, or return what the owner holds."""
         wanted = _read_request(request)
         structlog.contextvars.bind_contextvars(attachment=str(wanted.owner))
-        allocation, created = await self._allocator.allocate(wanted, _patience(context.time_remaining()))
+        watch = Stopwatch()
+        allocation, created = await self._allocator.allocate(wanted, _patience(context.time_remaining()), watch)
         structlog.contextvars.bind_contextvars(addresses=allocation.describe(), created=created)
         return pb.AllocateAddressesResponse(
             allocation=_write_allocation(allocation),
             routes=self._routes(tuple(held.gateway for held in allocation.addresses)),
             mtu=self._allocator.mtu(allocation.pool),
             created=created,
+            phases=wire.write_phases(watch.phases),
         )
 
     async def ConfirmAllocation(  # noqa: N802 - the name that grpc calls

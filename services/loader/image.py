@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from services.common import telemetry
+from services.common.stopwatch import Stopwatch
 from services.loader import libbpf, objects
 from services.loader import libbpf_objects as opened
 from services.loader.blocking import Blocking
@@ -94,16 +95,22 @@ class Images:
         self._under_way = 0
 
     async def load(
-        self, template: str, code: ObjectCode, constants: Mapping[str, int | bytes], maps: Mapping[str, Fd]
+        self,
+        template: str,
+        code: ObjectCode,
+        constants: Mapping[str, int | bytes],
+        maps: Mapping[str, Fd],
+        watch: Stopwatch | None = None,
     ) -> Programs:
-        """Load all programs of a template with these constants on these maps.
+        """Load all programs of a template with these constants on these maps. `watch` measures `rewrite`, putting the
+        constants in, and `verify`, which is the kernel's; through libbpf `verify` is both.
 
         Raises VerifierError, or BpfError when the kernel fails otherwise.
         """
-        image = self._images.get(template)
+        image, watch = self._images.get(template), watch or Stopwatch()
         if image is not None:
             try:
-                return await self._load_image(image, code.rodata(constants, image.constants), maps)
+                return await self._load_image(image, code, constants, maps, watch)
             except BpfError as error:
                 _log.info("repeating a refused load with a log", template=template[:12], error=str(error))
 
@@ -111,10 +118,20 @@ class Images:
             self._images[template] = cut(handle, frozenset(maps))
 
         work = partial(objects.load, code, constants, maps, inspect=inspect if template not in self._images else None)
-        return await self._blocking.run(work)
+        with watch.phase("verify"):
+            return await self._blocking.run(work)
 
-    async def _load_image(self, image: Image, constants: bytes, maps: Mapping[str, Fd]) -> Programs:
-        with _constants_map(constants) as rodata, contextlib.ExitStack() as undo:
+    async def _load_image(
+        self,
+        image: Image,
+        code: ObjectCode,
+        constants: Mapping[str, int | bytes],
+        maps: Mapping[str, Fd],
+        watch: Stopwatch,
+    ) -> Programs:
+        with watch.phase("rewrite"):
+            made = _constants_map(code.rodata(constants, image.constants))
+        with made as rodata, contextlib.ExitStack() as undo, watch.phase("verify"):
             bound = {**maps, RODATA: rodata}
             names = sorted(image.instructions, key=lambda name: len(image.instructions[name]), reverse=True)
             shares = [names] if self._under_way else [names[:1], names[1:]]

@@ -18,13 +18,13 @@ from dataclasses import replace
 from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.common.model import Address
+from services.common.stopwatch import Stopwatch
 from services.loader import rtnl
 from services.loader.linkcompare import differences
 from services.loader.linkmaker import PodSide, find, look, visit
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import LinkRecord, LinkSpec, PodEnd
 from services.loader.netlink import Rtnl, explain
-from services.loader.phases import Stopwatch
 from services.loader.rtnl import LinkInfo
 
 _log = telemetry.logger("links")

@@ -19,13 +19,13 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PodlaneError
 from services.common.model import format_mac
+from services.common.stopwatch import Stopwatch
 from services.loader import files, rtnl, rtnl_ip, rtnl_rule
 from services.loader.linkcompare import differences, host_problems, pod_problems
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import OWN_TABLES, HostEnd, LinkRecord, LinkSpec, PodEnd, random_mac
 from services.loader.netlink import NetlinkError, Request, Rtnl, explain
 from services.loader.netns import Netns
-from services.loader.phases import Stopwatch
 from services.loader.rtnl import EndOfPair, LinkInfo
 
 _log = telemetry.logger("links")

@@ -31,7 +31,8 @@ from pathlib import Path
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
 from services.common.locks import KeyedLocks
-from services.common.model import Attachment, Phase
+from services.common.model import Attachment
+from services.common.stopwatch import Stopwatch
 from services.loader import linkspec
 from services.loader.linkadopt import LinkAdopter
 from services.loader.linkdelete import LinkDeletions
@@ -42,7 +43,6 @@ from services.loader.linkspec import CreatedLink, LinkRecord, LinkRemoval, LinkS
 from services.loader.linkwatch import LinkMonitor
 from services.loader.netlink import Rtnl
 from services.loader.netlink_worker import NetlinkWorker
-from services.loader.phases import Stopwatch
 from services.loader.rtnl import LinkInfo
 
 _log = telemetry.logger("links")
@@ -104,7 +104,7 @@ class Links:
         def work(own: Rtnl) -> tuple[LinkRecord, LinkInfo, bool]:
             if gone():
                 raise Unavailable(f"link of {spec.attachment}: its caller hung up before its turn came")
-            watch.phases.append(Phase("wait", (time.perf_counter_ns() - asked) // 1000))
+            watch.add("wait", asked)
             if spec.chained:
                 return self._adopter.adopt(own, spec, watch)
             return self._maker.create(own, spec, mtu, watch)

@@ -26,6 +26,7 @@ from services.common import telemetry
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.locks import KeyedLocks
 from services.common.model import Phase
+from services.common.stopwatch import Stopwatch
 from services.loader import headers, layout, libbpf, maps, model
 from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
@@ -33,7 +34,6 @@ from services.loader.datapath import Status, explained
 from services.loader.image import Images
 from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyContent, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
-from services.loader.phases import Stopwatch
 from services.loader.statedir import Build, StateDir
 from services.loader.steps import Kernel, Steps, take_down, withdraw
 from services.loader.template import Template, Templates
@@ -204,7 +204,7 @@ class Regenerator:
             if self._state.header(job.spec.id) != header:
                 job.build.begin(header)
         with job.watch.phase("template"):
-            template = await self._templates.get(headers.of_node(node), header)
+            template = await self._templates.get(headers.of_node(node), header, job.watch)
         constants = _constants(job.spec, node)
         wanted = model.config_hash(template.hash, self._kernel.attachers.mode_of(job.spec), constants)
         with job.watch.phase("observe"):
@@ -259,7 +259,7 @@ class Regenerator:
                 steps = Steps(self._kernel, job.spec, undo, held)
                 with job.watch.phase("load"):
                     policy = steps.open_policy()
-                    programs = held.enter_context(await self._load(template, constants, policy))
+                    programs = held.enter_context(await self._load(template, constants, policy, job.watch))
                 mode = self._kernel.attachers.mode_of(job.spec)
                 record = EndpointRecord(
                     spec=job.spec,
@@ -276,12 +276,14 @@ class Regenerator:
             await withdraw(self._kernel, job.live, record)
         return record
 
-    async def _load(self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy) -> Programs:
+    async def _load(
+        self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy, watch: Stopwatch
+    ) -> Programs:
         datapath = self._kernel.datapath
         if maps.CONNTRACK in template.code.maps and datapath.flows is None:
             await self._kernel.blocking.run(datapath.open_flows)
         shared = {**datapath.shared, maps.POLICY: policy.fd}
-        return await self._images.load(template.hash, template.code, constants, shared)
+        return await self._images.load(template.hash, template.code, constants, shared, watch)
 
 
 async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Programs | None) -> None:

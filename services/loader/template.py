@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import Unavailable
+from services.common.stopwatch import Stopwatch
 from services.loader import layoutcheck, objects
 from services.loader.compile import (
     SOURCE,
@@ -110,15 +111,17 @@ class Templates:
         """The compiler's first version line, empty when there is none and prebuilt objects must do."""
         return self._compiler.identity if self._compiler else ""
 
-    async def get(self, node_config: str, ep_config: str) -> Template:
-        """Return the template of a shape, given the texts of its two headers.
+    async def get(self, node_config: str, ep_config: str, watch: Stopwatch | None = None) -> Template:
+        """Return the template of a shape, given the texts of its two headers. `watch` measures `compile`: waiting for
+        one that isn't in memory yet, be it compiled, found on disk or prebuilt.
 
         Raises CompileError, or Unavailable when there is neither a compiler nor a fitting prebuilt object.
         """
         key = shape_key(self._digest, node_config, ep_config)
         if key in self._made:
             return self._made[key]
-        return await asyncio.shield(self._begin(key, node_config, ep_config))
+        with (watch or Stopwatch()).phase("compile"):
+            return await asyncio.shield(self._begin(key, node_config, ep_config))
 
     def identify(self, node_config: str, ep_config: str) -> tuple[str, bool]:
         """Return a shape's hash without making it, and whether it is made already. Raises Unavailable as `get`."""

@@ -62,7 +62,7 @@ async def test_the_loader_is_asked_for_level_two_with_an_open_policy(around: Sur
     assert [(entry.direction, entry.identity, entry.deny) for entry in asked.policy] == [(1, 0, False), (2, 0, False)]
     last = response.endpoint.last_regeneration
     assert list(last.reasons) == ["initial build on endpoint creation"]
-    assert {"total", "store", "confirm", "regenerate", "regenerate:load"} <= {phase.name for phase in last.phases}
+    assert {phase.name for phase in last.phases} >= {"regenerate", "regenerate:resolve", "regenerate:load"}
 
 
 async def test_a_repeat_returns_the_same_endpoint_and_touches_nothing(around: Surroundings, client: Client) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests import docs_runner
 from tests.certificates import Certificates
 from tests.cluster_support import WORLD_V4, ClusterNode
 from tests.kvstore_cluster import KvstoreCluster, until
@@ -193,7 +192,3 @@ def complaints(node: ClusterNode) -> str:
     """Return what `podlane status` says is wrong."""
     shown = json.loads(node.podlane("status", "-o", "json", check=False).stdout)
     return "; ".join(shown["problems"])
-
-
-def test_the_pages_examples_print_what_it_says(cluster: KvstoreCluster) -> None:
-    assert docs_runner.check(cluster.nodes[0], docs_runner.DOCS / "cluster.md") > 0

@@ -12,7 +12,7 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common.errors import Unavailable
 from services.common.lifecycle import Shielded
 from services.common.locks import KeyedLocks
-from services.loader.phases import Stopwatch
+from services.common.stopwatch import Stopwatch
 from services.loader.servicer import LoaderServicer
 from services.loader.teardown import Teardown
 from tests.shim_support import assigned

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpodlane/common/v1/types.proto\x12\x11podlane.common.v1\"\x1b\n\tIpAddress\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\"I\n\x08IpPrefix\x12-\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x1c\n\nMacAddress\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\"C\n\nAttachment\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"3\n\x03Pod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\"\x84\x01\n\x05Route\x12\x30\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\x12-\n\x07gateway\x18\x02 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\r\n\x05table\x18\x04 \x01(\r\"\x9a\x01\n\x0f\x41ssignedAddress\x12,\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\x12-\n\x07gateway\x18\x02 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12*\n\x05range\x18\x03 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\"*\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x04*M\n\x08IpFamily\x12\x19\n\x15IP_FAMILY_UNSPECIFIED\x10\x00\x12\x12\n\x0eIP_FAMILY_IPV4\x10\x01\x12\x12\n\x0eIP_FAMILY_IPV6\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dpodlane/common/v1/types.proto\x12\x11podlane.common.v1\"\x1b\n\tIpAddress\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\"I\n\x08IpPrefix\x12-\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12\x0e\n\x06length\x18\x02 \x01(\r\"\x1c\n\nMacAddress\x12\x0e\n\x06packed\x18\x01 \x01(\x0c\"C\n\nAttachment\x12\x0f\n\x07network\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\x02 \x01(\t\x12\x0e\n\x06ifname\x18\x03 \x01(\t\"3\n\x03Pod\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\t\"\x84\x01\n\x05Route\x12\x30\n\x0b\x64\x65stination\x18\x01 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\x12-\n\x07gateway\x18\x02 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12\x0b\n\x03mtu\x18\x03 \x01(\r\x12\r\n\x05table\x18\x04 \x01(\r\"\x9a\x01\n\x0f\x41ssignedAddress\x12,\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\x12-\n\x07gateway\x18\x02 \x01(\x0b\x32\x1c.podlane.common.v1.IpAddress\x12*\n\x05range\x18\x03 \x01(\x0b\x32\x1b.podlane.common.v1.IpPrefix\">\n\x05Phase\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_us\x18\x02 \x01(\x04\x12\x12\n\nstarted_us\x18\x03 \x01(\x04*M\n\x08IpFamily\x12\x19\n\x15IP_FAMILY_UNSPECIFIED\x10\x00\x12\x12\n\x0eIP_FAMILY_IPV4\x10\x01\x12\x12\n\x0eIP_FAMILY_IPV6\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'podlane.common.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_IPFAMILY']._serialized_start=644
-  _globals['_IPFAMILY']._serialized_end=721
+  _globals['_IPFAMILY']._serialized_start=664
+  _globals['_IPFAMILY']._serialized_end=741
   _globals['_IPADDRESS']._serialized_start=52
   _globals['_IPADDRESS']._serialized_end=79
   _globals['_IPPREFIX']._serialized_start=81
@@ -48,5 +48,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNEDADDRESS']._serialized_start=444
   _globals['_ASSIGNEDADDRESS']._serialized_end=598
   _globals['_PHASE']._serialized_start=600
-  _globals['_PHASE']._serialized_end=642
+  _globals['_PHASE']._serialized_end=662
 # @@protoc_insertion_point(module_scope)

@@ -250,19 +250,23 @@ class Phase(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     DURATION_US_FIELD_NUMBER: _builtins.int
+    STARTED_US_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For example `compile`, `load`, `attach`."""
     duration_us: _builtins.int
     """Wall time in microseconds."""
+    started_us: _builtins.int
+    """When it began: the machine's CLOCK_MONOTONIC in microseconds, which all processes of a node share; 0: not told."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         duration_us: _builtins.int = ...,
+        started_us: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_us", b"duration_us", "name", b"name", "started_us", b"started_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from podlane.common.v1 import types_pb2 as _types_pb2
+from podlane.endpoint.v1 import why_pb2 as _why_pb2
 from podlane.loader.v1 import loader_pb2 as _loader_pb2
 import builtins as _builtins
 import sys
@@ -277,6 +278,8 @@ class Endpoint(_message.Message):
     EGRESS_POLICIES_FIELD_NUMBER: _builtins.int
     POLICY_ERROR_FIELD_NUMBER: _builtins.int
     PLACE_FIELD_NUMBER: _builtins.int
+    TIMELINE_FIELD_NUMBER: _builtins.int
+    UNREADY_SINCE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """1–65535, unique on the node."""
     generation: _builtins.int
@@ -342,8 +345,16 @@ class Endpoint(_message.Message):
     def egress_policies(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def place(self) -> Global___Place:
-        """Where it stands in the line of those that are created; absent once its turn has come, and in streams.
-        next field: 26
+        """Where it stands in the line of those that are created; absent once its turn has come, and in streams."""
+
+    @_builtins.property
+    def timeline(self) -> _why_pb2.Timeline:
+        """How its creation went. Absent in lists and streams, and of endpoints that an older version has made."""
+
+    @_builtins.property
+    def unready_since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it isn't ready; absent when it is.
+        next field: 28
         """
 
     def __init__(
@@ -374,10 +385,12 @@ class Endpoint(_message.Message):
         egress_policies: _abc.Iterable[_builtins.str] | None = ...,
         policy_error: _builtins.str = ...,
         place: Global___Place | None = ...,
+        timeline: _why_pb2.Timeline | None = ...,
+        unready_since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "counters", b"counters", "created", b"created", "health", b"health", "last_regeneration", b"last_regeneration", "link", b"link", "place", b"place", "pod", b"pod", "published", b"published", "queue", b"queue"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "counters", b"counters", "created", b"created", "health", b"health", "last_regeneration", b"last_regeneration", "link", b"link", "place", b"place", "pod", b"pod", "published", b"published", "queue", b"queue", "timeline", b"timeline", "unready_since", b"unready_since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "egress_policies", b"egress_policies", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "identity_labels", b"identity_labels", "ingress_policies", b"ingress_policies", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "operator_labels", b"operator_labels", "options", b"options", "place", b"place", "pod", b"pod", "policy_error", b"policy_error", "published", b"published", "queue", b"queue", "removed_labels", b"removed_labels", "state", b"state", "waiting_for", b"waiting_for"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "counters", b"counters", "created", b"created", "egress_policies", b"egress_policies", "generation", b"generation", "health", b"health", "id", b"id", "identity", b"identity", "identity_labels", b"identity_labels", "ingress_policies", b"ingress_policies", "labels", b"labels", "last_regeneration", b"last_regeneration", "link", b"link", "log", b"log", "operator_labels", b"operator_labels", "options", b"options", "place", b"place", "pod", b"pod", "policy_error", b"policy_error", "published", b"published", "queue", b"queue", "removed_labels", b"removed_labels", "state", b"state", "timeline", b"timeline", "unready_since", b"unready_since", "waiting_for", b"waiting_for"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -762,6 +775,7 @@ class CreateEndpointRequest(_message.Message):
     ADDRESSES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    ADDITION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def attachment(self) -> _types_pb2.Attachment: ...
     @_builtins.property
@@ -780,8 +794,12 @@ class CreateEndpointRequest(_message.Message):
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def options(self) -> _containers.RepeatedCompositeFieldContainer[Global___OptionSetting]:
-        """Switches of this endpoint that it begins with; see SetOptions. A repeated call doesn't set them again.
-        next field: 7
+        """Switches of this endpoint that it begins with; see SetOptions. A repeated call doesn't set them again."""
+
+    @_builtins.property
+    def addition(self) -> _why_pb2.Addition:
+        """How the ADD went before this call. Nothing is decided by it; what can't be true is left out.
+        next field: 8
         """
 
     def __init__(
@@ -793,10 +811,11 @@ class CreateEndpointRequest(_message.Message):
         addresses: _abc.Iterable[_types_pb2.AssignedAddress] | None = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         options: _abc.Iterable[Global___OptionSetting] | None = ...,
+        addition: _why_pb2.Addition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "link", b"link", "pod", b"pod"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["addition", b"addition", "attachment", b"attachment", "link", b"link", "pod", b"pod"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["addresses", b"addresses", "attachment", b"attachment", "labels", b"labels", "link", b"link", "options", b"options", "pod", b"pod"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["addition", b"addition", "addresses", b"addresses", "attachment", b"attachment", "labels", b"labels", "link", b"link", "options", b"options", "pod", b"pod"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

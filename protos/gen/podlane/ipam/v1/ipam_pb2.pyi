@@ -213,17 +213,22 @@ class AllocateAddressesResponse(_message.Message):
     ROUTES_FIELD_NUMBER: _builtins.int
     MTU_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
     mtu: _builtins.int
     """The pool's MTU in bytes; 0 lets the loader take the node's."""
     created: _builtins.bool
-    """False when the owner held these addresses already.
-    next field: 5
-    """
+    """False when the owner held these addresses already."""
     @_builtins.property
     def allocation(self) -> Global___Allocation: ...
     @_builtins.property
     def routes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Route]:
         """The pod's routes, most specific first: each gateway on-link, then the defaults through it."""
+
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Phase]:
+        """`lock`, `choose` and `store`, as far as they were needed.
+        next field: 6
+        """
 
     def __init__(
         self,
@@ -232,10 +237,11 @@ class AllocateAddressesResponse(_message.Message):
         routes: _abc.Iterable[_types_pb2.Route] | None = ...,
         mtu: _builtins.int = ...,
         created: _builtins.bool = ...,
+        phases: _abc.Iterable[_types_pb2.Phase] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "created", b"created", "mtu", b"mtu", "routes", b"routes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocation", b"allocation", "created", b"created", "mtu", b"mtu", "phases", b"phases", "routes", b"routes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
