@@ -40,6 +40,13 @@
  * being asked about. Off, policy is asked about every packet in each direction. */
 #define ENABLE_CONNTRACK
 
+/* [flow-accounting] Count packets and bytes of each tracked connection, both ways: atomic writes to
+ * memory that is looked at anyway. */
+#define ENABLE_FLOW_ACCOUNTING
+
+/* [connection-events] Tell listeners of each tracked connection that is opened or closed. */
+/* #define ENABLE_CONNECTION_EVENTS */
+
 /* [host-routing] Packets to other pods of the node take its stack, as all others do: iptables and
  * the queues of interfaces hold for them, and what other plugins have put there. Slower. */
 /* #define ENABLE_HOST_ROUTING */

@@ -38,11 +38,17 @@
  * latest packet came from the stack, and answers, and errors about it, then go up the stack although
  * the client is a pod of this node or one that is tunnelled to.
  *
+ * With ENABLE_FLOW_ACCOUNTING an entry counts each packet of its flow, by direction, as the skb is long:
+ * atomically, because both directions may be under way, and one of them on several CPUs. What a dead
+ * entry has counted goes over to the one that takes its place, so whoever sums up entries before they
+ * are removed (services/loader/flowcounts.py) loses what was pushed out of a full map, and no more.
+ *
  * Fragments after the first have no ports and are not tracked: policy decides over each, by entries
  * without ports. Of an ICMP echo the identifier is the port of the one who asks.
  */
 #pragma once
 
+#include "events.h"
 #include "packet.h"
 
 #ifdef ENABLE_CONNTRACK
@@ -75,6 +81,8 @@ const volatile __u64 podlane_revision SEC(".data.podlane_revision");
 #define REVISION_SHIFT 32
 
 #define SECOND 1000000000ULL
+
+_Static_assert(sizeof(struct conntrack_value) <= sizeof(struct quoted), "has its memory");
 
 /* Without a packet for as long an entry is dead. */
 #define LIFETIME_ESTABLISHED (8000 * SECOND) /* TCP, answered and past its handshake */
@@ -235,6 +243,35 @@ static __always_inline __u8 seen_now(const struct packet *packet)
 	return SEEN | packet->from_stack * SEEN_FROM_STACK;
 }
 
+/* What the packet's flow begins with, if it opens one: no quoted packet is looked at then. */
+static __always_inline struct conntrack_value *conntrack_first(struct packet *packet)
+{
+	return (void *)&packet->quoted;
+}
+
+#define CONNECTION_EVENT_SIZE (offsetof(struct packet, quoted) + sizeof(struct conntrack_value))
+
+/* Tells what has become of a connection whose entry is where it begins. */
+static __always_inline void connection_tell(const struct __sk_buff *skb, struct packet *packet,
+					    enum connection_change change)
+{
+	packet->point = (enum trace_point)change;
+	event_send_some(skb, packet, EVENT_CONNECTION, CONNECTION_EVENT_SIZE);
+}
+
+/* Tells of a connection's end: once, with what its entry says. */
+static __always_inline void connection_ends(const struct __sk_buff *skb, struct packet *packet,
+					    struct conntrack_value *entry)
+{
+#ifdef ENABLE_CONNECTION_EVENTS
+	if (entry->told != CONNECTION_OPENED || !tcp_is_closing(entry->seen[0], entry->seen[1]))
+		return;
+	entry->told = CONNECTION_CLOSED;
+	*conntrack_first(packet) = *entry;
+	connection_tell(skb, packet, CONNECTION_CLOSED);
+#endif
+}
+
 /* Notes a packet of a live flow. Returns false when it begins a new one instead. */
 static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct packet *packet,
 					     struct conntrack_value *entry, __u64 now,
@@ -259,15 +296,31 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 		entry->seen[reply] = seen;
 	if (now + lifetime - entry->expires > SECOND) /* also when it is less */
 		entry->expires = now + lifetime;
-#ifdef ENABLE_POLICY_ACCOUNTING
-	__sync_fetch_and_add(&entry->packets, 1);
-	__sync_fetch_and_add(&entry->bytes, skb->len);
+#ifdef ENABLE_FLOW_ACCOUNTING
+	__sync_fetch_and_add(&entry->packets[direction - 1], 1);
+	__sync_fetch_and_add(&entry->bytes[direction - 1], skb->len);
 #endif
+	connection_ends(skb, packet, entry);
 	packet->conntrack = CONNTRACK_ESTABLISHED + reply;
 	packet->opens &= reply ^ 1;
 	packet->by_stack = reply * (other / SEEN_FROM_STACK & 1);
 	packet->passes = (reply & conntrack_is_open(entry)) | conntrack_is_allowed(packet, entry);
 	return true;
+}
+
+/* A flow goes on counting where a dead one with the same ends has stopped, or that one's last counts
+ * would be lost whenever ends are used again before a sweep has come. */
+static __always_inline void conntrack_count_from(struct packet *packet,
+						 const struct conntrack_value *entry)
+{
+#ifdef ENABLE_FLOW_ACCOUNTING
+	struct conntrack_value *first = conntrack_first(packet);
+
+	first->packets[0] = entry ? entry->packets[0] : 0;
+	first->packets[1] = entry ? entry->packets[1] : 0;
+	first->bytes[0] = entry ? entry->bytes[0] : 0;
+	first->bytes[1] = entry ? entry->bytes[1] : 0;
+#endif
 }
 
 /* Finds out what the packet is to its flow, and whether that lets it pass. */
@@ -293,25 +346,29 @@ static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet 
 	}
 	barrier();
 	entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
-	if (!entry)
+	if (!entry) {
+		conntrack_count_from(packet, NULL);
 		return;
-	now = bpf_ktime_get_coarse_ns();
-	if (entry->expires <= now)
-		return;
-	if (flow & FLOW_ERROR) {
-		packet->conntrack = CONNTRACK_RELATED;
-		packet->by_stack = entry->seen[0] / SEEN_FROM_STACK & 1;
-		packet->passes = conntrack_is_open(entry);
-	} else {
-		conntrack_follow(skb, packet, entry, now, direction);
 	}
+	now = bpf_ktime_get_coarse_ns();
+	if (entry->expires > now) {
+		if (flow & FLOW_ERROR) {
+			packet->conntrack = CONNTRACK_RELATED;
+			packet->by_stack = entry->seen[0] / SEEN_FROM_STACK & 1;
+			packet->passes = conntrack_is_open(entry);
+			return;
+		}
+		if (conntrack_follow(skb, packet, entry, now, direction))
+			return;
+	}
+	conntrack_count_from(packet, entry);
 }
 
 /* Makes the entry of a flow that policy allows. Returns 0 or a refusal. */
 static __always_inline int conntrack_open(const struct __sk_buff *skb, struct packet *packet,
 					  enum traffic_direction direction)
 {
-	struct conntrack_value *first = &packet->first;
+	struct conntrack_value *first = conntrack_first(packet);
 	__u8 seen = seen_now(packet);
 
 	if (packet->protocol == IPPROTO_TCP) {
@@ -324,14 +381,22 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 	first->direction = direction;
 	first->seen[0] = seen;
 	first->seen[1] = 0;
-	first->packets = 0;
-	first->bytes = 0;
-#ifdef ENABLE_POLICY_ACCOUNTING
-	first->packets = 1;
-	first->bytes = skb->len;
+	first->told = 0;
+#ifdef ENABLE_CONNECTION_EVENTS
+	first->told = CONNECTION_OPENED;
+#endif
+#ifdef ENABLE_FLOW_ACCOUNTING
+	first->packets[direction - 1]++;
+	first->bytes[direction - 1] += skb->len;
+#else
+	first->packets[0] = first->packets[1] = 0;
+	first->bytes[0] = first->bytes[1] = 0;
 #endif
 	if (bpf_map_update_elem(&podlane_conntrack, &packet->flow, first, BPF_ANY))
 		return refused(DROP_CONNTRACK_FULL);
+#ifdef ENABLE_CONNECTION_EVENTS
+	connection_tell(skb, packet, CONNECTION_OPENED);
+#endif
 	return 0;
 }
 

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * What happens to packets, told to whoever listens: drops, points of a packet's way, verdicts of
- * policy.
+ * policy, connections that open and close.
  *
  * A record is the beginning of struct packet, which the programs fill anyway, so telling is one
- * copy into a ring that all CPUs share.
+ * copy into a ring that all CPUs share. That of a connection goes on to its flow's key and entry.
  *
  * The reader grants each CPU so many records of each type and grants more when it has read. Nobody
  * listening, nothing is granted and nothing copied. A flood costs the data path no more than the
@@ -28,9 +28,9 @@ struct {
 	__type(value, __u64);
 } podlane_event_credits SEC(".maps");
 
-/* Sends the packet's record if the reader takes one. */
-static __always_inline void event_send(const struct __sk_buff *skb, struct packet *packet,
-				       enum event_type type)
+/* Sends so much of the packet as a record if the reader takes one. */
+static __always_inline void event_send_some(const struct __sk_buff *skb, struct packet *packet,
+					    enum event_type type, __u32 size)
 {
 	__u64 *credit = bpf_map_lookup_elem(&podlane_event_credits, &numbers[type]);
 
@@ -42,8 +42,15 @@ static __always_inline void event_send(const struct __sk_buff *skb, struct packe
 	*credit -= 1;
 	packet->time = bpf_ktime_get_ns();
 	packet->length = skb->len;
-	if (bpf_ringbuf_output(&podlane_events, packet, EVENT_SIZE, 0))
+	if (bpf_ringbuf_output(&podlane_events, packet, size, 0))
 		packet->not_sent[type]++;
+}
+
+/* Sends the packet's record if the reader takes one. */
+static __always_inline void event_send(const struct __sk_buff *skb, struct packet *packet,
+				       enum event_type type)
+{
+	event_send_some(skb, packet, type, EVENT_SIZE);
 }
 
 /* Tells that the packet has come to a point of its way. */

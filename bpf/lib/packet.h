@@ -48,7 +48,9 @@ struct ipv6_extension {
 	__u8 data[4];
 };
 
+/* Places in maps whose sizes are promises to the version before; 0 had stayed free. */
 enum event_type {
+	EVENT_CONNECTION = 0,
 	EVENT_DROP = 1,
 	EVENT_TRACE = 2,
 	EVENT_POLICY_VERDICT = 3,
@@ -64,6 +66,12 @@ enum trace_point {
 	TRACE_TO_STACK = 4,
 	TRACE_TO_OVERLAY = 5,
 	TRACE_FROM_OVERLAY = 6,
+} __attribute__((packed));
+
+/* What has become of a connection. */
+enum connection_change {
+	CONNECTION_OPENED = 1,
+	CONNECTION_CLOSED = 2, /* a RST, or a FIN of both sides */
 } __attribute__((packed));
 
 /* What drops are counted by. */
@@ -129,10 +137,12 @@ struct conntrack_value {
 	enum traffic_direction direction;
 	/* What was seen of the opener, and of the replies. */
 	__u8 seen[2];
-	__u8 reserved[5];
-	/* Both ways; counted only with ENABLE_POLICY_ACCOUNTING. */
-	__u64 packets;
-	__u64 bytes;
+	/* enum connection_change: what listeners could have heard of it last; 0: nothing. */
+	__u8 told;
+	__u8 reserved[4];
+	/* By enum traffic_direction less one; counted only with ENABLE_FLOW_ACCOUNTING. */
+	__u64 packets[2];
+	__u64 bytes[2];
 };
 
 /* The packet that an ICMP error quotes. */
@@ -149,7 +159,7 @@ struct packet {
 	__u64 time;
 	struct metrics_key where;
 	enum event_type event;
-	/* Of a trace. */
+	/* Of a trace; of a connection its enum connection_change. */
 	enum trace_point point;
 	/* The endpoint of this node at the other end, 0 when there is none. */
 	__u16 peer_id;
@@ -202,10 +212,11 @@ struct packet {
 	__u8 padding[3];
 	/* What its flow's entry says if policy allows it now. */
 	__u64 allowed;
-	/* Its flow's key, and what the entry begins with. */
+	/* Its flow's key. */
 	struct conntrack_key flow;
-	struct conntrack_value first;
-	/* From the verdict of policy on also the tunnel's key (overlay.h). */
+	__u8 unused[40];
+	/* Also what its flow's entry begins with (conntrack.h), and from the verdict of policy on the
+	 * tunnel's key (overlay.h). */
 	struct quoted quoted;
 
 	/* What outlasts the packet. */

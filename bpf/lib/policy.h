@@ -35,6 +35,21 @@
 #define POLICY_FLAG_DENY  1
 #define POLICY_FLAG_ALLOW 2
 
+#define POLICY_HAS_PORTS 4
+
+/* By the flags of all entries that answered, and whether ports were found: 0, or a refusal. Looked up,
+ * because of a number that is read the verifier knows nothing: one way from there on, not four. */
+const __s32 policy_verdicts[2 * POLICY_HAS_PORTS] = {
+	[0] = refused(DROP_PORTS_MISSING),
+	[POLICY_FLAG_DENY] = refused(DROP_POLICY_DENY),
+	[POLICY_FLAG_ALLOW] = 0,
+	[POLICY_FLAG_DENY | POLICY_FLAG_ALLOW] = refused(DROP_POLICY_DENY),
+	[POLICY_HAS_PORTS] = refused(DROP_POLICY),
+	[POLICY_HAS_PORTS | POLICY_FLAG_DENY] = refused(DROP_POLICY_DENY),
+	[POLICY_HAS_PORTS | POLICY_FLAG_ALLOW] = 0,
+	[POLICY_HAS_PORTS | POLICY_FLAG_DENY | POLICY_FLAG_ALLOW] = refused(DROP_POLICY_DENY),
+};
+
 struct policy_value {
 	/* One of the two: no entry reads as neither. */
 	__u32 flags;
@@ -111,11 +126,8 @@ static __always_inline int policy_check(struct __sk_buff *skb, struct packet *pa
 		key->identity = *prefix;
 		flags |= policy_lookup(skb, key);
 	}
-	if (likely(flags == POLICY_FLAG_ALLOW))
-		return 0;
-	if (flags & POLICY_FLAG_DENY)
-		return refused(DROP_POLICY_DENY);
-	return packet->has_ports ? refused(DROP_POLICY) : refused(DROP_PORTS_MISSING);
+	return policy_verdicts[(flags & (POLICY_FLAG_DENY | POLICY_FLAG_ALLOW)) |
+			       (packet->has_ports & 1) * POLICY_HAS_PORTS];
 }
 
 /* Decides, and tells of it: of what is denied, of flows that begin, of everything where no flows

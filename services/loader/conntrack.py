@@ -14,7 +14,7 @@ from services.loader.layout import FAMILY_IPV4
 from services.loader.model import Direction
 
 KEY = struct.Struct("=16s16s2s2sHBB")
-VALUE = struct.Struct("=QQB2s5sQQ")
+VALUE = struct.Struct("=QQB2sB4s16s16s")
 
 _OWNER = 18  # where a key has its endpoint, in words of two bytes; a value begins with its end
 

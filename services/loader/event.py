@@ -33,6 +33,7 @@ _IDENTITIES = {0: "unknown", 1: "host", 2: "world", 5: "init"}
 class EventType(IntEnum):
     """`enum event_type`, without its prefix; the numbers are the API's, too."""
 
+    CONNECTION = 0
     DROP = 1
     TRACE = 2
     POLICY_VERDICT = 3

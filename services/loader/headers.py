@@ -46,6 +46,14 @@ OPTIONS: Mapping[str, Option] = {
         default=True,
         text="Track connections: replies of allowed flows pass without being asked about",
     ),
+    "flow-accounting": Option(
+        "ENABLE_FLOW_ACCOUNTING", default=True, text="Count packets and bytes of each tracked connection, both ways"
+    ),
+    "connection-events": Option(
+        "ENABLE_CONNECTION_EVENTS",
+        default=False,
+        text="Tell listeners of each tracked connection that is opened or closed",
+    ),
     HOST_ROUTING: Option(
         "ENABLE_HOST_ROUTING",
         default=False,

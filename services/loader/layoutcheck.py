@@ -31,7 +31,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     ),
     "conntrack_value": (
         conntrack.VALUE,
-        ("expires", "allowed", "direction", "seen", "reserved", "packets", "bytes"),
+        ("expires", "allowed", "direction", "seen", "told", "reserved", "packets", "bytes"),
     ),
     "packet": (
         event.PACKET,
@@ -70,7 +70,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
             "padding",
             "allowed",
             "flow",
-            "first",
+            "unused",
             "quoted",
             "not_sent",
         ),
