@@ -64,15 +64,17 @@ static __always_inline int admit(struct __sk_buff *skb, struct packet *packet, _
 #ifdef ENABLE_CONNTRACK
 	int verdict;
 
+	packet->policy_key.identity = peer;
 	conntrack_find(skb, packet, peer, direction);
 	barrier();
 	if (packet->passes)
 		return 0;
-	verdict = policy_verdict(skb, packet, peer, address);
+	verdict = policy_verdict(skb, packet, address);
 	return conntrack_conclude(skb, packet, verdict, direction);
 #else
+	packet->policy_key.identity = peer;
 	packet->conntrack = 0;
-	return policy_verdict(skb, packet, peer, address);
+	return policy_verdict(skb, packet, address);
 #endif
 }
 

@@ -211,7 +211,7 @@ class Datapath:
 
     def listen(self, *types: EventType, credit: int = 1 << 32) -> Self:
         """Let the programs send as many events of these types; none is all of them."""
-        self.event_credits.grant(types or tuple(EventType), credit)
+        self.event_credits.grant(dict.fromkeys(types or tuple(EventType), credit))
         return self
 
     def events(self) -> list[Event]:

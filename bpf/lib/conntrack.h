@@ -81,6 +81,7 @@ const volatile __u64 podlane_revision SEC(".data.podlane_revision");
 #define REVISION_SHIFT 32
 
 #define SECOND 1000000000ULL
+#define OPENED_SHIFT 30
 
 _Static_assert(sizeof(struct conntrack_value) <= sizeof(struct quoted), "has its memory");
 
@@ -208,10 +209,10 @@ static __always_inline bool flow_quoted(struct __sk_buff *skb, struct packet *pa
 	return (flow & (FLOW_TRACKED | FLOW_ERROR)) == FLOW_TRACKED;
 }
 
-/* Whether one side has reset the connection, or both have ended it. */
-static __always_inline __u8 tcp_is_closing(__u8 one, __u8 other)
+/* Whether one side has reset the connection, or both have ended it: 1 or 0. */
+static __always_inline __u64 tcp_is_closing(__u64 one, __u64 other)
 {
-	return ((one | other) & TCP_RST) | (one & other & TCP_FIN);
+	return ((one | other) / TCP_RST | (one & other) / TCP_FIN) & 1;
 }
 
 /* Whether policy would say what it said when it last allowed the flow: 1 or 0. */
@@ -238,7 +239,7 @@ static __always_inline __u64 conntrack_is_open(const struct conntrack_value *ent
 }
 
 /* What any packet shows of its side. */
-static __always_inline __u8 seen_now(const struct packet *packet)
+static __always_inline __u64 seen_now(const struct packet *packet)
 {
 	return SEEN | packet->from_stack * SEEN_FROM_STACK;
 }
@@ -247,6 +248,17 @@ static __always_inline __u8 seen_now(const struct packet *packet)
 static __always_inline struct conntrack_value *conntrack_first(struct packet *packet)
 {
 	return (void *)&packet->quoted;
+}
+
+/* Counts a packet of a live flow that passes (1), not another (0). */
+static __always_inline void conntrack_count(const struct __sk_buff *skb,
+					    struct conntrack_value *entry,
+					    enum traffic_direction direction, __u64 passes)
+{
+#ifdef ENABLE_FLOW_ACCOUNTING
+	__sync_fetch_and_add(&entry->packets[direction - 1], passes);
+	__sync_fetch_and_add(&entry->bytes[direction - 1], passes * skb->len);
+#endif
 }
 
 #define CONNECTION_EVENT_SIZE (offsetof(struct packet, quoted) + sizeof(struct conntrack_value))
@@ -278,9 +290,9 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 					     enum traffic_direction direction)
 {
 	const __u64 reply = (entry->direction ^ direction) & 1;
-	const __u8 flags = packet->flags, other = entry->seen[reply ^ 1];
-	__u64 lifetime = LIFETIME_OTHER;
-	__u8 seen = (entry->seen[reply] & ~SEEN_FROM_STACK) | seen_now(packet);
+	const __u64 flags = packet->flags, other = entry->seen[reply ^ 1];
+	__u64 lifetime = LIFETIME_OTHER, passes;
+	__u64 seen = (entry->seen[reply] & ~SEEN_FROM_STACK) | seen_now(packet);
 
 	if (packet->protocol == IPPROTO_TCP) {
 		if ((flags & (TCP_SYN | TCP_ACK)) == TCP_SYN &&
@@ -296,15 +308,13 @@ static __always_inline bool conntrack_follow(const struct __sk_buff *skb, struct
 		entry->seen[reply] = seen;
 	if (now + lifetime - entry->expires > SECOND) /* also when it is less */
 		entry->expires = now + lifetime;
-#ifdef ENABLE_FLOW_ACCOUNTING
-	__sync_fetch_and_add(&entry->packets[direction - 1], 1);
-	__sync_fetch_and_add(&entry->bytes[direction - 1], skb->len);
-#endif
-	connection_ends(skb, packet, entry);
 	packet->conntrack = CONNTRACK_ESTABLISHED + reply;
 	packet->opens &= reply ^ 1;
 	packet->by_stack = reply * (other / SEEN_FROM_STACK & 1);
-	packet->passes = (reply & conntrack_is_open(entry)) | conntrack_is_allowed(packet, entry);
+	passes = (reply & conntrack_is_open(entry)) | conntrack_is_allowed(packet, entry);
+	packet->passes = passes;
+	conntrack_count(skb, entry, direction, passes);
+	connection_ends(skb, packet, entry);
 	return true;
 }
 
@@ -343,13 +353,12 @@ static __always_inline void conntrack_find(struct __sk_buff *skb, struct packet 
 		packet->flow.protocol = packet->protocol;
 		flow_write(packet, flow, direction == DIRECTION_EGRESS, &packet->source.address,
 			   &packet->destination.address, &packet->l4);
+		conntrack_count_from(packet, NULL);
 	}
 	barrier();
 	entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
-	if (!entry) {
-		conntrack_count_from(packet, NULL);
+	if (!entry)
 		return;
-	}
 	now = bpf_ktime_get_coarse_ns();
 	if (entry->expires > now) {
 		if (flow & FLOW_ERROR) {
@@ -369,14 +378,16 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 					  enum traffic_direction direction)
 {
 	struct conntrack_value *first = conntrack_first(packet);
-	__u8 seen = seen_now(packet);
+	__u64 now, seen = seen_now(packet); /* a word on the stack is written whole */
 
 	if (packet->protocol == IPPROTO_TCP) {
 		if (packet->flags & TCP_RST)
 			return 0; /* the end of something that isn't known */
 		seen |= (packet->flags & TCP_FIN) | (~packet->flags & SEEN_WITHOUT_SYN);
 	}
-	first->expires = bpf_ktime_get_coarse_ns() + LIFETIME_OTHER;
+	now = bpf_ktime_get_coarse_ns();
+	first->expires = now + LIFETIME_OTHER;
+	first->opened = now >> OPENED_SHIFT;
 	first->allowed = packet->allowed;
 	first->direction = direction;
 	first->seen[0] = seen;
@@ -400,14 +411,17 @@ static __always_inline int conntrack_open(const struct __sk_buff *skb, struct pa
 	return 0;
 }
 
-/* Notes what policy said of the flow; not in an entry that has turned around since. */
-static __always_inline void conntrack_note(const struct packet *packet,
-					   enum traffic_direction direction)
+/* Notes what policy said of a packet and so of its flow; not in an entry that has turned around
+ * since. */
+static __always_inline void conntrack_note(const struct __sk_buff *skb, const struct packet *packet,
+					   enum traffic_direction direction, __u64 allows)
 {
 	struct conntrack_value *entry = bpf_map_lookup_elem(&podlane_conntrack, &packet->flow);
 
-	if (entry && entry->direction == direction)
-		entry->allowed = packet->allowed;
+	if (!entry || entry->direction != direction)
+		return;
+	entry->allowed = packet->allowed;
+	conntrack_count(skb, entry, direction, allows & 1);
 }
 
 /*
@@ -417,12 +431,16 @@ static __always_inline void conntrack_note(const struct packet *packet,
 static __always_inline int conntrack_conclude(const struct __sk_buff *skb, struct packet *packet,
 					      int verdict, enum traffic_direction direction)
 {
+	__u64 allows;
+
 	packet->verdict = verdict;
 	barrier();
-	/* FLOW_DENIED, unless the verdict is 0: refusals are negative. */
-	packet->allowed &= ~((__s64)packet->verdict >> 63);
+	/* All bits, or none: refusals are negative. */
+	allows = ~((__s64)packet->verdict >> 63);
+	barrier_var(allows);
+	packet->allowed &= allows; /* or FLOW_DENIED */
 	if (packet->conntrack == CONNTRACK_ESTABLISHED)
-		conntrack_note(packet, direction);
+		conntrack_note(skb, packet, direction, allows);
 	else if (packet->opens && !packet->verdict)
 		return conntrack_open(skb, packet, direction);
 	return packet->verdict;

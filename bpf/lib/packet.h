@@ -139,7 +139,8 @@ struct conntrack_value {
 	__u8 seen[2];
 	/* enum connection_change: what listeners could have heard of it last; 0: nothing. */
 	__u8 told;
-	__u8 reserved[4];
+	/* When: in units of 2^OPENED_SHIFT nanoseconds since boot. */
+	__u32 opened;
 	/* By enum traffic_direction less one; counted only with ENABLE_FLOW_ACCOUNTING. */
 	__u64 packets[2];
 	__u64 bytes[2];

@@ -77,17 +77,19 @@ struct {
 	__type(value, __u32);
 } podlane_prefixes SEC(".maps");
 
-static __always_inline __u64 policy_lookup(struct __sk_buff *skb, const struct policy_key *key)
+/* Adds the flags of the entry that answers to those in packet->verdict: in memory, so that the
+ * verifier sees one way whether or not there is such an entry. */
+static __always_inline void policy_lookup(struct __sk_buff *skb, struct packet *packet)
 {
-	struct policy_value *rule = bpf_map_lookup_elem(&podlane_policy, key);
+	struct policy_value *rule = bpf_map_lookup_elem(&podlane_policy, &packet->policy_key);
 
 	if (!rule)
-		return 0;
+		return;
 #ifdef ENABLE_POLICY_ACCOUNTING
 	__sync_fetch_and_add(&rule->packets, 1);
 	__sync_fetch_and_add(&rule->bytes, skb->len);
 #endif
-	return rule->flags;
+	packet->verdict |= rule->flags;
 }
 
 /* Returns the identity of the longest prefix that an address lies in, NULL without one. */
@@ -102,40 +104,42 @@ static __always_inline const __u32 *prefix_lookup(struct packet *packet,
 	return bpf_map_lookup_elem(&podlane_prefixes, key);
 }
 
-/* Whether the packet may pass between the endpoint and `peer` at `address`: 0, or a refusal. */
-static __always_inline int policy_check(struct __sk_buff *skb, struct packet *packet, __u32 peer,
+/* Whether the packet may pass between the endpoint and who is at `address`, whose identity is in the
+ * key: 0, or a refusal. */
+static __always_inline int policy_check(struct __sk_buff *skb, struct packet *packet,
 					const struct endpoint_key *address)
 {
 	struct policy_key *key = &packet->policy_key;
 	const __u32 *prefix;
-	__u64 flags;
 
 	key->prefix_length = POLICY_PREFIX_PROTOCOL + POLICY_PREFIX_PORT * packet->has_ports *
 							      protocol_has_ports(packet->protocol);
-	key->identity = peer;
 	key->direction = packet->where.direction;
 	key->protocol = packet->protocol;
 	key->port = packet->destination_port;
-	flags = policy_lookup(skb, key);
-
+	packet->verdict = 0;
+	policy_lookup(skb, packet);
+	barrier();
 	key->identity = IDENTITY_ANY;
-	flags |= policy_lookup(skb, key);
+	policy_lookup(skb, packet);
+	barrier();
 
 	prefix = prefix_lookup(packet, address);
 	if (prefix) {
 		key->identity = *prefix;
-		flags |= policy_lookup(skb, key);
+		policy_lookup(skb, packet);
 	}
-	return policy_verdicts[(flags & (POLICY_FLAG_DENY | POLICY_FLAG_ALLOW)) |
+	barrier();
+	return policy_verdicts[(packet->verdict & (POLICY_FLAG_DENY | POLICY_FLAG_ALLOW)) |
 			       (packet->has_ports & 1) * POLICY_HAS_PORTS];
 }
 
 /* Decides, and tells of it: of what is denied, of flows that begin, of everything where no flows
  * are tracked. */
-static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *packet, __u32 peer,
+static __always_inline int policy_verdict(struct __sk_buff *skb, struct packet *packet,
 					  const struct endpoint_key *address)
 {
-	int verdict = policy_check(skb, packet, peer, address);
+	int verdict = policy_check(skb, packet, address);
 
 #ifdef ENABLE_POLICY_VERDICT
 	packet->verdict = verdict;

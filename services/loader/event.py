@@ -1,7 +1,8 @@
 """What the datapath tells of packets: the records of `podlane_events` as values, and as one line. Pure.
 
-A record is the beginning of `struct packet` (bpf/lib/packet.h). What it doesn't know is 0: an identity before the peer
-was looked up, addresses when the packet was dropped before they were read.
+A record is the beginning of `struct packet` (bpf/lib/packet.h); that of a connection goes on to its flow's entry. What
+it doesn't know is 0: an identity before the peer was looked up, addresses when the packet was dropped before they were
+read.
 """
 
 import struct
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from services.common.model import Address
+from services.loader import conntrack as flows
 from services.loader import layout
-from services.loader.conntrack import ConntrackState
+from services.loader.conntrack import ConnectionChange, ConntrackState, Flow
 from services.loader.model import Direction
 from services.loader.refusal import place_text, reason_text
 
@@ -21,6 +23,9 @@ PACKET = struct.Struct(RECORD.format + "28sI16s8s12s24siBBBBB3sQ40s40s80s32s")
 # endpoint_id, event, peer_id where a record has them: what is looked at before anything else is.
 _KIND = struct.Struct("=8xH2xBxH")
 _NOT_SENT = struct.Struct("=4Q")
+# Where the record of a connection has its flow's key, and the entry.
+_KEY = PACKET.size - struct.calcsize("=40s40s80s32s")
+_ENTRY = PACKET.size - struct.calcsize("=80s32s")
 
 TCP, UDP, SCTP, ICMP, ICMPV6 = 6, 17, 132, 1, 58
 WITH_PORTS = frozenset({TCP, UDP, SCTP})
@@ -31,7 +36,7 @@ _IDENTITIES = {0: "unknown", 1: "host", 2: "world", 5: "init"}
 
 
 class EventType(IntEnum):
-    """`enum event_type`, without its prefix; the numbers are the API's, too."""
+    """`enum event_type`, without its prefix; the numbers are the API's, too, but for that of a connection, there 4."""
 
     CONNECTION = 0
     DROP = 1
@@ -80,6 +85,16 @@ class Event:
     destination_port: int
     flags: int
     conntrack: int
+    flow: Flow | None = None
+    """Of a connection: its entry as it was then."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A connection that has expired, or whose endpoint has gone, without having been closed."""
+
+    flow: Flow
+    time: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +158,13 @@ def read(record: bytes) -> Event:
         destination_port=int.from_bytes(destination_port, "big"),
         flags=flags,
         conntrack=conntrack,
+        flow=_flow(record, time) if type_ == EventType.CONNECTION else None,
     )
+
+
+def _flow(record: bytes, now_ns: int) -> Flow:
+    key = record[_KEY : _KEY + flows.KEY.size]
+    return flows.decode(key, record[_ENTRY : _ENTRY + flows.VALUE.size], now_ns)
 
 
 def not_sent_by_type(packets: bytes) -> dict[EventType, int]:
@@ -172,12 +193,37 @@ def describe(event: Event) -> str:
     what = {
         EventType.DROP: lambda: f"drop ({reason_text(event.reason)}) at {place_text(event.file, event.line)}",
         EventType.TRACE: lambda: TracePoint(event.point).name.lower().replace("_", "-"),
+        EventType.CONNECTION: lambda: connection_text(ConnectionChange(event.point), event.flow),
         EventType.POLICY_VERDICT: lambda: f"denied ({reason_text(event.reason)})" if event.reason else "allowed",
     }[event.type]()
     peer = f", peer {event.peer_id}" if event.peer_id else ""
     who = f"endpoint {event.endpoint_id} {event.direction.name.lower()}{peer}"
     identities = f"{identity_name(event.source_identity)} -> {identity_name(event.destination_identity)}"
     return f"{what}: {who}, identity {identities}: {_packet(event)}"
+
+
+def describe_end(one: Ended) -> str:
+    """Return the end of a connection that no packet has ended in one line."""
+    flow = one.flow
+    out = flow.direction is Direction.EGRESS
+    opener, server = (flow.local, flow.local_port), (flow.remote, flow.remote_port)
+    source, destination = (opener, server) if out else (server, opener)
+    ends = " -> ".join(
+        _with_port(*end) if flow.protocol in WITH_PORTS else str(end[0]) for end in (source, destination)
+    )
+    what = connection_text(ConnectionChange.EXPIRED, flow)
+    return f"{what}: endpoint {flow.endpoint_id} {flow.direction.name.lower()}: {ends} {protocol_name(flow.protocol)}"
+
+
+def connection_text(change: ConnectionChange, flow: Flow | None) -> str:
+    """Say what has become of a connection, and of one that has ended what it had counted, if anything."""
+    if change is ConnectionChange.OPENED or flow is None or not flow.counts.packets:
+        return f"connection {change.name.lower()}"
+    counts = flow.counts
+    return (
+        f"connection {change.name.lower()} ({counts.packets_out} packets, {counts.bytes_out} bytes out, "
+        f"{counts.packets_in} packets, {counts.bytes_in} bytes in)"
+    )
 
 
 def identity_name(identity: int) -> str:

@@ -7,7 +7,8 @@
 
 So the reader says how much is sent. A flood costs fifty readings a second and not one for each packet, and a reader
 that is slow or dead costs the data path nothing; what has no credit is counted by type in the program, and each
-listener hears of that, and of what it was itself too slow for.
+listener hears of that, and of what it was itself too slow for. Where only background listeners want a type (a history
+that somebody may look at later), a CPU is granted BACKGROUND of it.
 
 Invariants: a queue holds at most LONGEST events; a listener that is slow loses its own events only; no listener, no
 cost but one look at a map for each drop.
@@ -15,6 +16,7 @@ cost but one look at a map for each drop.
 
 import asyncio
 import struct
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass, field
@@ -22,8 +24,9 @@ from dataclasses import dataclass, field
 from services.common import telemetry
 from services.common.errors import Unavailable
 from services.loader import event
+from services.loader.conntrack import Flow
 from services.loader.datapath import Datapath
-from services.loader.event import Event, EventType, Lost
+from services.loader.event import Ended, Event, EventType, Lost
 from services.loader.libbpf_ring import Ring
 
 BATCH = 128
@@ -32,9 +35,10 @@ PAUSE = 0.02
 """Seconds between two readings."""
 CREDIT = 64
 """Records of a type that each CPU may send before the next reading."""
+BACKGROUND = 8
+"""The same where nobody looks on."""
 LONGEST = 4096
 """Events that may wait for one listener."""
-_NOT_SENT = f"more than the {CREDIT} of each CPU in {PAUSE * 1e3:.0f} ms"
 _COUNT = 1.0  # seconds between two looks at what the programs have lost
 
 _log = telemetry.logger("events")
@@ -42,11 +46,15 @@ _log = telemetry.logger("events")
 
 @dataclass(eq=False)
 class Listener:
-    """Who wants which events, and what waits for it. `endpoint_id`: at either end of the packet; 0: any."""
+    """Who wants which events, and what waits for it. `endpoint_id`: at either end of the packet; 0: any.
+
+    `background`: nobody looks on, so fewer will do.
+    """
 
     types: frozenset[EventType]
     endpoint_id: int
-    waiting: deque[Event] = field(default_factory=deque)
+    background: bool = False
+    waiting: deque[Event | Ended] = field(default_factory=deque)
     lost: dict[EventType, int] = field(default_factory=dict)
     missed: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,7 +64,7 @@ class Listener:
         """Return whether an event is for this one, given the endpoints at both ends."""
         return type_ in self.types and (not self.endpoint_id or self.endpoint_id in ends)
 
-    def put(self, one: Event) -> None:
+    def put(self, one: Event | Ended) -> None:
         """Let an event wait, or count it as missed."""
         if len(self.waiting) >= LONGEST:
             self.missed += 1
@@ -64,11 +72,12 @@ class Listener:
             self.waiting.append(one)
         self.wake.set()
 
-    def take(self) -> list[Event | Lost]:
+    def take(self) -> list[Event | Ended | Lost]:
         """Return what waits, and what is missing."""
-        found: list[Event | Lost] = [*self.waiting]
+        found: list[Event | Ended | Lost] = [*self.waiting]
         self.waiting.clear()
-        found += [Lost(type_, count, _NOT_SENT) for type_, count in self.lost.items()]
+        why = f"more than what each CPU may send in {PAUSE * 1e3:.0f} ms"
+        found += [Lost(type_, count, why) for type_, count in self.lost.items()]
         if self.missed:
             found.append(Lost(None, self.missed, f"this reader was more than {LONGEST} events behind"))
         self.lost, self.missed = {}, 0
@@ -102,9 +111,9 @@ class Events:
             listener.wake.set()
         self._close()
 
-    def listen(self, types: Iterable[EventType], endpoint_id: int = 0) -> Listener:
+    def listen(self, types: Iterable[EventType], endpoint_id: int = 0, *, background: bool = False) -> Listener:
         """Add a listener from now on; `types` empty: all. `forget` it when done."""
-        listener = Listener(frozenset(types) or frozenset(EventType), endpoint_id)
+        listener = Listener(frozenset(types) or frozenset(EventType), endpoint_id, background)
         if self._ring is None:
             self._open()
         self._listeners.add(listener)
@@ -119,7 +128,7 @@ class Events:
         else:
             self._close()
 
-    async def watch(self, listener: Listener) -> AsyncGenerator[Event | Lost, None]:
+    async def watch(self, listener: Listener) -> AsyncGenerator[Event | Ended | Lost, None]:
         """Yield a listener's events as they come, until the caller ends the iteration.
 
         Raises Unavailable when the service ends.
@@ -159,9 +168,20 @@ class Events:
             self._not_sent[type_] = now[type_]  # while nobody wanted it nothing was lost
         self._grant(wanted)
 
+    def expired(self, flows: Iterable[Flow]) -> None:
+        """Tell listeners of connections that have ended without a packet."""
+        now = time.monotonic_ns()
+        for flow in flows:
+            for listener in self._listeners:
+                if listener.wants(EventType.CONNECTION, flow.endpoint_id):
+                    listener.put(Ended(flow, now))
+
     def _grant(self, types: Iterable[EventType]) -> None:
         self._wanted = frozenset(types)
-        self._datapath.event_credits.grant(self._wanted, CREDIT)
+        watched = frozenset().union(*(one.types for one in self._listeners if not one.background))
+        self._datapath.event_credits.grant(
+            {type_: CREDIT if type_ in watched else BACKGROUND for type_ in self._wanted}
+        )
 
     def _listen(self, *, grant: bool) -> None:
         self._timer = None

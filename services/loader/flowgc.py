@@ -6,8 +6,8 @@ leads to it: one that is just being made has flows a moment before it has addres
 """
 
 from services.common import telemetry
-from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
+from services.loader.flowledger import FlowLedger
 
 INTERVAL = 60.0
 
@@ -17,19 +17,18 @@ _log = telemetry.logger("flowgc")
 class FlowGc:
     """Sweeps; its `run` is the controller's."""
 
-    def __init__(self, datapath: Datapath, blocking: Blocking) -> None:
-        """Wire; `datapath` has the map once somebody tracks flows."""
+    def __init__(self, datapath: Datapath, ledger: FlowLedger) -> None:
+        """Wire."""
         self._datapath = datapath
-        self._blocking = blocking
+        self._ledger = ledger
         self._strangers: frozenset[int] = frozenset()
 
     async def run(self) -> None:
-        """Sweep once, on a thread. Raises BpfError when the kernel refuses."""
-        flows = self._datapath.flows
-        if flows is None:
-            return
+        """Sweep once. Raises BpfError when the kernel refuses."""
         gone = self._strangers - self._known()
-        swept = await self._blocking.run(lambda: flows.sweep(gone))
+        swept = await self._ledger.sweep(gone)
+        if swept is None:
+            return
         self._strangers = swept.owners - self._known()
         _log.debug("swept", entries=swept.entries, removed=swept.removed, gone=sorted(gone))
 

@@ -7,7 +7,8 @@ Nothing in the datapath depends on a sweep: dead entries are taken for none, and
 out whichever was not used for longest. A sweep keeps dead flows from pushing out idle ones.
 
 Removing looks first and deletes then. A flow that was dead at the look and is opened again before the deletion loses
-its new entry with it: its next packet in the opener's direction makes another.
+its new entry with it: its next packet in the opener's direction makes another. What entries have counted is summed up
+at the look (flowcounts.py).
 """
 
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from services.common.model import Address
 from services.loader import conntrack, libbpf
 from services.loader.conntrack import Flow
+from services.loader.flowcounts import Sums
 from services.loader.maps import CONNTRACK, BpfMap
 
 End = tuple[Address, int]
@@ -25,11 +27,16 @@ End = tuple[Address, int]
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """What a pass has met: how many entries, how many of them it removed, and whose the others were."""
+    """What a pass has met: how many entries, how many of them it removed, and whose the others were.
+
+    Of those that it removed: what they had counted, and connections that listeners had heard of and not of their end.
+    """
 
     entries: int
     removed: int
     owners: frozenset[int]
+    counts: Sums
+    ended: tuple[Flow, ...]
 
 
 class Flows(BpfMap):
@@ -72,22 +79,35 @@ class Flows(BpfMap):
         """Remove everything of an endpoint."""
         return self._remove(0, frozenset({endpoint_id}))
 
-    def _remove(self, now: int, gone: frozenset[int]) -> Swept:
+    def sums(self) -> Sums:
+        """Return what the entries that are there have counted."""
+        found, now = Sums(), time.monotonic_ns()
+        for keys, values in self._chunks():
+            found.add(_pairs(keys, values), now)
+        return found
+
+    def _remove(self, until: int, gone: frozenset[int]) -> Swept:
         entries = removed = 0
         kept: set[int] = set()
+        counts, ended, now = Sums(), list[Flow](), time.monotonic_ns()
         for keys, values in self._chunks():
             owners, ends = conntrack.owners(keys), conntrack.ends(values)
             present = set(owners)
             entries += len(owners)
-            if gone.isdisjoint(present) and min(ends, default=now + 1) > now:  # as a rule, and a hundred times faster
+            if (
+                gone.isdisjoint(present) and min(ends, default=until + 1) > until
+            ):  # as a rule, and a hundred times faster
                 kept |= present
                 continue
             pairs = list(zip(owners, ends, strict=True))
-            dead = [index for index, (owner, end) in enumerate(pairs) if end <= now or owner in gone]
-            libbpf.map_delete_batch(self.fd, [_key(keys, index) for index in dead])
+            dead = [index for index, (owner, end) in enumerate(pairs) if end <= until or owner in gone]
+            removing = [(_key(keys, index), _value(values, index)) for index in dead]
+            libbpf.map_delete_batch(self.fd, [key for key, _ in removing])
+            counts.add(removing, now)
+            ended += [conntrack.decode(key, value, now) for key, value in removing if conntrack.is_open(value)]
             removed += len(dead)
-            kept.update(owner for owner, end in pairs if end > now and owner not in gone)
-        return Swept(entries, removed, frozenset(kept))
+            kept.update(owner for owner, end in pairs if end > until and owner not in gone)
+        return Swept(entries, removed, frozenset(kept), counts, tuple(ended))
 
     def _chunks(self) -> Iterator[tuple[bytes, bytes]]:
         return libbpf.map_chunks(self.fd, conntrack.KEY.size, conntrack.VALUE.size)
@@ -95,6 +115,10 @@ class Flows(BpfMap):
 
 def _ends(flow: Flow) -> set[End]:
     return {(flow.local, flow.local_port), (flow.remote, flow.remote_port)}
+
+
+def _pairs(keys: bytes, values: bytes) -> Iterator[tuple[bytes, bytes]]:
+    return ((_key(keys, index), _value(values, index)) for index in range(len(keys) // conntrack.KEY.size))
 
 
 def _key(keys: bytes, index: int) -> bytes:

@@ -31,7 +31,7 @@ _STRUCTS: Mapping[str, tuple[struct.Struct, tuple[str, ...]]] = {
     ),
     "conntrack_value": (
         conntrack.VALUE,
-        ("expires", "allowed", "direction", "seen", "told", "reserved", "packets", "bytes"),
+        ("expires", "allowed", "direction", "seen", "told", "opened", "packets", "bytes"),
     ),
     "packet": (
         event.PACKET,

@@ -24,6 +24,7 @@ from services.loader.compile import OVERLAY_SOURCE, SOURCE
 from services.loader.datapath import Datapath
 from services.loader.events import Events
 from services.loader.flowgc import FlowGc
+from services.loader.flowledger import FlowLedger
 from services.loader.host import Host
 from services.loader.hostaddresses import HostAddresses
 from services.loader.links import Links
@@ -49,7 +50,7 @@ from services.loader.traceservicer import TraceServicer
 
 NAME = loader_pb2.DESCRIPTOR.services_by_name["LoaderService"].full_name
 TRACE = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
-_QUIET = controller_service.QUIET | {"GetNode", "ListLinks", "ListEndpointDatapaths", "DumpMap"}
+_QUIET = controller_service.QUIET | {"GetNode", "ListLinks", "ListEndpointDatapaths", "DumpMap", "ListFlowCounts"}
 
 _log = telemetry.logger("main")
 
@@ -81,11 +82,12 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         shape_changed=lambda: manager.trigger("prepare-template"),
     )
     policies = Policies(datapath, state, blocking)
-    kernel = Kernel(datapath, policies, attachers, host, blocking)
+    events, prober = Events(datapath), Prober(datapath, state, blocking)
+    ledger = FlowLedger(datapath, blocking, events.expired)
+    kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
     links = Links(state.root / "links", worker, node.mtu)
     regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
-    events, prober = Events(datapath), Prober(datapath, state, blocking)
-    parts = Parts(node, links, regenerator, policies, prober, datapath, events, others, blocking, shielded)
+    parts = Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
     servicer = LoaderServicer(parts)
     metrics.watch(controllers)
     metrics.registry.register(TemplateCounts(templates))
@@ -123,7 +125,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     async def begin_controllers() -> None:
         # The first ADD after a start must not wait for clang if it need not.
         manager.update("prepare-template", Parameters(usual_shape))
-        manager.update("conntrack-gc", Parameters(FlowGc(datapath, blocking).run, interval=flowgc.INTERVAL))
+        manager.update("conntrack-gc", Parameters(FlowGc(datapath, ledger).run, interval=flowgc.INTERVAL))
         manager.update("node-routes", Parameters(node.compare_others, interval=othernodes.INTERVAL))
         manager.update("node-addresses", Parameters(node.compare_addresses, interval=hostaddresses.INTERVAL))
 

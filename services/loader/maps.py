@@ -461,11 +461,10 @@ class EventCredits(BpfMap):
 
     name = EVENT_CREDITS
 
-    def grant(self, types: Iterable[EventType], credit: int) -> None:
-        """Let each CPU send `credit` more of these types, and none of the others."""
-        wanted = frozenset(types)
+    def grant(self, credits_: Mapping[EventType, int]) -> None:
+        """Let each CPU send so many more of these types, and none of the others."""
         for type_ in EventType:
-            value = event.CREDIT.pack(credit if type_ in wanted else 0) * libbpf.possible_cpus()
+            value = event.CREDIT.pack(credits_.get(type_, 0)) * libbpf.possible_cpus()
             libbpf.map_update(self.fd, layout.SLOT.pack(type_), value)
 
     def granted(self) -> dict[EventType, list[int]]:

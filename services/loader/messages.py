@@ -202,6 +202,6 @@ def write_map_entry(entry: Entry) -> pb.MapEntry:
                 )
             )
         case Flow():
-            return pb.MapEntry(conntrack=eventmessages.write_flow(entry))
+            return pb.MapEntry(conntrack=eventmessages.write_flow(entry, eventmessages.clock_offset()))
         case IpcacheEntry():
             return pb.MapEntry(ipcache=clustermessages.write_ipcache_entry(entry))

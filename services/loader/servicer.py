@@ -21,6 +21,7 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.dump import dump
 from services.loader.events import Events
+from services.loader.flowledger import FlowLedger
 from services.loader.links import Links
 from services.loader.model import Routing
 from services.loader.nodeconfig import NodeConfigurer
@@ -41,6 +42,7 @@ class Parts:
     prober: Prober
     datapath: Datapath
     events: Events
+    ledger: FlowLedger
     others: OtherNodes
     blocking: Blocking
     shielded: Shielded
@@ -219,13 +221,20 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
         entries = await self._parts.blocking.run(lambda: dump(self._parts.datapath, request.map, id_))
         return pb.DumpMapResponse(entries=map(messages.write_map_entry, entries))
 
+    async def ListFlowCounts(  # noqa: N802 - the name that grpc calls
+        self, _request: pb.ListFlowCountsRequest, _context: Any
+    ) -> pb.ListFlowCountsResponse:
+        """Show who talks to whom, and how much."""
+        rows, left_out = await self._parts.ledger.rows()
+        return eventmessages.write_counts(self._parts.ledger.counts, rows, left_out, eventmessages.clock_offset())
+
     async def WatchEvents(  # noqa: N802 - the name that grpc calls
         self, request: pb.WatchEventsRequest, context: Any
     ) -> AsyncIterator[pb.WatchEventsResponse]:
         """Stream what happens to packets."""
         types = eventmessages.read_types(request.types, "types")
         id_ = policymessages.read_id(request.endpoint_id, "endpoint_id") if request.endpoint_id else 0
-        listener = self._parts.events.listen(types, id_)
+        listener = self._parts.events.listen(types, id_, background=request.background)
         try:
             async with contextlib.aclosing(self._parts.events.watch(listener)) as events:
                 await context.send_initial_metadata(())

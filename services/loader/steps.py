@@ -23,6 +23,7 @@ from services.loader import libbpf, maps, model
 from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_exists
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
+from services.loader.flowledger import FlowLedger
 from services.loader.libbpf import Fd
 from services.loader.model import EndpointRecord, EndpointSpec, PolicyEntry
 from services.loader.objects import Programs
@@ -53,6 +54,7 @@ class Kernel:
     attachers: Attachers
     host: HostSide
     blocking: Blocking
+    ledger: FlowLedger
 
 
 class Steps:
@@ -175,6 +177,5 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
                 await teardown.wait(attacher.forget(id_))
         await teardown.wait(kernel.policies.forget(id_))
         teardown.step(lambda: datapath.metrics.forget(id_))
-        if datapath.flows is not None:
-            await teardown.wait(kernel.blocking.run(functools.partial(datapath.flows.forget, id_)))
+        await teardown.wait(kernel.ledger.forget(id_, live.spec.generation if live is not None else 0))
     return state.remove(id_) or found

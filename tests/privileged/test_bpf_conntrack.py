@@ -613,25 +613,6 @@ def test_a_flow_that_finds_no_room_at_all_is_dropped_by_name() -> None:
         assert place_text(told.file, told.line).startswith("bpf/lib/conntrack.h:")
 
 
-def test_packets_and_bytes_of_both_ways_are_counted_with_policy_accounting() -> None:
-    question, answer = TO_WORLD[4] / UDP(sport=4242, dport=53), TO_POD[4] / UDP(sport=53, dport=4242) / b"answer"
-    with Datapath(compiled("policy-accounting")) as datapath:
-        datapath.enforce([PolicyEntry(OUT)])
-        assert sent(datapath, question)
-        assert received(datapath, answer)
-        assert sent(datapath, question)
-        counted = flow(datapath)
-
-    assert (counted.packets, counted.bytes) == (3, 2 * len(bytes(ETHER / question)) + len(bytes(ETHER / answer)))
-
-
-def test_without_policy_accounting_a_flow_counts_nothing(datapath: Datapath) -> None:
-    assert sent(datapath, TO_WORLD[4] / UDP(sport=4242, dport=53))
-    assert received(datapath, TO_POD[4] / UDP(sport=53, dport=4242))
-
-    assert (flow(datapath).packets, flow(datapath).bytes) == (0, 0)
-
-
 def test_events_say_what_a_packet_is_to_its_flow() -> None:
     question, answer = TO_WORLD[4] / UDP(sport=4242, dport=53), TO_POD[4] / UDP(sport=53, dport=4242)
     with Datapath(compiled("trace")) as datapath:

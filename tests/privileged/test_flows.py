@@ -10,6 +10,7 @@ from services.loader import conntrack, libbpf, maps
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.flowgc import FlowGc
+from services.loader.flowledger import FlowLedger
 from services.loader.flows import Flows
 from services.loader.model import Direction
 from tests.bpf_support import peer
@@ -28,7 +29,7 @@ def flows() -> Iterator[Flows]:
 def fill(flows: Flows, endpoint_id: int, count: int, *, alive: bool = True) -> None:
     """Add flows of an endpoint that end in an hour, or ended an hour ago."""
     end = time.monotonic_ns() + (HOUR if alive else -HOUR)
-    value = conntrack.VALUE.pack(max(end, 1), 2, Direction.EGRESS, b"\x80\0", bytes(5), 0, 0)
+    value = conntrack.VALUE.pack(max(end, 1), 2, Direction.EGRESS, b"\x80\0", 0, 0, bytes(16), bytes(16))
     keys = [
         conntrack.KEY.pack(
             bytes(16), bytes([alive]) + bytes(11) + n.to_bytes(4, "big"), b"\0\1", b"\0\2", endpoint_id, 17, 1
@@ -87,7 +88,8 @@ async def test_flows_of_an_endpoint_without_addresses_go_with_the_second_sweep(f
     """Between the two it may have been about to get some."""
     blocking = Blocking()
     with maps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 16})) as endpoints:
-        gc = FlowGc(cast("Datapath", Kernel(flows, endpoints)), blocking)
+        kernel = cast("Datapath", Kernel(flows, endpoints))
+        gc = FlowGc(kernel, FlowLedger(kernel, blocking))
         endpoints.put(peer("10.0.0.1", endpoint_id=1))
         for endpoint_id in (1, 2, 3):
             fill(flows, endpoint_id, 10)
@@ -103,4 +105,5 @@ async def test_flows_of_an_endpoint_without_addresses_go_with_the_second_sweep(f
 
 async def test_without_anybody_who_tracks_there_is_nothing_to_sweep() -> None:
     with maps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 1})) as endpoints:
-        await FlowGc(cast("Datapath", Kernel(None, endpoints)), Blocking()).run()
+        kernel = cast("Datapath", Kernel(None, endpoints))
+        await FlowGc(kernel, FlowLedger(kernel, Blocking())).run()

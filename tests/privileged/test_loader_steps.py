@@ -20,6 +20,7 @@ from services.loader import adopt, libbpf
 from services.loader.attach import Attachers
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
+from services.loader.flowledger import FlowLedger
 from services.loader.libbpf import Fd
 from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry, policy_content
 from services.loader.pins import Pins
@@ -107,7 +108,8 @@ class Bench:
         self.datapath = Datapath(self.pins, self.state, attachers, self.link, locks)
         self.blocking = Blocking()
         self.policies = Policies(self.datapath, self.state, self.blocking)
-        self.kernel = Kernel(self.datapath, self.policies, attachers, self.link, self.blocking)
+        ledger = FlowLedger(self.datapath, self.blocking)
+        self.kernel = Kernel(self.datapath, self.policies, attachers, self.link, self.blocking, ledger)
         self.regenerator = Regenerator(self.state, templates, self.kernel, locks, lambda: NODE)
 
     async def build(self, level: Level = Level.REWRITE_LOAD, policy: Any = ALLOW, **changes: Any) -> Any:

@@ -1,16 +1,18 @@
 """Tracked flows as values: who, between which ends, in which state, until when."""
 
+import struct
 from ipaddress import ip_address
 from typing import Any
 
 import pytest
 
 from services.loader import conntrack
-from services.loader.conntrack import FlowState
+from services.loader.conntrack import Counts, FlowState
 from services.loader.model import Direction
 
 FIN, WITHOUT_SYN, RST, SEEN = 1, 2, 4, 0x80
 NOW = 1_000_000_000_000
+OPENED = 800  # in units of 2^30 ns
 
 
 def key(**changes: Any) -> bytes:
@@ -29,7 +31,8 @@ def key(**changes: Any) -> bytes:
 
 def value(opener: int = SEEN, replies: int = 0, end: int = NOW + 5_000_000_000) -> bytes:
     """Return an entry with these bits of its two sides."""
-    return conntrack.VALUE.pack(end, 9 << 32 | 2, Direction.EGRESS, bytes((opener, replies)), bytes(5), 3, 222)
+    counts = struct.pack("=QQ", 1, 2), struct.pack("=QQ", 100, 122)
+    return conntrack.VALUE.pack(end, 9 << 32 | 2, Direction.EGRESS, bytes((opener, replies)), 0, OPENED, *counts)
 
 
 def test_a_flow_is_read_from_its_endpoints_side() -> None:
@@ -38,7 +41,9 @@ def test_a_flow_is_read_from_its_endpoints_side() -> None:
     assert flow is not None
     assert (flow.endpoint_id, flow.direction, flow.protocol, flow.peer_identity) == (7, Direction.EGRESS, 6, 2)
     assert (str(flow.local), flow.local_port, str(flow.remote), flow.remote_port) == ("10.0.0.7", 4242, "192.0.2.1", 80)
-    assert (flow.expires_in, flow.packets, flow.bytes) == (5.0, 3, 222)
+    assert (flow.expires_in, flow.counts) == (5.0, Counts(1, 100, 2, 122))
+    assert (flow.counts.packets, flow.counts.bytes) == (3, 222)
+    assert (flow.opened, flow.last) == ((OPENED << 30) / 1e9, NOW / 1e9 + 5 - 60)
 
 
 def test_ipv6_ends_have_their_whole_address() -> None:

@@ -165,6 +165,7 @@ def test_events_that_were_not_sent_are_summed_over_the_cpus_by_type() -> None:
         return bytes(event.PACKET.size - len(counts)) + counts
 
     assert event.not_sent_by_type(of_one_cpu(3, 0) + of_one_cpu(4, 5)) == {
+        EventType.CONNECTION: 0,
         EventType.DROP: 7,
         EventType.TRACE: 5,
         EventType.POLICY_VERDICT: 0,

@@ -139,6 +139,8 @@ class _EventTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventType.V
     """A packet at a point of its way. Sent where `trace` is on."""
     EVENT_TYPE_POLICY_VERDICT: _EventType.ValueType  # 3
     """What policy decided. Sent where `policy-verdict` is on."""
+    EVENT_TYPE_CONNECTION: _EventType.ValueType  # 4
+    """A tracked connection that was opened, closed or has expired. Sent where `connection-events` is on."""
 
 class EventType(_EventType, metaclass=_EventTypeEnumTypeWrapper):
     """── events ──
@@ -154,6 +156,8 @@ EVENT_TYPE_TRACE: EventType.ValueType  # 2
 """A packet at a point of its way. Sent where `trace` is on."""
 EVENT_TYPE_POLICY_VERDICT: EventType.ValueType  # 3
 """What policy decided. Sent where `policy-verdict` is on."""
+EVENT_TYPE_CONNECTION: EventType.ValueType  # 4
+"""A tracked connection that was opened, closed or has expired. Sent where `connection-events` is on."""
 Global___EventType: _TypeAlias = EventType  # noqa: Y015
 
 class _TracePoint:
@@ -195,6 +199,34 @@ TRACE_POINT_TO_OVERLAY: TracePoint.ValueType  # 5
 TRACE_POINT_FROM_OVERLAY: TracePoint.ValueType  # 6
 """It has come through the tunnel from another node."""
 Global___TracePoint: _TypeAlias = TracePoint  # noqa: Y015
+
+class _ConnectionChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ConnectionChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ConnectionChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CONNECTION_CHANGE_UNSPECIFIED: _ConnectionChange.ValueType  # 0
+    """Not set."""
+    CONNECTION_CHANGE_OPENED: _ConnectionChange.ValueType  # 1
+    """Its first packet has passed."""
+    CONNECTION_CHANGE_CLOSED: _ConnectionChange.ValueType  # 2
+    """A RST, or a FIN of both sides."""
+    CONNECTION_CHANGE_EXPIRED: _ConnectionChange.ValueType  # 3
+    """No packet for as long as it lives without one, or its endpoint has gone. Found within a minute."""
+
+class ConnectionChange(_ConnectionChange, metaclass=_ConnectionChangeEnumTypeWrapper):
+    """What has become of a connection."""
+
+CONNECTION_CHANGE_UNSPECIFIED: ConnectionChange.ValueType  # 0
+"""Not set."""
+CONNECTION_CHANGE_OPENED: ConnectionChange.ValueType  # 1
+"""Its first packet has passed."""
+CONNECTION_CHANGE_CLOSED: ConnectionChange.ValueType  # 2
+"""A RST, or a FIN of both sides."""
+CONNECTION_CHANGE_EXPIRED: ConnectionChange.ValueType  # 3
+"""No packet for as long as it lives without one, or its endpoint has gone. Found within a minute."""
+Global___ConnectionChange: _TypeAlias = ConnectionChange  # noqa: Y015
 
 class _ConntrackState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -2172,8 +2204,11 @@ class WatchEventsRequest(_message.Message):
 
     TYPES_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    BACKGROUND_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.int
     """Only packets that this endpoint sends or receives, whoever's programs saw them; 0: all."""
+    background: _builtins.bool
+    """Nobody looks on: a small part of a flood will do, so that it costs little."""
     @_builtins.property
     def types(self) -> _containers.RepeatedScalarFieldContainer[Global___EventType.ValueType]:
         """Empty: all."""
@@ -2183,10 +2218,11 @@ class WatchEventsRequest(_message.Message):
         *,
         types: _abc.Iterable[Global___EventType.ValueType] | None = ...,
         endpoint_id: _builtins.int = ...,
+        background: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["endpoint_id", b"endpoint_id", "types", b"types"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["background", b"background", "endpoint_id", b"endpoint_id", "types", b"types"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2203,16 +2239,20 @@ class WatchEventsResponse(_message.Message):
     TRACE_FIELD_NUMBER: _builtins.int
     POLICY_VERDICT_FIELD_NUMBER: _builtins.int
     LOST_FIELD_NUMBER: _builtins.int
+    CONNECTION_FIELD_NUMBER: _builtins.int
     ENDPOINT_ID_FIELD_NUMBER: _builtins.int
     DIRECTION_FIELD_NUMBER: _builtins.int
     PACKET_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
+    BOOT_NS_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.int
     """Whose programs saw the packet; 0 of lost events."""
     direction: Global___TrafficDirection.ValueType
     summary: _builtins.str
-    """All of it in one line, as `podlane monitor` prints it.
-    next field: 10
+    """All of it in one line, as `podlane monitor` prints it."""
+    boot_ns: _builtins.int
+    """When, in nanoseconds since boot: the same in every stream that has this event.
+    next field: 12
     """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp: ...
@@ -2225,6 +2265,8 @@ class WatchEventsResponse(_message.Message):
     @_builtins.property
     def lost(self) -> Global___LostEvents: ...
     @_builtins.property
+    def connection(self) -> Global___ConnectionEvent: ...
+    @_builtins.property
     def packet(self) -> Global___EventPacket: ...
     def __init__(
         self,
@@ -2234,16 +2276,18 @@ class WatchEventsResponse(_message.Message):
         trace: Global___TraceEvent | None = ...,
         policy_verdict: Global___PolicyVerdictEvent | None = ...,
         lost: Global___LostEvents | None = ...,
+        connection: Global___ConnectionEvent | None = ...,
         endpoint_id: _builtins.int = ...,
         direction: Global___TrafficDirection.ValueType = ...,
         packet: Global___EventPacket | None = ...,
         summary: _builtins.str = ...,
+        boot_ns: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drop", b"drop", "event", b"event", "lost", b"lost", "packet", b"packet", "policy_verdict", b"policy_verdict", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "drop", b"drop", "event", b"event", "lost", b"lost", "packet", b"packet", "policy_verdict", b"policy_verdict", "time", b"time", "trace", b"trace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["direction", b"direction", "drop", b"drop", "endpoint_id", b"endpoint_id", "event", b"event", "lost", b"lost", "packet", b"packet", "policy_verdict", b"policy_verdict", "summary", b"summary", "time", b"time", "trace", b"trace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_ns", b"boot_ns", "connection", b"connection", "direction", b"direction", "drop", b"drop", "endpoint_id", b"endpoint_id", "event", b"event", "lost", b"lost", "packet", b"packet", "policy_verdict", b"policy_verdict", "summary", b"summary", "time", b"time", "trace", b"trace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["drop", "trace", "policy_verdict", "lost"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["drop", "trace", "policy_verdict", "lost", "connection"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -2320,6 +2364,39 @@ class PolicyVerdictEvent(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PolicyVerdictEvent: _TypeAlias = PolicyVerdictEvent  # noqa: Y015
+
+@_typing.final
+class ConnectionEvent(_message.Message):
+    """A connection, as one endpoint sees it: one between two pods of this node is told of by both. The event's packet is the
+    one that did it; of one that has expired it has the ends only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    FLOW_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    change: Global___ConnectionChange.ValueType
+    duration_ms: _builtins.int
+    """How long it was open, in milliseconds, to a second; 0 of one that was opened."""
+    @_builtins.property
+    def flow(self) -> Global___ConntrackEntry:
+        """Its entry at that moment, without the packets that come after: `expires_in` is 0 once it has expired."""
+
+    def __init__(
+        self,
+        *,
+        change: Global___ConnectionChange.ValueType = ...,
+        flow: Global___ConntrackEntry | None = ...,
+        duration_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["flow", b"flow"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "duration_ms", b"duration_ms", "flow", b"flow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConnectionEvent: _TypeAlias = ConnectionEvent  # noqa: Y015
 
 @_typing.final
 class LostEvents(_message.Message):
@@ -2442,6 +2519,9 @@ class ConntrackEntry(_message.Message):
     PACKETS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     PROTOCOL_NUMBER_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    OPENED_FIELD_NUMBER: _builtins.int
+    LAST_PACKET_FIELD_NUMBER: _builtins.int
     endpoint_id: _builtins.int
     direction: Global___TrafficDirection.ValueType
     """Of the packet that opened it."""
@@ -2456,18 +2536,30 @@ class ConntrackEntry(_message.Message):
     expires_in: _builtins.int
     """Seconds until it is dead if no packet comes."""
     packets: _builtins.int
-    """Both ways; counted only where `policy-accounting` is on."""
+    """Both ways; counted only where `flow-accounting` is on, which is the default."""
     bytes: _builtins.int
     protocol_number: _builtins.int
-    """As IP has it, for example 6.
-    next field: 14
-    """
+    """As IP has it, for example 6."""
     @_builtins.property
     def local(self) -> _types_pb2.IpAddress:
         """The endpoint's end."""
 
     @_builtins.property
     def remote(self) -> _types_pb2.IpAddress: ...
+    @_builtins.property
+    def traffic(self) -> Global___FlowTraffic:
+        """Into the endpoint and out of it. Bytes as packets are long, with the Ethernet header. Where ends are used again
+        before a sweep has come (within a minute), the new connection goes on from the old one's.
+        """
+
+    @_builtins.property
+    def opened(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def last_packet(self) -> _timestamp_pb2.Timestamp:
+        """Its latest packet, to a second.
+        next field: 17
+        """
+
     def __init__(
         self,
         *,
@@ -2484,11 +2576,168 @@ class ConntrackEntry(_message.Message):
         packets: _builtins.int = ...,
         bytes: _builtins.int = ...,
         protocol_number: _builtins.int = ...,
+        traffic: Global___FlowTraffic | None = ...,
+        opened: _timestamp_pb2.Timestamp | None = ...,
+        last_packet: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["local", b"local", "remote", b"remote"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["last_packet", b"last_packet", "local", b"local", "opened", b"opened", "remote", b"remote", "traffic", b"traffic"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "direction", b"direction", "endpoint_id", b"endpoint_id", "expires_in", b"expires_in", "local", b"local", "local_port", b"local_port", "packets", b"packets", "peer_identity", b"peer_identity", "protocol", b"protocol", "protocol_number", b"protocol_number", "remote", b"remote", "remote_port", b"remote_port", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "direction", b"direction", "endpoint_id", b"endpoint_id", "expires_in", b"expires_in", "last_packet", b"last_packet", "local", b"local", "local_port", b"local_port", "opened", b"opened", "packets", b"packets", "peer_identity", b"peer_identity", "protocol", b"protocol", "protocol_number", b"protocol_number", "remote", b"remote", "remote_port", b"remote_port", "state", b"state", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ConntrackEntry: _TypeAlias = ConntrackEntry  # noqa: Y015
+
+@_typing.final
+class FlowTraffic(_message.Message):
+    """Packets and bytes into an endpoint and out of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PACKETS_IN_FIELD_NUMBER: _builtins.int
+    BYTES_IN_FIELD_NUMBER: _builtins.int
+    PACKETS_OUT_FIELD_NUMBER: _builtins.int
+    BYTES_OUT_FIELD_NUMBER: _builtins.int
+    packets_in: _builtins.int
+    bytes_in: _builtins.int
+    packets_out: _builtins.int
+    bytes_out: _builtins.int
+    def __init__(
+        self,
+        *,
+        packets_in: _builtins.int = ...,
+        bytes_in: _builtins.int = ...,
+        packets_out: _builtins.int = ...,
+        bytes_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_in", b"bytes_in", "bytes_out", b"bytes_out", "packets_in", b"packets_in", "packets_out", b"packets_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowTraffic: _TypeAlias = FlowTraffic  # noqa: Y015
+
+@_typing.final
+class ListFlowCountsRequest(_message.Message):
+    """Asks for what flows have counted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFlowCountsRequest: _TypeAlias = ListFlowCountsRequest  # noqa: Y015
+
+@_typing.final
+class ListFlowCountsResponse(_message.Message):
+    """What flows have counted. Exact for flows of endpoints with `conntrack` and `flow-accounting`, but for what a full map
+    of flows has pushed out. A row is one endpoint's view: traffic between two pods of this node is in one of each.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    ROWS_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    ROWS_FORGOTTEN_FIELD_NUMBER: _builtins.int
+    rows_left_out: _builtins.int
+    """Rows that aren't told here, and rows that aren't kept any more."""
+    rows_forgotten: _builtins.int
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___FlowCount]:
+        """The most recently active ones, 8,192 at most."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Flows that ended before are not in it; of those that are there all is."""
+
+    def __init__(
+        self,
+        *,
+        rows: _abc.Iterable[Global___FlowCount] | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        rows_left_out: _builtins.int = ...,
+        rows_forgotten: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "rows_forgotten", b"rows_forgotten", "rows_left_out", b"rows_left_out", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListFlowCountsResponse: _TypeAlias = ListFlowCountsResponse  # noqa: Y015
+
+@_typing.final
+class FlowCount(_message.Message):
+    """One endpoint's traffic with one peer by one protocol and port."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENDPOINT_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    DIRECTION_FIELD_NUMBER: _builtins.int
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    PROTOCOL_NUMBER_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    REMOTE_FIELD_NUMBER: _builtins.int
+    PEER_IDENTITY_FIELD_NUMBER: _builtins.int
+    TRAFFIC_FIELD_NUMBER: _builtins.int
+    CONNECTIONS_FIELD_NUMBER: _builtins.int
+    FIRST_SEEN_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_FIELD_NUMBER: _builtins.int
+    endpoint_id: _builtins.int
+    generation: _builtins.int
+    """Of an endpoint that has gone; 0: of the one that has the id now. 2^64-1: of one that nobody had a record of."""
+    direction: Global___TrafficDirection.ValueType
+    """Of the packets that open: EGRESS, the endpoint asks."""
+    protocol: _builtins.str
+    protocol_number: _builtins.int
+    """As IP has it, for example 6."""
+    port: _builtins.int
+    """The server's; 0 of protocols without ports."""
+    peer_identity: _builtins.int
+    """0: policy has denied the flow since, and forgotten it."""
+    connections: _builtins.int
+    """Connections; ends that are used again within a minute count once."""
+    @_builtins.property
+    def remote(self) -> _types_pb2.IpAddress:
+        """Absent of ends outside: those of an identity are one peer."""
+
+    @_builtins.property
+    def traffic(self) -> Global___FlowTraffic: ...
+    @_builtins.property
+    def first_seen(self) -> _timestamp_pb2.Timestamp:
+        """The first that was opened, and the latest packet, to a second."""
+
+    @_builtins.property
+    def last_seen(self) -> _timestamp_pb2.Timestamp: ...
+    def __init__(
+        self,
+        *,
+        endpoint_id: _builtins.int = ...,
+        generation: _builtins.int = ...,
+        direction: Global___TrafficDirection.ValueType = ...,
+        protocol: _builtins.str = ...,
+        protocol_number: _builtins.int = ...,
+        port: _builtins.int = ...,
+        remote: _types_pb2.IpAddress | None = ...,
+        peer_identity: _builtins.int = ...,
+        traffic: Global___FlowTraffic | None = ...,
+        connections: _builtins.int = ...,
+        first_seen: _timestamp_pb2.Timestamp | None = ...,
+        last_seen: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_seen", b"first_seen", "last_seen", b"last_seen", "remote", b"remote", "traffic", b"traffic"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connections", b"connections", "direction", b"direction", "endpoint_id", b"endpoint_id", "first_seen", b"first_seen", "generation", b"generation", "last_seen", b"last_seen", "peer_identity", b"peer_identity", "port", b"port", "protocol", b"protocol", "protocol_number", b"protocol_number", "remote", b"remote", "traffic", b"traffic"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FlowCount: _TypeAlias = FlowCount  # noqa: Y015

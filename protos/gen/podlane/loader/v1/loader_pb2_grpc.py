@@ -120,6 +120,11 @@ class LoaderServiceStub:
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapRequest.SerializeToString,
                 response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapResponse.FromString,
                 _registered_method=True)
+        self.ListFlowCounts = channel.unary_unary(
+                '/podlane.loader.v1.LoaderService/ListFlowCounts',
+                request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListFlowCountsRequest.SerializeToString,
+                response_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListFlowCountsResponse.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/podlane.loader.v1.LoaderService/WatchEvents',
                 request_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.WatchEventsRequest.SerializeToString,
@@ -272,6 +277,14 @@ class LoaderServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListFlowCounts(self, request, context):
+        """Who talks to whom: what tracked flows have counted, summed by pair, protocol and port. MonitorService.ListFlows
+        of the endpoint service has it with names. Goes through the map of flows: 0.3 s for 100,000 of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
         """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
         it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
@@ -367,6 +380,11 @@ def add_LoaderServiceServicer_to_server(servicer, server):
                     servicer.DumpMap,
                     request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapRequest.FromString,
                     response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapResponse.SerializeToString,
+            ),
+            'ListFlowCounts': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFlowCounts,
+                    request_deserializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListFlowCountsRequest.FromString,
+                    response_serializer=podlane_dot_loader_dot_v1_dot_loader__pb2.ListFlowCountsResponse.SerializeToString,
             ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
@@ -834,6 +852,33 @@ class LoaderService:
             '/podlane.loader.v1.LoaderService/DumpMap',
             podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapRequest.SerializeToString,
             podlane_dot_loader_dot_v1_dot_loader__pb2.DumpMapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFlowCounts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/podlane.loader.v1.LoaderService/ListFlowCounts',
+            podlane_dot_loader_dot_v1_dot_loader__pb2.ListFlowCountsRequest.SerializeToString,
+            podlane_dot_loader_dot_v1_dot_loader__pb2.ListFlowCountsResponse.FromString,
             options,
             channel_credentials,
             insecure,

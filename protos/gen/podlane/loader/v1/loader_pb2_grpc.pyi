@@ -101,6 +101,10 @@ class LoaderServiceStub:
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
     DumpMap: _grpc.UnaryUnaryMultiCallable[_loader_pb2.DumpMapRequest, _loader_pb2.DumpMapResponse]
     """The entries of one map, decoded."""
+    ListFlowCounts: _grpc.UnaryUnaryMultiCallable[_loader_pb2.ListFlowCountsRequest, _loader_pb2.ListFlowCountsResponse]
+    """Who talks to whom: what tracked flows have counted, summed by pair, protocol and port. MonitorService.ListFlows
+    of the endpoint service has it with names. Goes through the map of flows: 0.3 s for 100,000 of them.
+    """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_loader_pb2.WatchEventsRequest, _loader_pb2.WatchEventsResponse]
     """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
     it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
@@ -179,6 +183,10 @@ class LoaderServiceAsyncStub(LoaderServiceStub):
     """What the kernel and the state directory hold for one endpoint or for all: read only."""
     DumpMap: _aio.UnaryUnaryMultiCallable[_loader_pb2.DumpMapRequest, _loader_pb2.DumpMapResponse]  # type: ignore[assignment]
     """The entries of one map, decoded."""
+    ListFlowCounts: _aio.UnaryUnaryMultiCallable[_loader_pb2.ListFlowCountsRequest, _loader_pb2.ListFlowCountsResponse]  # type: ignore[assignment]
+    """Who talks to whom: what tracked flows have counted, summed by pair, protocol and port. MonitorService.ListFlows
+    of the endpoint service has it with names. Goes through the map of flows: 0.3 s for 100,000 of them.
+    """
     WatchEvents: _aio.UnaryStreamMultiCallable[_loader_pb2.WatchEventsRequest, _loader_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """Streams what happens to packets until the caller hangs up. The header is sent as soon as the programs tell of
     it; nothing from before is in the stream. A reader that is too slow loses events and is told how many.
@@ -356,6 +364,16 @@ class LoaderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_loader_pb2.DumpMapResponse, _abc.Awaitable[_loader_pb2.DumpMapResponse]]:
         """The entries of one map, decoded."""
+
+    @_abc_1.abstractmethod
+    def ListFlowCounts(
+        self,
+        request: _loader_pb2.ListFlowCountsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_loader_pb2.ListFlowCountsResponse, _abc.Awaitable[_loader_pb2.ListFlowCountsResponse]]:
+        """Who talks to whom: what tracked flows have counted, summed by pair, protocol and port. MonitorService.ListFlows
+        of the endpoint service has it with names. Goes through the map of flows: 0.3 s for 100,000 of them.
+        """
 
     @_abc_1.abstractmethod
     def WatchEvents(
