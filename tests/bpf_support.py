@@ -202,6 +202,10 @@ class Datapath:
         """Return the map of flows as it is, dead ones too."""
         return libbpf.map_entries(self.fds[maps.CONNTRACK], conntrack.KEY.size, conntrack.VALUE.size)
 
+    def uncounted(self) -> list[tuple[bytes, bytes]]:
+        """Return the map of flows without what its entries have counted."""
+        return [(key, value[: -4 * layout.REVISION.size]) for key, value in self.entries()]
+
     def age(self, seconds: float) -> None:
         """Let time pass for every flow: it expires that much earlier."""
         for key, value in self.entries():

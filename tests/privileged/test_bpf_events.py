@@ -43,7 +43,7 @@ pytestmark = pytest.mark.privileged
 V4, V6 = IP(src=POD_V4, dst=PEER_V4), IPv6(src=POD_V6, dst=PEER_V6)
 INBOUND = Ether(src=HOST_MAC, dst=POD_MAC)
 IN, OUT = Direction.INGRESS, Direction.EGRESS
-ALL = ("trace", "policy-verdict")
+ALL = ("trace", "policy-verdict", "connection-events")
 
 
 @pytest.fixture
@@ -299,6 +299,7 @@ def test_a_flood_sends_as_much_as_was_granted_and_the_rest_is_counted(datapath: 
 
     assert len(datapath.events()) == credit
     assert datapath.packet.not_sent() == {
+        EventType.CONNECTION: 0,
         EventType.DROP: packets - credit,
         EventType.TRACE: 0,
         EventType.POLICY_VERDICT: 0,
