@@ -161,6 +161,8 @@ class EndpointSettings:
     """A pod always reaches its own node, whatever its policies."""
     init_policy: str = "allow"
     """What a pod may do whose labels aren't known yet: allow (everything) or deny (its own node reaches it)."""
+    history_size: int = 4096
+    """Events that are kept for `podlane monitor --last`; 0-1000000."""
     metrics_listen: str = _SOCKET
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/endpoint/metrics.sock."""

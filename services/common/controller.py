@@ -34,7 +34,7 @@ import random
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -83,6 +83,9 @@ class Surroundings:
     """Each run gets a copy."""
     observe: Callable[[str, Outcome], None]
     """Told of each run's group and outcome."""
+    news: list[Callable[[str, str, Outcome, int], None]] = field(default_factory=list)
+    """Told of a controller's resource and name and of the outcome when it begins to fail, and when it works again; then
+    after how many failures in a row."""
 
 
 def backoff(consecutive: int, base: float, cap: float, jitter: float) -> float:
@@ -308,6 +311,9 @@ class Controller:
         if outcome.duration > self.parameters.alarm:
             _log.warning("controller run that hung has ended", seconds=round(outcome.duration, 1))
         failures = self.status.consecutive_failures
+        if bool(failures) != bool(failed_before):
+            for tell in self._surroundings.news:
+                tell(self.resource, self.name, outcome, failed_before)
         if outcome.result is Result.SUCCESS and failed_before:
             _log.info("controller recovered", failures=failed_before)
         if outcome.result is Result.FAILURE:

@@ -35,10 +35,13 @@ class FlowWatch:
         self._loader = loader
 
     async def watch(
-        self, types_: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]]
+        self, types_: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]], *, background: bool = False
     ) -> AsyncIterator[pb.WatchFlowsResponse]:
-        """Yield events with names; `begun` is awaited once when the loader has begun to tell of them."""
-        async for event in self._loader.events(types_, endpoint_id, begun):
+        """Yield events with names; `begun` is awaited once when the loader has begun to tell of them.
+
+        `background`: nobody looks on, so a small part of a flood will do.
+        """
+        async for event in self._loader.events(types_, endpoint_id, begun, background=background):
             yield self.named(event)
 
     def named(self, event: loader_pb2.WatchEventsResponse) -> pb.WatchFlowsResponse:
@@ -58,10 +61,14 @@ class FlowWatch:
 
     def _end(self, id_: int, identity: int, address: types.IpAddress) -> pb.FlowEnd:
         managed = self._registry.find(Selector(id=id_)) if id_ else None
+        if managed is None and address.packed and not id_:
+            # What has expired is told of without the other end's number.
+            known = self._registry.find(Selector(address=ip_address(address.packed)))
+            managed = known if known is not None and known.endpoint.identity == identity else None
         if managed is not None:
             endpoint = managed.endpoint
             return pb.FlowEnd(
-                endpoint_id=id_,
+                endpoint_id=endpoint.id,
                 pod=wire.write_pod(endpoint.spec.pod),
                 identity=identity,
                 labels=endpoint.identity_labels,

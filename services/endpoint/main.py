@@ -8,6 +8,7 @@ from podlane.endpoint.v1 import (
     cluster_pb2_grpc,
     endpoint_pb2,
     endpoint_pb2_grpc,
+    monitor_pb2,
     policy_pb2,
     policy_pb2_grpc,
     trace_pb2,
@@ -26,7 +27,7 @@ from services.common.kvstore.choose import choose
 from services.common.kvstore.embedded import EmbeddedKvstore
 from services.common.kvstore.keys import Keys
 from services.common.metrics import Metrics
-from services.endpoint import otlp, plan, settingscheck
+from services.endpoint import monitorservicer, otlp, plan, settingscheck
 from services.endpoint import policies as policies_parts
 from services.endpoint.admission import Admission, width
 from services.endpoint.check import Checker
@@ -42,6 +43,8 @@ from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.manager import Manager, Parts
 from services.endpoint.metrics import Creations, Deletions, Phases, States
 from services.endpoint.model import Level
+from services.endpoint.monitor.hub import Monitor
+from services.endpoint.monitor.names import Names
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
 from services.endpoint.packettrace import LoaderPeer as TracingLoader
@@ -67,9 +70,10 @@ from services.endpoint.whyservicer import WhyServicer
 WHY = why_pb2.DESCRIPTOR.services_by_name["WhyService"].full_name
 NAME = endpoint_pb2.DESCRIPTOR.services_by_name["EndpointService"].full_name
 CLUSTER = cluster_pb2.DESCRIPTOR.services_by_name["ClusterService"].full_name
+MONITOR = monitor_pb2.DESCRIPTOR.services_by_name["MonitorService"].full_name
 POLICY = policy_pb2.DESCRIPTOR.services_by_name["PolicyService"].full_name
 TRACE = trace_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name
-NAMES = (NAME, POLICY, CLUSTER, TRACE, WHY, controller_service.NAME)
+NAMES = (NAME, POLICY, MONITOR, CLUSTER, TRACE, WHY, controller_service.NAME)
 _QUIET = controller_service.QUIET | {
     "GetEndpoint",
     "ListEndpoints",
@@ -80,6 +84,7 @@ _QUIET = controller_service.QUIET | {
     "ListDeletions",
     "ListCreations",
     "ListStuck",
+    "ListFlows",
 }
 
 
@@ -92,13 +97,12 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     ipam_peer = Peer("ipam", settings.ipam.socket, endpoint.peer_wait_seconds)
     loader_peer = Peer("loader", settings.loader.socket, endpoint.peer_wait_seconds)
     ipam, loader, store = IpamPeer(ipam_peer), LoaderPeer(loader_peer), Store(database)
-    watchers, embedded = Watchers(), EmbeddedKvstore(database)
+    watchers, endpoints = Watchers(), Registry()
+    embedded, keys = EmbeddedKvstore(database), Keys(settings.kvstore.root)
     kvstore, kvstore_client = choose(settings.kvstore, settings.cluster, registry, embedded, metrics)
-    keys = Keys(settings.kvstore.root)
     publisher = Publisher(kvstore, keys, settings.node.name, endpoint.publish_interval_seconds)
     readiness = Readiness(endpoint.peer_wait_seconds, lambda ready: server.serving(ready=ready))
     own_controllers = controllers.Manager("endpoint-manager", registry)
-    endpoints = Registry()
     cluster: Cluster | None = None
     if settings.kvstore.endpoints:
         late = Late(lambda: policies, publisher.saw, store.instance)
@@ -161,6 +165,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     documents = cluster.documents(policies) if cluster is not None else None
     policies.look_first_at = [directory.look_first, *([documents.look_first] if documents is not None else ())]
     policy_servicer = PolicyServicer(policies, view, flows, endpoints, documents=documents)
+    monitor = Monitor(flows, Names(endpoints, policies), own_controllers, endpoint.history_size)
+    monitor.observe(watchers, registry)
     metrics.watch(registry)
     for looking in (States(manager), Deletions(journal), Creations(parts.admission)):
         metrics.registry.register(looking)
@@ -210,6 +216,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
             exporter,
             server,
             watchers,
+            monitor,
             journal,
             keeper,
             collector,

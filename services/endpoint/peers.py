@@ -88,9 +88,15 @@ class Loader(Protocol):
         """Ask an endpoint's programs about a packet. Raises NotFound (no programs), Unavailable."""
 
     def events(
-        self, types: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]]
+        self, types: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]], *, background: bool = False
     ) -> AsyncIterator[loader_pb2.WatchEventsResponse]:
-        """Yield what happens to packets, as the loader says it; 0: of all endpoints. `begun`: from now on."""
+        """Yield what happens to packets, as the loader says it; 0: of all endpoints. `begun`: from now on.
+
+        `background`: nobody looks on, so a small part of a flood will do.
+        """
+
+    async def flow_counts(self) -> loader_pb2.ListFlowCountsResponse:
+        """Return what flows have counted, as the loader says it."""
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """Take an endpoint's datapath down; False when there was none, or another generation's."""
@@ -244,13 +250,21 @@ class LoaderPeer:
             return peer_messages.read_probe(reply)
 
     async def events(
-        self, types: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]]
+        self, types: Iterable[int], endpoint_id: int, begun: Callable[[], Awaitable[None]], *, background: bool = False
     ) -> AsyncIterator[loader_pb2.WatchEventsResponse]:
         """See Loader."""
         wanted = map(loader_pb2.EventType.ValueType, types)
-        request = loader_pb2.WatchEventsRequest(types=wanted, endpoint_id=endpoint_id)
+        request = loader_pb2.WatchEventsRequest(types=wanted, endpoint_id=endpoint_id, background=background)
         async for event in self._peer.stream(self._stub.WatchEvents, request, begun=begun):
             yield event
+
+    async def flow_counts(self) -> loader_pb2.ListFlowCountsResponse:
+        """See Loader."""
+        request = loader_pb2.ListFlowCountsRequest()
+        reply: loader_pb2.ListFlowCountsResponse = await self._peer.call(
+            self._stub.ListFlowCounts, request, timeout=_CALL_SECONDS
+        )
+        return reply
 
     async def remove(self, endpoint_id: int, generation: int) -> bool:
         """See Loader."""

@@ -44,6 +44,9 @@ def _cidr(text: str, field: str) -> Network:
 def check(endpoint: EndpointSettings) -> None:
     if endpoint.queue_size < 1:
         raise InvalidArgument(f"[endpoint] queue_size: {endpoint.queue_size} is less than 1", key="queue_size")
+    if not 0 <= endpoint.history_size <= 1_000_000:
+        size = endpoint.history_size
+        raise InvalidArgument(f"[endpoint] history_size: {size} is not between 0 and 1000000", key="history_size")
     for key in ("build_permits", "create_permits"):
         if getattr(endpoint, key) < 0:
             raise InvalidArgument(f"[endpoint] {key}: {getattr(endpoint, key)} is negative", key=key)

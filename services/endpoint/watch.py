@@ -7,7 +7,7 @@ gap that it does not know of.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from enum import Enum, auto
 
 from services.common.errors import Exhausted, Unavailable
@@ -37,6 +37,8 @@ class Watchers:
         self._longest = longest
         self._queues: set[asyncio.Queue[Told | None]] = set()
         self._stopped = False
+        self.observers: list[Callable[[Change, Endpoint], None]] = []
+        """Told of every change in the moment in which it happens."""
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -48,7 +50,9 @@ class Watchers:
             self._cut(queue)
 
     def tell(self, change: Change, endpoint: Endpoint) -> None:
-        """Tell every watcher of a change."""
+        """Tell everybody of a change."""
+        for observe in self.observers:
+            observe(change, endpoint)
         for queue in tuple(self._queues):
             if queue.qsize() >= self._longest:
                 self._cut(queue)
