@@ -68,6 +68,13 @@ def tracing(settings: Settings) -> Service:
     return endpoint(settings)._replace(module="podlane.endpoint.v1.trace_pb2", contract="TraceService")
 
 
+def monitor(settings: Settings) -> Service:
+    """Return the service for events and flows, which the endpoint service answers, too."""
+    from podlane.endpoint.v1.monitor_pb2_grpc import MonitorServiceStub
+
+    return replace(endpoint(settings), stub=MonitorServiceStub)
+
+
 def cluster(settings: Settings) -> Service:
     """Return the service for other nodes and the kvstore, which the endpoint service answers, too."""
     return endpoint(settings)._replace(module="podlane.endpoint.v1.cluster_pb2", contract="ClusterService")
