@@ -44,7 +44,7 @@ _OPTIONS = (
     click.option("--pod", default="", metavar="NAMESPACE/NAME", help="Of a pod, at either end."),
     click.option("--namespace", default="", help="Of pods of a namespace, at either end."),
     click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="An end has it; again: all of them."),
-    click.option("--identity", type=int, default=0, help="An end has this identity."),
+    click.option("--identity", type=click.IntRange(0, 0xFFFFFFFF), default=0, help="An end has this identity."),
     click.option("--port", type=int, default=0, help="Of an event either port, of a flow the server's."),
     click.option("--protocol", default="", help="tcp, udp, sctp, icmp, icmpv6 or a number."),
     click.option("--reason", default="", help="Why it was dropped, for example policy."),

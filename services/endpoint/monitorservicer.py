@@ -55,7 +55,9 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
         counts = await self._loader.flow_counts()
         drops = self._monitor.drops
         allowed = [messages.read_count(one, self._monitor.names) for one in counts.rows]
-        rows = [row for row in join([*allowed, *drops.rows()]) if row.last >= since and wanted.fits_traffic(row.facts)]
+        silent = self._not_counting()
+        joined = join([*allowed, *drops.rows()], silent)
+        rows = [row for row in joined if row.last >= since and wanted.fits_traffic(row.facts)]
         rows.sort(key=order, reverse=True)
         shown = rows[: request.top] if request.top else rows
         return pb.ListFlowsResponse(
@@ -66,7 +68,7 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
             drops_since=wire.write_time(drops.since),
             drops_not_told=drops.not_told,
             forgotten=counts.rows_forgotten + counts.rows_left_out + drops.forgotten,
-            not_counting=self._not_counting(),
+            not_counting=silent,
         )
 
     def _not_counting(self) -> list[int]:

@@ -99,7 +99,10 @@ def test_an_unknown_type_is_refused_with_those_that_there_are(shared_node: Node)
     outcome = shared_node.podlane("monitor", "--type", "drop,flood", check=False)
 
     assert outcome.returncode == 2
-    assert outcome.stderr == "podlane: --type: 'flood' is no type of event; there are drop, trace, verdict\n"
+    assert outcome.stderr == (
+        "podlane: --type: 'flood' is no type of event; there are drop, trace, verdict, connection, endpoint, "
+        "controller\n"
+    )
 
 
 def test_a_loader_that_is_down_is_named(node: Node):

@@ -1,15 +1,16 @@
 """Who talks to whom: rows of traffic, joined from both ends' views, with what was dropped. Pure.
 
 Allowed traffic is what flows have counted, one row for each end's view of it. A connection between two endpoints of
-this node is counted by both: the row of the one who asks is taken, as for what goes elsewhere, and the other one's is
-never added to it. Where only the other end counts, its row is taken.
+this node is counted by both, and the row of the one who is asked is taken: what the other has sent may have been denied
+there. Where that one counts nothing, because the option is off, or is on another node, the row of the one who asks is
+all that is known.
 
 Dropped traffic is counted here, drop by drop, as far as drops are told of. Of a flood they are told in part: `not_told`
 is how many are in no row. Rows are bounded, the least recently active go and are counted.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -63,7 +64,7 @@ class Traffic(NamedTuple):
 class Row:
     """Traffic from one end to another by one protocol to one port: `there`, and `back` from it.
 
-    `seen_at` is EGRESS when the one who asks has counted it. `first` and `last` are seconds since the epoch.
+    `seen_at` is INGRESS when the one who is asked has counted it. `first` and `last` are seconds since the epoch.
     """
 
     source: End
@@ -119,14 +120,22 @@ class Row:
         )
 
 
-def join(rows: Iterable[Row]) -> list[Row]:
-    """Return one row for each key: of two ends' views the one of who asks."""
+def join(rows: Iterable[Row], silent: Collection[int] = ()) -> list[Row]:
+    """Return one row for each key: of two ends' views the one of who is asked. `silent` endpoints count nothing."""
     views: dict[tuple[object, ...], dict[Direction, Row]] = {}
     for row in rows:
         seen = views.setdefault(row.key, {})
         known = seen.get(row.seen_at)
         seen[row.seen_at] = row if known is None else known.plus(row)
-    return [seen.get(Direction.EGRESS) or seen[Direction.INGRESS] for seen in views.values()]
+    best = (seen.get(Direction.INGRESS) or seen[Direction.EGRESS] for seen in views.values())
+    return [row for row in best if not _was_denied_there(row, silent)]
+
+
+def _was_denied_there(row: Row, silent: Collection[int]) -> bool:
+    """Return whether nothing of what was sent has arrived: the one who is asked would have counted it."""
+    there = row.destination.endpoint_id
+    sent = row.verdict is Verdict.ALLOWED and row.seen_at is Direction.EGRESS
+    return sent and there != 0 and there not in silent
 
 
 @dataclass(frozen=True, slots=True)

@@ -595,7 +595,9 @@ class Flow(_message.Message):
     bytes_back: _builtins.int
     connections: _builtins.int
     seen_at: _loader_pb2.TrafficDirection.ValueType
-    """Whose programs have counted: EGRESS, the source's; INGRESS, the destination's, where the source isn't on this node."""
+    """Whose programs have counted: INGRESS, the destination's; EGRESS, the source's, where the destination is not on this
+    node, or counts nothing. What another node has denied is among the latter.
+    """
     @_builtins.property
     def source(self) -> _policy_pb2.FlowEnd:
         """Who asks."""
