@@ -87,7 +87,7 @@ async def test_a_listener_that_hangs_up_before_the_first_look_is_forgotten() -> 
     forgotten: list[object] = []
 
     class Heard:
-        def listen(self, _types: object, _id: int) -> object:
+        def listen(self, _types: object, _id: int, **_how: Any) -> object:
             return "listener"
 
         async def watch(self, _listener: object) -> AsyncIterator[object]:
