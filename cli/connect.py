@@ -70,9 +70,7 @@ def tracing(settings: Settings) -> Service:
 
 def monitor(settings: Settings) -> Service:
     """Return the service for events and flows, which the endpoint service answers, too."""
-    from podlane.endpoint.v1.monitor_pb2_grpc import MonitorServiceStub
-
-    return replace(endpoint(settings), stub=MonitorServiceStub)
+    return endpoint(settings)._replace(module="podlane.endpoint.v1.monitor_pb2", contract="MonitorService")
 
 
 def cluster(settings: Settings) -> Service:

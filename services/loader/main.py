@@ -85,8 +85,10 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     events, prober = Events(datapath), Prober(datapath, state, blocking)
     ledger = FlowLedger(datapath, blocking, events.expired)
     kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
-    links = Links(state.root / "links", worker, node.mtu)
-    regenerator = Regenerator(state, templates, kernel, locks, lambda: node.config)
+    links, regenerator = (
+        Links(state.root / "links", worker, node.mtu),
+        Regenerator(state, templates, kernel, locks, lambda: node.config),
+    )
     parts = Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
     servicer = LoaderServicer(parts)
     metrics.watch(controllers)

@@ -271,7 +271,7 @@ def test_grpcurl_asks_for_flows_and_for_the_last_events(shop: Shop) -> None:
 def test_what_can_not_be_meant_is_named(shop: Shop, argv: tuple[str, ...], words: str) -> None:
     outcome = shop.node.podlane(*argv, check=False)
 
-    assert outcome.returncode == 1
+    assert outcome.returncode == 2
     assert words in outcome.stderr
 
 
@@ -280,7 +280,7 @@ def test_without_the_loader_the_history_answers(shop: Shop) -> None:
 
     assert shop.last("--last", "3")
     outcome = shop.node.podlane("flows", check=False)
-    assert outcome.returncode == 1
+    assert outcome.returncode == 4
     assert "podlane-loader does not answer" in outcome.stderr
     shop.node.launch("loader")
     until(lambda: shop.node.podlane("flows", check=False).returncode == 0, lambda: "the loader does not come back")
