@@ -463,6 +463,10 @@ class FakeLoader(FakeService, loader_pb2_grpc.LoaderServiceServicer):
         finally:
             self.watchers.discard(watcher)
 
+    async def ListFlowCounts(self, _request: Any, _context: Any) -> Any:  # noqa: N802 - as above
+        """Nobody talks to anybody here."""
+        return loader_pb2.ListFlowCountsResponse()
+
     async def WatchEvents(self, _request: Any, _context: Any) -> AsyncIterator[Any]:  # noqa: N802 - as above
         """Nothing happens to packets here."""
         for nothing in tuple[loader_pb2.WatchEventsResponse]():
