@@ -9,6 +9,7 @@ from podlane.endpoint.v1 import (
     endpoint_pb2,
     endpoint_pb2_grpc,
     monitor_pb2,
+    monitor_pb2_grpc,
     policy_pb2,
     policy_pb2_grpc,
     trace_pb2,
@@ -27,7 +28,7 @@ from services.common.kvstore.choose import choose
 from services.common.kvstore.embedded import EmbeddedKvstore
 from services.common.kvstore.keys import Keys
 from services.common.metrics import Metrics
-from services.endpoint import monitorservicer, otlp, plan, settingscheck
+from services.endpoint import otlp, plan, settingscheck
 from services.endpoint import policies as policies_parts
 from services.endpoint.admission import Admission, width
 from services.endpoint.check import Checker
@@ -45,6 +46,7 @@ from services.endpoint.metrics import Creations, Deletions, Phases, States
 from services.endpoint.model import Level
 from services.endpoint.monitor.hub import Monitor
 from services.endpoint.monitor.names import Names
+from services.endpoint.monitorservicer import MonitorServicer
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
 from services.endpoint.packettrace import LoaderPeer as TracingLoader
@@ -186,7 +188,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     )
 
     trace_servicer = TraceServicer(PacketTracer(view, policies, endpoints, TracingLoader(loader_peer)))
-    servicers = (servicer, policy_servicer, cluster_servicer, trace_servicer, why_servicer)
+    monitor_servicer = MonitorServicer(monitor, loader, endpoints)
+    servicers = (servicer, policy_servicer, cluster_servicer, trace_servicer, why_servicer, monitor_servicer)
     server = _server(endpoint, metrics, registry, servicers)
     exporter = Exporter("[endpoint] metrics_listen", endpoint.metrics_listen, metrics.page)
     common = settingscheck.node_config(settings)
@@ -230,17 +233,18 @@ def _server(
     endpoint: EndpointSettings,
     metrics: Metrics,
     registry: controllers.Registry,
-    servicers: tuple[EndpointServicer, PolicyServicer, ClusterServicer, TraceServicer, WhyServicer],
+    servicers: tuple[EndpointServicer, PolicyServicer, ClusterServicer, TraceServicer, WhyServicer, MonitorServicer],
 ) -> Server:
     """Return who answers on this service's socket."""
 
     def register(server: grpc.aio.Server) -> None:
-        endpoints, policies, cluster, trace, why = servicers
+        endpoints, policies, cluster, trace, why, monitor = servicers
         endpoint_pb2_grpc.add_EndpointServiceServicer_to_server(endpoints, server)
         policy_pb2_grpc.add_PolicyServiceServicer_to_server(policies, server)
         cluster_pb2_grpc.add_ClusterServiceServicer_to_server(cluster, server)
         trace_pb2_grpc.add_TraceServiceServicer_to_server(trace, server)
         why_pb2_grpc.add_WhyServiceServicer_to_server(why, server)
+        monitor_pb2_grpc.add_MonitorServiceServicer_to_server(monitor, server)
         controller_service.register(registry, server)
 
     return Server(endpoint.socket, NAMES, register, quiet=_QUIET, observe=metrics.rpc)

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import grpc
 from podlane.endpoint.v1 import monitor_pb2 as pb
 from podlane.endpoint.v1 import monitor_pb2_grpc
 
@@ -74,9 +73,3 @@ class MonitorServicer(monitor_pb2_grpc.MonitorServiceServicer):
     def _not_counting(self) -> list[int]:
         endpoints = (managed.endpoint for managed in self._registry)
         return [one.id for one in endpoints if not all(one.options.get(name, True) for name in _COUNTERS)]
-
-
-def register(monitor: Monitor, loader: Loader, registry: Registry, server: grpc.aio.Server) -> None:
-    """Let a server answer for it."""
-    servicer = MonitorServicer(monitor, loader, registry)
-    monitor_pb2_grpc.add_MonitorServiceServicer_to_server(servicer, server)
