@@ -78,7 +78,7 @@ class Maps:
     def track(self, probe: Probe, id_: int, direction: Direction, opener: Direction, allowed: int, **more: Any) -> None:
         value = {"expires": NOW + 1, "seen": b"\x80\x00"} | more
         self.flows[flow_key(probe, id_, direction)] = conntrack.VALUE.pack(
-            value["expires"], allowed, opener, value["seen"], bytes(5), 0, 0
+            value["expires"], allowed, opener, value["seen"], 0, 0, bytes(16), bytes(16)
         )
 
 
