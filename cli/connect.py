@@ -85,7 +85,15 @@ def why(settings: Settings) -> Service:
 
 def controllers(settings: Settings) -> list[Service]:
     """Return the service that every process answers beside its own, once for each process."""
-    module, contract = "podlane.common.v1.controllers_pb2", "ControllerService"
+    return _of_each(settings, "podlane.common.v1.controllers_pb2", "ControllerService")
+
+
+def logs(settings: Settings) -> list[Service]:
+    """Return the service for the level of its log that every process answers, once for each process."""
+    return _of_each(settings, "podlane.common.v1.log_pb2", "LogService")
+
+
+def _of_each(settings: Settings, module: str, contract: str) -> list[Service]:
     each = (ipam(settings), loader(settings), endpoint(settings))
     return [one._replace(module=module, contract=contract) for one in each]
 

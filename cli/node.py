@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli import processes
+from cli import loglevel, processes
 from cli.call import health
 from cli.present import output_option, show_json, show_table
 from services.common.config import Settings
@@ -20,6 +20,9 @@ _LOOK = 0.02
 @click.group("node", help="Start, stop and show the node's services.")
 def group() -> None:
     """Hold the verbs."""
+
+
+group.add_command(loglevel.command)
 
 
 @group.command("up")

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
-import structlog
 from google.rpc import error_details_pb2, status_pb2
 
-from services.common import edge, errors
+from services.common import edge, errors, telemetry
 
 Reply = TypeVar("Reply")
 
@@ -148,5 +147,5 @@ def error_info(error: grpc.RpcError) -> error_details_pb2.ErrorInfo | None:
 
 
 def _metadata() -> tuple[tuple[str, str], ...]:
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    request_id = telemetry.request_id()
     return ((edge.REQUEST_ID, request_id),) if request_id else ()

@@ -5,7 +5,8 @@ Every RPC passes one interceptor, which binds the request id to the log context,
 log, never to the caller), and writes one canonical line per call. Handlers are wrapped once per method, not once
 per call: at thousands of calls a second that is the difference between paying and not paying for this file.
 
-Health (`grpc.health.v1`) says NOT_SERVING until `serving(True)`; reflection is always on.
+Health (`grpc.health.v1`) says NOT_SERVING until `serving(True)`; reflection is always on, and so is LogService, because
+a process has one log whatever it serves.
 """
 
 # grpc's stubs make RpcMethodHandler generic, its code does not: annotations must not be evaluated.
@@ -29,7 +30,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from services.common import errors, sockets, telemetry
+from services.common import errors, log_service, sockets, telemetry
 
 DOMAIN = "podlane"
 REQUEST_ID = "x-request-id"
@@ -233,9 +234,9 @@ class Server:
     ) -> None:
         """Wire everything; nothing is bound before `start`. `observe` is told of each call that ends."""
         self._socket = socket
-        self._names = tuple(names)
+        self._names = (*names, log_service.NAME)
         self._register = register
-        self._quiet = quiet
+        self._quiet = quiet | log_service.QUIET
         self._observe = observe
         self._health = health.aio.HealthServicer()
         self._server: grpc.aio.Server | None = None
@@ -245,6 +246,7 @@ class Server:
         sockets.prepare(self._socket)
         self._server = grpc.aio.server(interceptors=[Edge(self._quiet, self._observe)], options=OPTIONS)
         self._register(self._server)
+        log_service.register(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (*self._names, health.SERVICE_NAME, reflection.SERVICE_NAME)
         pool: Any = _Symbols()
