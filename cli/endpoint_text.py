@@ -92,6 +92,8 @@ def _describe_regeneration(regeneration: Any) -> list[str]:
     lines = [f"regenerated {level}, {outcome} ({'; '.join(regeneration.reasons)})", f"phases      {phases}"]
     if changes:
         lines.append(f"changes     {changes}")
+    if regeneration.request_id:
+        lines.append(f"loaded by   request {regeneration.request_id}: it is on its lines in the services' logs")
     return lines + [
         f"program     {program.name} id {program.id} tag {program.tag.hex()} at {program.hook}: "
         f"{program.instructions} instructions, {program.verified_instructions} verified"

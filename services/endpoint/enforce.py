@@ -282,6 +282,7 @@ class Enforcer:
                 (phase,),
                 programs=last.programs if last is not None else (),
                 config_hash=last.config_hash if last is not None else "",
+                request_id=last.request_id if last is not None else "",
                 changes=(words,),
             )
         )

@@ -220,6 +220,7 @@ def _write_regeneration(last: Regeneration) -> pb.Regeneration:
         config_hash=last.config_hash,
         reload_reason=last.reload_reason,
         changes=last.changes,
+        request_id=last.request_id,
     )
 
 

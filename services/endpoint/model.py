@@ -178,6 +178,8 @@ class Regeneration:
     config_hash: str = ""
     reload_reason: str = ""
     changes: tuple[str, ...] = ()
+    request_id: str = ""
+    """Of the call that has loaded the programs; empty: an older loader has."""
 
 
 @dataclass(frozen=True, slots=True)

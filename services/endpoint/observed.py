@@ -79,6 +79,8 @@ class Datapath:
     policy_entries: int = 0
     identity: int = 0
     """That its programs have."""
+    request_id: str = ""
+    """Of the call that has loaded its programs; empty: an older loader has."""
 
 
 @dataclass(frozen=True, slots=True)

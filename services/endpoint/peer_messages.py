@@ -230,6 +230,7 @@ def read_datapath(message: loader_pb2.EndpointDatapath) -> Datapath:
         policy_digest=message.policy_digest,
         policy_entries=message.policy_entries,
         identity=message.identity,
+        request_id=message.request_id,
     )
 
 

@@ -24,7 +24,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from services.common import wire
 from services.common.controller import Parameters
@@ -54,6 +54,15 @@ def permits(setting: int) -> int:
     return setting or max(2, os.cpu_count() or 1)
 
 
+@dataclass
+class Tally:
+    """What has happened since the start."""
+
+    succeeded: int = 0
+    failed: int = 0
+    folded: int = 0
+
+
 class Regenerator:
     """Regenerates endpoints. `link_gone` is called with an endpoint whose link the loader can't find."""
 
@@ -73,6 +82,7 @@ class Regenerator:
         self._enforcer = enforcer
         self._permits = asyncio.Semaphore(permits_)
         self._link_gone, self._observe = link_gone, observe
+        self.tally = Tally()
         self.node_options: options.Options = {}
         """The node's switches; they count from the next regeneration on."""
 
@@ -83,6 +93,7 @@ class Regenerator:
         """
         event, folded = managed.queue.trigger(request, lambda event: self._regenerate(managed, event))
         managed.count(folded=folded)
+        self.tally.folded += folded
         reasons = "; ".join(event.request.reasons)
         waiting_for = f"a regeneration at level {event.request.level} ({reasons})"
         if managed.endpoint.state in {EndpointState.WAITING_TO_REGENERATE, EndpointState.RESTORING}:
@@ -113,10 +124,12 @@ class Regenerator:
             failed = Regeneration(request.level, request.reasons, started, _phases(begin, watch.phases), error.message)
             managed.update(last_regeneration=_keeping(failed, managed.endpoint.last_regeneration))
             managed.count(failures=1)
+            self.tally.failed += 1
             message = f"regeneration at level {request.level} failed ({reasons}): {error.message}"
             managed.note(LogType.BPF, LogCode.FAILURE, message)
             raise
         managed.count(regenerations=1)
+        self.tally.succeeded += 1
         phases = _phases(begin, (*watch.phases, *built.phases))
         self._observe(phases)
         done = Regeneration(
@@ -128,6 +141,7 @@ class Regenerator:
             config_hash=built.datapath.config_hash,
             reload_reason=built.reason,
             changes=built.changes,
+            request_id=built.datapath.request_id,
         )
         if _says_something(done, managed.endpoint.last_regeneration):
             managed.update(last_regeneration=done)
@@ -200,4 +214,6 @@ def _phases(begin: int, parts: Iterable[Phase]) -> tuple[Phase, ...]:
 
 def _keeping(failed: Regeneration, last: Regeneration | None) -> Regeneration:
     """Return a failure that still says which programs are in force: those of the last success."""
-    return failed if last is None else replace(failed, programs=last.programs, config_hash=last.config_hash)
+    if last is None:
+        return failed
+    return replace(failed, programs=last.programs, config_hash=last.config_hash, request_id=last.request_id)

@@ -192,6 +192,7 @@ def _regeneration(last: Regeneration | None, timeline: Timeline | None) -> str |
             "config_hash": last.config_hash,
             "reload_reason": last.reload_reason,
             "changes": last.changes,
+            "request_id": last.request_id,
         }
     )
 
@@ -276,9 +277,10 @@ def _read_regeneration(text: str | None) -> Regeneration | None:
         error=kept["error"],
         programs=tuple(Program(name, id_, bytes.fromhex(tag), *rest) for name, id_, tag, *rest in kept["programs"]),
         config_hash=kept["config_hash"],
-        # Schema 1 had no such words.
+        # Schema 1 had no such words, later ones no id.
         reload_reason=kept.get("reload_reason", ""),
         changes=tuple(kept.get("changes", ())),
+        request_id=kept.get("request_id", ""),
     )
 
 

@@ -145,6 +145,7 @@ def write_status(status: Status) -> pb.EndpointDatapath:
         message.attachment.CopyFrom(wire.write_attachment(record.spec.attachment))
         message.config_hash = record.config_hash
         message.template_hash = record.template_hash
+        message.request_id = record.request_id
         message.identity = record.spec.identity
         message.host_ifname = record.spec.host_ifname
         message.host_ifindex = record.spec.host_ifindex

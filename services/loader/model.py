@@ -152,7 +152,9 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class EndpointRecord:
-    """What was last put in force for an endpoint. `policy_map` is the kernel's id of the map its programs use."""
+    """What was last put in force for an endpoint. `policy_map` is the kernel's id of the map its programs use,
+    `request_id` that of the call that has loaded them, as logs have it; empty: a loader that kept none has.
+    """
 
     spec: EndpointSpec
     config_hash: str
@@ -160,6 +162,7 @@ class EndpointRecord:
     attach_mode: str
     programs: tuple[Program, ...]
     policy_map: int
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

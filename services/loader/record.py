@@ -8,6 +8,9 @@ it is kept and named.
     2    a policy is no part of it
     3    endpoint.json has `chained`, and is written only for an endpoint that is: loaders before it would take its link
          for their own
+
+`request_id` of endpoint.json needed no new number: who doesn't know it passes it over, and where it is missing it is
+empty.
 """
 
 import json
@@ -55,6 +58,7 @@ def write_endpoint(record: EndpointRecord) -> str:
             "template_hash": record.template_hash,
             "attach_mode": record.attach_mode,
             "policy_map": record.policy_map,
+            **({"request_id": record.request_id} if record.request_id else {}),
             "programs": [
                 {
                     "name": program.name,
@@ -163,6 +167,7 @@ def _endpoint(values: Any) -> EndpointRecord:
         attach_mode=values["attach_mode"],
         programs=programs,
         policy_map=int(values["policy_map"]),
+        request_id=str(values.get("request_id", "")),
     )
 
 

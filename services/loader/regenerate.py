@@ -19,6 +19,7 @@ Not here: when and why to regenerate (the endpoint service), what is in a policy
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,12 @@ from services.loader.steps import Kernel, Steps, take_down, withdraw
 from services.loader.template import Template, Templates
 
 _log = telemetry.logger("regenerate")
+Observe = Callable[[Level, bool, float], None]
+"""Told of each regeneration that ends: its level, whether it succeeded, and the seconds that it took."""
+
+
+def _unobserved(_level: Level, _succeeded: bool, _seconds: float) -> None:
+    """Nobody counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,11 @@ class Regenerator:
         kernel: Kernel,
         locks: KeyedLocks,
         node: Callable[[], NodeConfig],
+        *,
+        observe: Observe = _unobserved,
     ) -> None:
         """Wire; nothing is touched. `locks` are by endpoint id."""
+        self._observe = observe
         self._state = state
         self._templates = templates
         self._kernel = kernel
@@ -93,26 +103,36 @@ class Regenerator:
         Exhausted (a map is full) or Unavailable (the kernel refuses).
         """
         async with self._locks.hold(spec.id):
-            node = self._node()
-            _check_link(spec)
-            job = _Job(
-                spec,
-                level,
-                self._entries(spec, policy),
-                await self._live(spec),
-                self._state.build(spec.id),
-                Stopwatch(),
-            )
-            outcome = await self._guarded(job, node)
-            _log.debug(
-                "regenerated",
-                endpoint=spec.id,
-                asked=int(level),
-                level=int(outcome.level),
-                reason=outcome.reason,
-                us={phase.name: phase.duration_us for phase in outcome.phases},
-            )
+            begin = time.perf_counter()
+            try:
+                outcome = await self._regenerate(spec, level, policy)
+            except BaseException:
+                self._observe(level, False, time.perf_counter() - begin)
+                raise
+            self._observe(outcome.level, True, time.perf_counter() - begin)
             return outcome
+
+    async def _regenerate(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry] | None) -> Outcome:
+        node = self._node()
+        _check_link(spec)
+        job = _Job(
+            spec,
+            level,
+            self._entries(spec, policy),
+            await self._live(spec),
+            self._state.build(spec.id),
+            Stopwatch(),
+        )
+        outcome = await self._guarded(job, node)
+        _log.debug(
+            "regenerated",
+            endpoint=spec.id,
+            asked=int(level),
+            level=int(outcome.level),
+            reason=outcome.reason,
+            us={phase.name: phase.duration_us for phase in outcome.phases},
+        )
+        return outcome
 
     async def preview(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry] | None) -> Outcome:
         """Say what `regenerate` would do now. Nothing is compiled, loaded or written. Raises as it does."""
@@ -268,6 +288,7 @@ class Regenerator:
                     attach_mode=mode,
                     policy_map=libbpf.map_info(policy.fd).id,
                     programs=_describe(programs, mode, job.spec.id),
+                    request_id=telemetry.request_id(),
                 )
                 job.build.intend(record)
                 await _enforce(job, steps, policy, programs)

@@ -664,12 +664,15 @@ class Regeneration(_message.Message):
     CONFIG_HASH_FIELD_NUMBER: _builtins.int
     RELOAD_REASON_FIELD_NUMBER: _builtins.int
     CHANGES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     level: _loader_pb2.RegenerationLevel.ValueType
     error: _builtins.str
     """Empty: success."""
     config_hash: _builtins.str
     reload_reason: _builtins.str
     """Why programs were loaded; empty at level 1."""
+    request_id: _builtins.str
+    """Of the call that has loaded the programs in force, as services' logs have it. Empty: an older loader has."""
     @_builtins.property
     def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Why it ran, in the order of the triggers that were folded into it."""
@@ -698,10 +701,11 @@ class Regeneration(_message.Message):
         config_hash: _builtins.str = ...,
         reload_reason: _builtins.str = ...,
         changes: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "config_hash", b"config_hash", "error", b"error", "level", b"level", "phases", b"phases", "programs", b"programs", "reasons", b"reasons", "reload_reason", b"reload_reason", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "config_hash", b"config_hash", "error", b"error", "level", b"level", "phases", b"phases", "programs", b"programs", "reasons", b"reasons", "reload_reason", b"reload_reason", "request_id", b"request_id", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1877,6 +1877,7 @@ class EndpointDatapath(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     POLICY_DIGEST_FIELD_NUMBER: _builtins.int
     IDENTITY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     generation: _builtins.int
     config_hash: _builtins.str
@@ -1892,8 +1893,11 @@ class EndpointDatapath(_message.Message):
     (services/common/policydigest.py); empty when there is no map.
     """
     identity: _builtins.int
-    """Security identity that its programs have.
-    next field: 15
+    """Security identity that its programs have."""
+    request_id: _builtins.str
+    """Of the call that has loaded the programs: on the lines of all services that had to do with it. Empty when an older
+    loader has loaded them.
+    next field: 16
     """
     @_builtins.property
     def programs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Program]: ...
@@ -1924,10 +1928,11 @@ class EndpointDatapath(_message.Message):
         options: _abc.Iterable[Global___EndpointOption] | None = ...,
         policy_digest: _builtins.bytes = ...,
         identity: _builtins.int = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "identity", b"identity", "options", b"options", "policy_digest", b"policy_digest", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "template_hash", b"template_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attachment", b"attachment", "config_hash", b"config_hash", "generation", b"generation", "host_ifindex", b"host_ifindex", "host_ifname", b"host_ifname", "id", b"id", "identity", b"identity", "options", b"options", "policy_digest", b"policy_digest", "policy_entries", b"policy_entries", "problems", b"problems", "programs", b"programs", "reachable", b"reachable", "request_id", b"request_id", "template_hash", b"template_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
