@@ -19,7 +19,7 @@ from services.common.errors import InvalidArgument
 DEFAULT_FILE = Path("/etc/podlane/podlane.toml")
 
 # Of a setting that can also be empty: the socket that follows from run_dir.
-_SOCKET = "unix"
+DERIVED = "unix"
 
 # As every program with OpenTelemetry has them.
 _OTLP = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -82,7 +82,7 @@ class IpamSettings:
     """A released address is not handed out again before this, unless nothing else is left."""
     reservation_seconds: float = 600.0
     """A reservation that no endpoint confirms is taken back after this."""
-    metrics_listen: str = _SOCKET
+    metrics_listen: str = DERIVED
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/ipam/metrics.sock."""
     claim_check_seconds: float = 60.0
@@ -113,7 +113,7 @@ class LoaderSettings:
     """MTU of pod interfaces in bytes; 0: that of the device with the default route."""
     masquerade: bool = True
     """Masquerade pod traffic that leaves the pod CIDRs."""
-    metrics_listen: str = _SOCKET
+    metrics_listen: str = DERIVED
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/loader/metrics.sock."""
 
@@ -163,7 +163,7 @@ class EndpointSettings:
     """What a pod may do whose labels aren't known yet: allow (everything) or deny (its own node reaches it)."""
     history_size: int = 4096
     """Events that are kept for `podlane monitor --last`; 0-1000000."""
-    metrics_listen: str = _SOCKET
+    metrics_listen: str = DERIVED
     """Where Prometheus finds /metrics: a socket's path or host:port; empty: nowhere. Default:
     <run_dir>/endpoint/metrics.sock."""
 
@@ -351,7 +351,7 @@ def _derive(settings: Settings) -> Settings:
         return derived if path == unset else path
 
     def listen(address: str, derived: Path) -> str:
-        return str(derived) if address == _SOCKET else address
+        return str(derived) if address == DERIVED else address
 
     replace = dataclasses.replace
     return replace(

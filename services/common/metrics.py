@@ -1,13 +1,15 @@
 """What every podlane process counts about itself, and how that reads to Prometheus.
 
-    podlane_rpc_handled_total{method,code}             calls by gRPC status code; a stream counts when it ends
-    podlane_rpc_duration_seconds{method}               how long unary calls took in the handler
-    podlane_controllers_runs_total{group,outcome}      success, failure or cancelled
-    podlane_controllers_run_duration_seconds{group}    how long runs took
-    podlane_controllers{group}                         how many there are
-    podlane_controllers_failing{group}                 how many failed since they last succeeded
-    podlane_controllers_hanging{group}                 how many are in a run that is past its alarm
+    podlane_rpc_handled_total{method,code}             a stream counts when it ends
+    podlane_rpc_duration_seconds{method}               waiting in the handler is in it; the way there and back isn't
+    podlane_controllers_runs_total{group,outcome}      an update or the controller's removal cancels
+    podlane_controllers_run_duration_seconds{group}    whatever their outcome
+    podlane_controllers{group}                         `podlane controllers` lists them
+    podlane_controllers_failing{group}                 each is tried again by itself
+    podlane_controllers_hanging{group}                 they may still end well
     process_*                                          CPU, memory, file descriptors, start time
+
+Here and in the other modules these lines go on where the text of the metric itself ends; docs/metrics.md has both.
 
 What a service counts beyond this is in its own `metrics.py`: a collector that looks when it is asked is better than a
 counter that work must remember. Labels have few values: a method, a group, a pool; never an endpoint's id.
@@ -80,6 +82,11 @@ class Metrics:
     def page(self) -> bytes:
         """Return all of it as Prometheus reads it."""
         return render(self.registry)
+
+    def register(self, *collectors: Collector) -> None:
+        """Show what these collect, too."""
+        for collector in collectors:
+            self.registry.register(collector)
 
     def watch(self, controllers: Registry) -> None:
         """Show how many controllers there are, and how many fail and hang."""

@@ -31,6 +31,7 @@ from services.common.metrics import Metrics
 from services.endpoint import otlp, plan, settingscheck
 from services.endpoint import policies as policies_parts
 from services.endpoint.admission import Admission, width
+from services.endpoint.buildmetrics import Builds, Restorations
 from services.endpoint.check import Checker
 from services.endpoint.chronicle import Chronicle
 from services.endpoint.cluster.assembly import Cluster, Late
@@ -55,6 +56,7 @@ from services.endpoint.peers import IpamPeer, LoaderPeer
 from services.endpoint.policies import Policies
 from services.endpoint.policy.labels import LabelFilter
 from services.endpoint.policydirectory import PolicyDirectory
+from services.endpoint.policymetrics import PolicyChanges, PolicyCounts
 from services.endpoint.policyservicer import PolicyServicer
 from services.endpoint.policystore import PolicyStore
 from services.endpoint.policyview import PolicyView
@@ -170,8 +172,9 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     monitor = Monitor(flows, Names(endpoints, policies), own_controllers, endpoint.history_size)
     monitor.observe(watchers, registry)
     metrics.watch(registry)
-    for looking in (States(manager), Deletions(journal), Creations(parts.admission)):
-        metrics.registry.register(looking)
+    metrics.register(States(manager), Deletions(journal), Creations(parts.admission))
+    metrics.register(Builds(manager), Restorations(restorer, readiness), PolicyCounts(policies))
+    policies.changes.observe = PolicyChanges(metrics.registry).ended
 
     cluster_servicer = ClusterServicer(
         kvstore,

@@ -7,8 +7,9 @@ become somebody else are regenerated when everybody's map knows their new identi
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from services.common import wire
 from services.common.errors import PodlaneError, Unavailable
@@ -26,7 +27,14 @@ from services.endpoint.policychange import Change, Moved, Tried, changed
 if TYPE_CHECKING:
     from services.endpoint.policies import Parts, Policies
 
+T = TypeVar("T")
+Observe = Callable[[bool, float], None]
+"""Told whether a change succeeded, and after how many seconds the kernel enforced it."""
 _GOING = {EndpointState.DISCONNECTING, EndpointState.DISCONNECTED}
+
+
+def _unobserved(_succeeded: bool, _seconds: float) -> None:
+    """Nobody counts."""
 
 
 class Changer:
@@ -41,6 +49,8 @@ class Changer:
         self.moving: set[int] = set()
         """Endpoints that are somebody else by now, whose programs are still of whom they were."""
         self._shielded = Shielded()
+        self.observe: Observe = _unobserved
+        """Told of each change of documents or labels that ends."""
 
     async def stop(self) -> None:
         """Let what was begun finish."""
@@ -60,13 +70,23 @@ class Changer:
         self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()
     ) -> tuple[Change, Effect]:
         """Do as `apply`, also before the node takes endpoints. Raises FailedPrecondition before the first session."""
-        return await self._shielded.run(self._apply(documents, source, tuple(dropped)))
+        return await self._shielded.run(self._observed(self._apply(documents, source, tuple(dropped))))
 
     async def relabel(self, managed: ManagedEndpoint, changes: Sequence[LabelChange]) -> Effect:
         """Take an operator's word about an endpoint's labels. Raises as `apply`, and InvalidArgument."""
         checked = labelchanges.check(changes)
         await self._parts.readiness.wait()
-        return await self._shielded.run(self._relabel(managed, checked))
+        return await self._shielded.run(self._observed(self._relabel(managed, checked)))
+
+    async def _observed(self, work: Coroutine[Any, Any, T]) -> T:
+        begin = time.perf_counter()
+        try:
+            done = await work
+        except BaseException:
+            self.observe(False, time.perf_counter() - begin)
+            raise
+        self.observe(True, time.perf_counter() - begin)
+        return done
 
     def change(self, documents: Sequence[Document], source: str, dropped: Iterable[DocumentName] = ()) -> Change:
         """Return what these documents change. Raises NotFound for one to drop that isn't there."""

@@ -11,6 +11,7 @@ somebody else now, the endpoint is kept, says so in its log and in CHECK, and is
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from services.common import controllers, telemetry
@@ -57,9 +58,14 @@ class Restorer:
         self._policies = policies
         self._publisher = publisher
         self._loader, self._ipam = loader, ipam
+        self.seconds: float | None = None
+        """What the last comparison took; None: there was none."""
+        self.decided = dict.fromkeys(Action, 0)
+        """What comparisons have decided about endpoints since the start."""
 
     async def compare(self) -> None:
         """Go through all endpoints once. Raises Unavailable when a peer does not answer; then nothing was changed."""
+        begin = time.perf_counter()
         await self._policies.begin()
         await self._first()
         datapaths, links, allocations = await asyncio.gather(
@@ -78,6 +84,7 @@ class Restorer:
             observed = seen.of(managed)
             verdict = plan.verdict(managed.endpoint, observed, self._manager.asked_for(managed.endpoint))
             counts[verdict.action] += 1
+            self.decided[verdict.action] += 1
             if verdict.action in {Action.KEEP, Action.REGENERATE}:
                 await self.claim(managed, observed.allocation)
                 self._publisher.begin(managed)
@@ -87,6 +94,7 @@ class Restorer:
         await self._policies.look_first()
         # One that goes and was published by an earlier process has nobody else who takes its record away.
         await self._prune(going)
+        self.seconds = time.perf_counter() - begin
         _log.info("compared", **{action.name.lower(): count for action, count in counts.items()})
 
     async def _prune(self, going: set[int]) -> None:

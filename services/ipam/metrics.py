@@ -1,6 +1,6 @@
 """What ipam counts beyond what every process does.
 
-podlane_ipam_addresses{pool,range,state}    how full each range is; the states add up to its size
+podlane_ipam_addresses{pool,family,range,state}    how full each range is; the states add up to its size
 podlane_ipam_early_reuses_total             addresses given out before their cool-down had passed: the pool is small
 podlane_ipam_claims{pool,state}             this node's claims of a cluster pool, by state
 podlane_ipam_claims_free{pool,family}       addresses that are free in them; below the pool's `spare` more is claimed
@@ -27,7 +27,9 @@ class Pools(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return the families."""
         addresses = GaugeMetricFamily(
-            "podlane_ipam_addresses", "Addresses by what they are to their range.", labels=["pool", "range", "state"]
+            "podlane_ipam_addresses",
+            "Addresses by what they are to their range.",
+            labels=["pool", "family", "range", "state"],
         )
         for pool in self._allocator.status():
             for part in pool.ranges:
@@ -39,7 +41,7 @@ class Pools(Collector):
                     "free": free,
                 }
                 for state, count in counts.items():
-                    addresses.add_metric([pool.name, str(part.prefix), state], count)
+                    addresses.add_metric([pool.name, FAMILIES[part.prefix.version], str(part.prefix), state], count)
         yield addresses
         yield CounterMetricFamily(
             "podlane_ipam_early_reuses",

@@ -104,6 +104,7 @@ class Datapath:
         # Of policy maps, by endpoint id: see policies.py.
         self.policy_locks = KeyedLocks()
         self._opened = contextlib.ExitStack()
+        self.is_open = False
         self.endpoints: maps.Endpoints
         self.call_policy: maps.CallPolicy
         self.prefixes: maps.Prefixes
@@ -139,6 +140,7 @@ class Datapath:
                 self.open_flows()
             if self._pins.map(Ipcache.name).exists():
                 self.open_cluster()
+        self.is_open = True
 
     def _open(self, kind: type[M]) -> M:
         opened = kind.open(self._pins.map(kind.name), SIZES)
@@ -173,6 +175,7 @@ class Datapath:
 
     async def stop(self) -> None:
         """Close the descriptors; pins and programs stay."""
+        self.is_open = False
         self._opened.close()
         for one in (self.ipcache, self.underlay):
             if one is not None:

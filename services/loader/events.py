@@ -57,6 +57,7 @@ class Listener:
     waiting: deque[Event | Ended] = field(default_factory=deque)
     lost: dict[EventType, int] = field(default_factory=dict)
     missed: int = 0
+    missed_in_all: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     ended: bool = False
 
@@ -68,6 +69,7 @@ class Listener:
         """Let an event wait, or count it as missed."""
         if len(self.waiting) >= LONGEST:
             self.missed += 1
+            self.missed_in_all += 1
         else:
             self.waiting.append(one)
         self.wake.set()
@@ -98,6 +100,9 @@ class Events:
         self._not_sent: dict[EventType, int] = {}
         self._wanted: frozenset[EventType] = frozenset()
         self._stopped = False
+        self.not_sent = dict.fromkeys(EventType, 0)
+        """Events that somebody wanted and that the programs had no credit for, since the start."""
+        self._missed = 0
 
     async def start(self) -> None:
         """Forget what a killed loader's listeners wanted."""
@@ -120,8 +125,20 @@ class Events:
         self._want()
         return listener
 
+    @property
+    def listening(self) -> int:
+        """How many listen."""
+        return len(self._listeners)
+
+    @property
+    def missed(self) -> int:
+        """Events that listeners were too slow for, since the start."""
+        return self._missed + sum(one.missed_in_all for one in self._listeners)
+
     def forget(self, listener: Listener) -> None:
         """Remove a listener; twice is harmless."""
+        if listener in self._listeners:
+            self._missed += listener.missed_in_all
         self._listeners.discard(listener)
         if self._listeners:
             self._want()
@@ -219,6 +236,7 @@ class Events:
             new = self._not_sent[type_] - before[type_]
             if not new:
                 continue
+            self.not_sent[type_] += new
             for listener in self._listeners:
                 if type_ in listener.types:
                     listener.lost[type_] = listener.lost.get(type_, 0) + new

@@ -22,6 +22,8 @@ class FlowGc:
         self._datapath = datapath
         self._ledger = ledger
         self._strangers: frozenset[int] = frozenset()
+        self.left: int | None = None
+        """Flows that the last sweep has left there; None: there was none."""
 
     async def run(self) -> None:
         """Sweep once. Raises BpfError when the kernel refuses."""
@@ -29,6 +31,7 @@ class FlowGc:
         swept = await self._ledger.sweep(gone)
         if swept is None:
             return
+        self.left = swept.entries - swept.removed
         self._strangers = swept.owners - self._known()
         _log.debug("swept", entries=swept.entries, removed=swept.removed, gone=sorted(gone))
 

@@ -18,7 +18,7 @@ from services.common.errors import Exhausted
 from services.common.model import Address
 from services.loader import layout, libbpf
 from services.loader.layout import IpcacheEntry
-from services.loader.libbpf import BpfError
+from services.loader.libbpf import BpfError, Fd
 from services.loader.maps import IPCACHE, BpfMap
 
 
@@ -35,13 +35,26 @@ class Ipcache(BpfMap):
 
     name = IPCACHE
 
+    def __init__(self, fd: Fd) -> None:
+        """Own the descriptor; how many entries there are isn't known yet."""
+        super().__init__(fd)
+        self._counted: int | None = None
+
+    def count(self) -> int:
+        """Return how many entries it has; they are counted when they have changed."""
+        if self._counted is None:
+            self._counted = super().count()
+        return self._counted
+
     def update(self, upserts: Mapping[bytes, bytes], removals: Iterable[bytes]) -> None:
         """Write packed entries, then remove keys; those that aren't there are passed over.
 
         Raises Exhausted when the map is full: what was written stays.
         """
+        self._counted = None
         self._write(upserts)
         libbpf.map_delete_batch(self.fd, list(removals))
+        self._counted = None  # somebody may have asked in between
 
     def sync(self, wanted: Mapping[bytes, bytes]) -> IpcacheChange:
         """Make the map hold exactly these packed entries.
@@ -57,6 +70,7 @@ class Ipcache(BpfMap):
             raise _full(size, f"{needed} are needed while it changes")
         self._write(missing)
         libbpf.map_delete_batch(self.fd, list(surplus))
+        self._counted = len(wanted)
         return IpcacheChange(len(missing), len(surplus))
 
     def _write(self, entries: Mapping[bytes, bytes]) -> None:

@@ -8,7 +8,7 @@ Integers are in the machine's byte order, addresses and ports in the network's.
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from services.common.errors import InvalidArgument
@@ -223,6 +223,22 @@ def read_metric(key: bytes, values: bytes) -> Metric:
         sum(packets for packets, _ in counts),
         sum(octets for _, octets in counts),
     )
+
+
+def sum_metrics(counters: Iterable[Metric]) -> list[Metric]:
+    """Return drop counters summed up over endpoints, by direction and reason, as of endpoint 0."""
+    sums: dict[tuple[Direction, str], tuple[int, int]] = {}
+    for one in counters:
+        packets, octets = sums.get((one.direction, one.reason), (0, 0))
+        sums[one.direction, one.reason] = (packets + one.packets, octets + one.bytes)
+    return [Metric(0, *where, *counts) for where, counts in sums.items()]
+
+
+def subtract_metric(one: Metric, before: Metric | None) -> Metric:
+    """Return what a counter has counted since it was `before`; None: it wasn't there."""
+    if before is None:
+        return one
+    return replace(one, packets=one.packets - before.packets, bytes=one.bytes - before.bytes)
 
 
 def endpoint_constants(

@@ -28,7 +28,8 @@ from services.loader.flowledger import FlowLedger
 from services.loader.host import Host
 from services.loader.hostaddresses import HostAddresses
 from services.loader.links import Links
-from services.loader.metrics import TemplateCounts
+from services.loader.mapmetrics import Drops, MapUse
+from services.loader.metrics import Datapaths, EventCounts, Regenerations, TemplateCounts
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
@@ -84,15 +85,22 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policies = Policies(datapath, state, blocking)
     events, prober = Events(datapath), Prober(datapath, state, blocking)
     ledger = FlowLedger(datapath, blocking, events.expired)
+    flow_gc = FlowGc(datapath, ledger)
     kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
     links, regenerator = (
         Links(state.root / "links", worker, node.mtu),
-        Regenerator(state, templates, kernel, locks, lambda: node.config),
+        Regenerator(state, templates, kernel, locks, lambda: node.config, observe=Regenerations(metrics.registry).ended),
     )
     parts = Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
     servicer = LoaderServicer(parts)
     metrics.watch(controllers)
-    metrics.registry.register(TemplateCounts(templates))
+    metrics.register(
+        TemplateCounts((templates, overlay_templates)),
+        Drops(datapath),
+        MapUse(datapath, policies, flow_gc),
+        EventCounts(events),
+        Datapaths(state),
+    )
 
     def register(server: grpc.aio.Server) -> None:
         loader_pb2_grpc.add_LoaderServiceServicer_to_server(servicer, server)
@@ -127,7 +135,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     async def begin_controllers() -> None:
         # The first ADD after a start must not wait for clang if it need not.
         manager.update("prepare-template", Parameters(usual_shape))
-        manager.update("conntrack-gc", Parameters(FlowGc(datapath, ledger).run, interval=flowgc.INTERVAL))
+        manager.update("conntrack-gc", Parameters(flow_gc.run, interval=flowgc.INTERVAL))
         manager.update("node-routes", Parameters(node.compare_others, interval=othernodes.INTERVAL))
         manager.update("node-addresses", Parameters(node.compare_addresses, interval=hostaddresses.INTERVAL))
 

@@ -33,7 +33,7 @@ from services.loader import conntrack, event, layout, libbpf
 from services.loader.event import EventType
 from services.loader.layout import EndpointEntry, Metric, PolicyCount
 from services.loader.libbpf import MMAPABLE, NO_PREALLOC, BpfError, Fd, MapInfo, MapType
-from services.loader.model import PolicyEntry
+from services.loader.model import Direction, PolicyEntry
 
 # Names of the maps in bpf/, under which `objects.load` takes their descriptors.
 ENDPOINTS = "podlane_endpoints"
@@ -204,6 +204,11 @@ class BpfMap:
     def close(self) -> None:
         """Close the descriptor."""
         self.fd.close()
+
+    def count(self) -> int:
+        """Return how many entries it has; for maps that are hashes or tries, and not for one per CPU."""
+        definition = DEFINITIONS[self.name]
+        return libbpf.map_count(self.fd, definition.key_size, definition.value_size)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -424,6 +429,13 @@ class Metrics(BpfMap):
 
     name = METRICS
 
+    def __init__(self, fd: Fd) -> None:
+        """Own the descriptor."""
+        super().__init__(fd)
+        self._forgotten: list[Metric] = []
+        self._before: Mapping[tuple[Direction, str], Metric] = {}
+        self._before = {(one.direction, one.reason): one for one in self.since_opened()}
+
     def dump(self, endpoint_id: int = 0) -> list[Metric]:
         """Return the counters summed over CPUs; of one endpoint, or with 0 of all."""
         metrics = [layout.read_metric(key, values) for key, values in self._entries()]
@@ -431,8 +443,16 @@ class Metrics(BpfMap):
 
     def forget(self, endpoint_id: int) -> None:
         """Remove an endpoint's counters, so that the id's next holder starts at zero."""
-        mine = [key for key, _ in self._entries() if layout.METRICS_KEY.unpack(key)[0] == endpoint_id]
-        libbpf.map_delete_batch(self.fd, mine)
+        mine = [(key, value) for key, value in self._entries() if layout.METRICS_KEY.unpack(key)[0] == endpoint_id]
+        libbpf.map_delete_batch(self.fd, [key for key, _ in mine])
+        self._forgotten = layout.sum_metrics((*self._forgotten, *(layout.read_metric(*entry) for entry in mine)))
+
+    def since_opened(self) -> list[Metric]:
+        """Return what was dropped since this map was opened, summed up by direction and reason, as of endpoint 0. With
+        what endpoints have taken with them, so that these sums never fall.
+        """
+        sums = layout.sum_metrics((*self.dump(), *self._forgotten))
+        return [layout.subtract_metric(one, self._before.get((one.direction, one.reason))) for one in sums]
 
     def _entries(self) -> list[tuple[bytes, bytes]]:
         size = layout.METRICS_VALUE.size * libbpf.possible_cpus()

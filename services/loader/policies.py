@@ -86,6 +86,10 @@ class Policies:
         held = self._held.get(id_)
         return held.digest if held is not None else b""
 
+    def fullest(self) -> int:
+        """Return how many entries the fullest map has, of those that were filled or changed here; at most so many."""
+        return max((held.at_most for held in self._held.values()), default=0)
+
     async def forget(self, id_: int) -> None:
         """Take an endpoint's map away, once nobody changes it."""
         async with self._datapath.policy_locks.hold(id_):

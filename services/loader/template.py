@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import Unavailable
+from services.common.errors import PodlaneError, Unavailable
 from services.common.stopwatch import Stopwatch
 from services.loader import layoutcheck, objects
 from services.loader.compile import (
@@ -55,6 +55,15 @@ class Template:
     code: ObjectCode
     built: float
     compile_us: int
+
+
+@dataclass
+class Tally:
+    """What has been compiled since the start, and what it took, in seconds."""
+
+    compiled: int = 0
+    failed: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ class Templates:
         self._compiler: Compiler | None = None
         self._made: dict[str, Template] = {}
         self._making: dict[str, asyncio.Task[Template]] = {}
+        self.tally = Tally()
 
     async def open(self) -> None:
         """Read the sources' digest, ask the compiler for its version and remove what a killed compile left."""
@@ -160,9 +170,16 @@ class Templates:
         prebuilt = self._read_prebuilt(key)
         if prebuilt is not None:
             return _keep(directory, prebuilt, 0, name)
-        return await _compile(
-            directory, self._known_compiler(key), self._sources, node_config, ep_config, source=self._source
-        )
+        compiler, begin = self._known_compiler(key), time.monotonic()
+        try:
+            made = await _compile(directory, compiler, self._sources, node_config, ep_config, source=self._source)
+        except PodlaneError:
+            self.tally.failed += 1
+            raise
+        finally:
+            self.tally.seconds += time.monotonic() - begin
+        self.tally.compiled += 1
+        return made
 
     def _ident(self, key: str) -> str:
         prebuilt = self._read_prebuilt(key)

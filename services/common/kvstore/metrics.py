@@ -72,5 +72,7 @@ class _Store(Collector):
             ("lease_left_seconds", "Time until what was published may go.", now.lease_left),
             ("event_age_seconds", "Time since the last event of any watch.", now.event_age),
         ):
+            family = GaugeMetricFamily(f"podlane_kvstore_{name}", text)
             if value is not None:
-                yield GaugeMetricFamily(f"podlane_kvstore_{name}", text, value=value)
+                family.add_metric([], value)
+            yield family
