@@ -22,7 +22,7 @@ if [ -n "$missing" ]; then
     echo "installing $(echo $missing)"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
-    # etcd and containerd are started by tests and clusters, never by their packages.
+    # etcd and containerd are started by tests and clusters, never by their packages; of prometheus only promtool is used.
     policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
         printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy
