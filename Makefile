@@ -9,7 +9,7 @@ TESTS ?= tests
 JOBS ?= 4
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup root demo demo-cluster test bench lint fmt proto check-proto lock clean
+.PHONY: menu setup root demo demo-cluster test bench lint fmt proto check-proto docs lock clean
 
 menu: ## print this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ proto: setup ## regenerate protos/gen
 
 check-proto: proto ## fail when protos/gen is not what the .proto files say
 	$(Q)[ -z "$$(git status --porcelain protos/gen)" ] || { git status --short protos/gen; echo "protos/gen is stale: commit what 'make proto' wrote" >&2; exit 1; }
+
+docs: setup ## write the pages of docs/ that are made from the sources
+	$(Q)$(PYTHON) -m tests.pages
 
 lock: ## resolve the dependencies anew into requirements.lock
 	$(Q).tools/bin/uv lock --upgrade && .tools/bin/uv export --quiet --no-emit-project --no-annotate --no-header --output-file requirements.lock >/dev/null

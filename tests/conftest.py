@@ -1,5 +1,7 @@
 """For all tests: how they are spread over workers, and that what takes long on a busy machine is no less true."""
 
+# First of all, and whole: a command that runs in this process would leave only its modules (services/common/lean.py).
+import prometheus_client  # noqa: F401
 import pytest
 from hypothesis import settings
 

@@ -172,11 +172,11 @@ def test_every_service_serves_its_metrics(shared_node: Node):
         assert more(service, "podlane_rpc_handled_total", "OK", method) == 1
         assert more(service, "podlane_rpc_duration_seconds_count", method) == 1
     assert more("endpoint", "podlane_endpoint_state", "ready") == 1
-    assert more("ipam", "podlane_ipam_addresses", "default", "10.44.0.0/24", "confirmed") == 1
-    assert more("ipam", "podlane_ipam_addresses", "default", "10.44.0.0/24", "free") == -1
+    assert more("ipam", "podlane_ipam_addresses", "IPv4", "default", "10.44.0.0/24", "confirmed") == 1
+    assert more("ipam", "podlane_ipam_addresses", "IPv4", "default", "10.44.0.0/24", "free") == -1
     assert after["ipam"][("podlane_ipam_early_reuses_total",)] == 0
     assert all(found[("process_resident_memory_bytes",)] > 1e7 for found in after.values())
-    ranges = [value for key, value in after["ipam"].items() if key[0] == "podlane_ipam_addresses" and "/24" in key[2]]
+    ranges = [value for key, value in after["ipam"].items() if key[0] == "podlane_ipam_addresses" and "/24" in key[3]]
     assert sum(ranges) == 253
     shared_node.delete(pod)
 
