@@ -172,9 +172,14 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     monitor = Monitor(flows, Names(endpoints, policies), own_controllers, endpoint.history_size)
     monitor.observe(watchers, registry)
     metrics.watch(registry)
-    metrics.register(States(manager), Deletions(journal), Creations(parts.admission))
-    metrics.register(Builds(manager), Restorations(restorer, readiness), PolicyCounts(policies))
-    policies.changes.observe = PolicyChanges(metrics.registry).ended
+    metrics.register(
+        States(manager),
+        Deletions(journal),
+        Creations(parts.admission),
+        Builds(manager),
+        Restorations(restorer, readiness),
+        PolicyCounts(policies, PolicyChanges(metrics.registry)),
+    )
 
     cluster_servicer = ClusterServicer(
         kvstore,

@@ -24,9 +24,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class PolicyCounts(Collector):
     """Looks at documents and identities when it is asked."""
 
-    def __init__(self, policies: Policies) -> None:
-        """Look at `policies`."""
+    def __init__(self, policies: Policies, changes: "PolicyChanges") -> None:
+        """Look at `policies`, and have `changes` told of theirs."""
         self._policies = policies
+        policies.changes.observe = changes.ended
 
     def collect(self) -> Iterable[Metric]:
         """Return the families."""

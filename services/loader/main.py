@@ -85,14 +85,14 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policies = Policies(datapath, state, blocking)
     events, prober = Events(datapath), Prober(datapath, state, blocking)
     ledger = FlowLedger(datapath, blocking, events.expired)
-    flow_gc = FlowGc(datapath, ledger)
     kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
-    links, regenerator = (
-        Links(state.root / "links", worker, node.mtu),
-        Regenerator(state, templates, kernel, locks, lambda: node.config, observe=Regenerations(metrics.registry).ended),
+    links, flow_gc = Links(state.root / "links", worker, node.mtu), FlowGc(datapath, ledger)
+    regenerator = Regenerator(
+        state, templates, kernel, locks, lambda: node.config, observe=Regenerations(metrics.registry).ended
     )
-    parts = Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
-    servicer = LoaderServicer(parts)
+    servicer = LoaderServicer(
+        Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
+    )
     metrics.watch(controllers)
     metrics.register(
         TemplateCounts((templates, overlay_templates)),
