@@ -23,7 +23,7 @@ def node() -> Iterator[Node]:
             _delete_netns(left.name)
 
 
-@pytest.mark.parametrize("page", ["monitoring", "first-pod", "debugging-with-grpcurl", "monitor", "upgrade", "bugtool"])
+@pytest.mark.parametrize("page", ["first-pod", "debugging-with-grpcurl", "monitor", "upgrade", "bugtool", "monitoring"])
 def test_a_pages_examples_print_what_it_says(node: Node, page: str):
     assert docs_runner.check(node, docs_runner.DOCS / f"{page}.md") > 0
     assert node.leftovers() == []
