@@ -15,7 +15,14 @@ from typing import Any
 
 import grpc
 from click.testing import CliRunner
-from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc, policy_pb2, policy_pb2_grpc
+from podlane.endpoint.v1 import (
+    endpoint_pb2,
+    endpoint_pb2_grpc,
+    monitor_pb2,
+    monitor_pb2_grpc,
+    policy_pb2,
+    policy_pb2_grpc,
+)
 from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
@@ -35,7 +42,10 @@ class Outcome:
 
 @dataclass
 class Services:
-    """What services answer, and what they were asked. A method without a reply is one that isn't known."""
+    """What services answer, and what they were asked. A method without a reply is one that isn't known.
+
+    Methods go by their names, MonitorService's as `monitor/<name>`: the loader has one of the same name.
+    """
 
     directory: Path
     replies: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +96,8 @@ class Services:
 def _servicer(services: Services, base: type, methods: Sequence[Any]) -> Any:
     def method(found: Any) -> Any:
         reply = services.stream if found.server_streaming else services.answer
-        return lambda _self, request, context: reply(found.name, request, context)
+        name = f"monitor/{found.name}" if base is monitor_pb2_grpc.MonitorServiceServicer else found.name
+        return lambda _self, request, context: reply(name, request, context)
 
     return type("Scripted", (base,), {found.name: method(found) for found in methods})()
 
@@ -105,6 +116,7 @@ def serving() -> Iterator[Services]:
             "endpoint": (
                 (endpoint_pb2, "EndpointService", endpoint_pb2_grpc),
                 (policy_pb2, "PolicyService", policy_pb2_grpc),
+                (monitor_pb2, "MonitorService", monitor_pb2_grpc),
             ),
             "ipam": ((ipam_pb2, "IpamService", ipam_pb2_grpc),),
             "loader": ((loader_pb2, "LoaderService", loader_pb2_grpc),),

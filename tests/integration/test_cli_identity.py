@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 from podlane.common.v1 import types_pb2
-from podlane.endpoint.v1 import endpoint_pb2
+from podlane.endpoint.v1 import endpoint_pb2, monitor_pb2
 from podlane.endpoint.v1 import policy_pb2 as pb
 from podlane.loader.v1 import loader_pb2
 
@@ -187,21 +187,25 @@ FLOW = pb.WatchFlowsResponse(
     summary="drop shop/a -> shop/web-0, isolated by shop/web",
 )
 
+TOLD = monitor_pb2.WatchEventsResponse(
+    time=EVENT.time, kind=monitor_pb2.EVENT_KIND_DROP, flow=FLOW, summary=FLOW.summary, number=1
+)
+
 
 def test_monitor_tells_of_flows_with_names(services: Services):
-    services.replies |= {"ListIdentities": pb.ListIdentitiesResponse(), "WatchFlows": [FLOW]}
+    services.replies |= {"ListIdentities": pb.ListIdentitiesResponse(), "monitor/WatchEvents": [TOLD]}
 
     outcome = services.podlane("monitor", "--type", "drop", "--endpoint", "shop/web-0")
 
     assert outcome.code == 0
     assert outcome.stderr == ("listening for drop events of endpoint shop/web-0 (options: drop-notify); Ctrl-C ends\n")
     assert outcome.stdout.partition(" ")[2] == "drop shop/a -> shop/web-0, isolated by shop/web\n"
-    request = services.asked("WatchFlows")
-    assert (request.selector.pod.name, list(request.types)) == ("web-0", [loader_pb2.EVENT_TYPE_DROP])
+    asked = services.asked("monitor/WatchEvents").filter
+    assert (asked.any.pod, list(asked.kinds)) == ("web-0", [monitor_pb2.EVENT_KIND_DROP])
 
 
 def test_json_of_a_flow_has_the_events_fields_where_they_are_without_names(services: Services):
-    services.replies |= {"ListIdentities": pb.ListIdentitiesResponse(), "WatchFlows": [FLOW]}
+    services.replies |= {"ListIdentities": pb.ListIdentitiesResponse(), "monitor/WatchEvents": [TOLD]}
     named = json.loads(services.podlane("monitor", "-o", "json").stdout)
     services.replies = {"WatchEvents": [EVENT]}
     bare = json.loads(services.podlane("monitor", "-o", "json").stdout)
@@ -231,16 +235,21 @@ def test_a_name_that_nobody_can_look_up_is_not_taken_for_all_endpoints(services:
 
     outcome = services.podlane("monitor", "--endpoint", "shop/web-0")
 
-    assert (outcome.code, outcome.stdout) == (5, "")
+    assert (outcome.code, outcome.stdout) == (4, "")
+    assert "podlane-endpoint, which knows names and keeps the history, is needed for that" in outcome.stderr
     assert "podlane-endpoint does not know this call" in outcome.stderr
 
 
 @pytest.mark.parametrize("error", [NotFound("there is no endpoint 7"), Unavailable("podlane-loader does not answer")])
 def test_a_stream_that_fails_is_an_error_and_no_reason_to_ask_another(services: Services, error: NotFound):
-    services.replies |= {"ListIdentities": pb.ListIdentitiesResponse(), "WatchFlows": error, "WatchEvents": [EVENT]}
+    services.replies |= {
+        "ListIdentities": pb.ListIdentitiesResponse(),
+        "monitor/WatchEvents": error,
+        "WatchEvents": [EVENT],
+    }
 
     outcome = services.podlane("monitor", "--endpoint", "7")
 
     assert (outcome.code, outcome.stdout) == (exits.code(error), "")
     assert outcome.stderr.endswith(f"podlane: {error.message}\n")
-    assert [name for name, _ in services.requests] == ["ListIdentities", "WatchFlows"]
+    assert [name for name, _ in services.requests] == ["ListIdentities", "monitor/WatchEvents"]

@@ -28,7 +28,13 @@ def test_plugin_and_configuration_are_written_where_they_are_asked_for(tmp_path:
         "cniVersion": "1.0.0",
         "cniVersions": ["0.3.1", "0.4.0", "1.0.0", "1.1.0"],
         "name": "podlane",
-        "plugins": [{"type": "podlane", "ipamSocket": "/x/ipam.sock", "capabilities": {"mac": True, "ips": True}}],
+        "plugins": [
+            {
+                "type": "podlane",
+                "ipamSocket": "/x/ipam.sock",
+                "capabilities": {"mac": True, "ips": True, "bandwidth": True},
+            }
+        ],
     }
     assert files(tmp_path, ".podlane.*") == []
 
