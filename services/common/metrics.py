@@ -7,6 +7,7 @@
     podlane_controllers{group}                         `podlane controllers` lists them
     podlane_controllers_failing{group}                 each is tried again by itself
     podlane_controllers_hanging{group}                 they may still end well
+    podlane_build_info{version}                        1: which version this is
     process_*                                          CPU, memory, file descriptors, start time
 
 Here and in the other modules these lines go on where the text of the metric itself ends; docs/metrics.md has both.
@@ -22,8 +23,9 @@ prometheus_client is imported module by module: `lean.py` says why.
 import functools
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable
+from importlib import metadata
 
-from prometheus_client.metrics import Counter, Histogram, disable_created_metrics
+from prometheus_client.metrics import Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
@@ -45,6 +47,8 @@ class Metrics:
         disable_created_metrics()  # type: ignore[no-untyped-call] # the library forgot to say that it takes nothing
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
+        build = Gauge("podlane_build_info", "1, with the version as a label.", ("version",), registry=self.registry)
+        build.labels(metadata.version("podlane")).set(1)
         self._handled = _counter(
             self.registry, "podlane_rpc_handled", "Calls that were answered, by gRPC status code.", "method", "code"
         )

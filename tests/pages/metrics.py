@@ -47,6 +47,7 @@ def _values(*values: object) -> str:
 
 # What a label can be: of one metric, or of whichever else has it.
 LABELS: dict[str | tuple[str, str], str] = {
+    "version": "podlane's",
     "method": "an RPC's name, as `CreateEndpoint`",
     "code": f"a gRPC status: {_values(*(code.name for code in grpc.StatusCode))}",
     "group": "a controller's group, as `podlane controllers get` shows it",
