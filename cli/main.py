@@ -28,6 +28,7 @@ _NOUNS = {
     "policy": "who may talk to whom: NetworkPolicies, and what follows from them",
     "status": "how it is with this node, its kvstore and the other nodes",
     "trace": "where packets die, and what the programs would do with one",
+    "ui": "one live page about this node, for a browser",
     "version": "which podlane this is",
 }
 
