@@ -9,7 +9,7 @@ TESTS ?= tests
 JOBS ?= 4
 
 .DEFAULT_GOAL := menu
-.PHONY: menu setup root demo demo-cluster test bench lint fmt proto check-proto docs lock clean
+.PHONY: menu setup root demo demo-cluster test bench lint fmt proto check-proto docs lock vendor screenshots clean
 
 menu: ## print this menu
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ docs: setup ## write the pages of docs/ that are made from the sources
 
 lock: ## resolve the dependencies anew into requirements.lock
 	$(Q).tools/bin/uv lock --upgrade && .tools/bin/uv export --quiet --no-emit-project --no-annotate --no-header --output-file requirements.lock >/dev/null
+
+vendor: ## fetch the page's front-end packages again, and check them (npm)
+	$(Q)$(PYTHON) deploy/vendor.py
+
+screenshots: setup ## make the pictures of the live page in docs/images
+	$(Q)$(PYTHON) -m tests.ui_screenshots
 
 clean: ## remove everything that was built, the Python environment too
 	$(Q)rm -rf .venv .tools build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
