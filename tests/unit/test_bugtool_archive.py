@@ -83,7 +83,7 @@ def _of_another_major() -> bytes:
 def _bomb() -> bytes:
     entry = tarfile.TarInfo("a/manifest.json")
     entry.size = 1 << 40
-    return gzip.compress(entry.tobuf() + bytes(1 << 20))
+    return gzip.compress(entry.tobuf() + bytes(1 << 20), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,10 @@ def _bomb() -> bytes:
         (packed({**healthy(), "endpoint/endpoints.json": [{"id": 1}]}), "not as `podlane bugtool` writes it"),
         (packed({**healthy(), "endpoint/endpoints.json": 7}), "not as `podlane bugtool` writes it"),
         (_bomb(), "unpacks to more than 512 MiB"),
+    ],
+    ids=[
+        *("empty", "noise", "without its end", "a beginning", "a wrong checksum", "no manifest", "damaged", "a list"),
+        *("another major", "an endpoint without names", "a number", "a bomb"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_and_exit_code_two(tmp_path: Path, content: bytes, named: str):
