@@ -47,6 +47,7 @@ from services.endpoint.metrics import Creations, Deletions, Phases, States
 from services.endpoint.model import Level
 from services.endpoint.monitor.hub import Monitor
 from services.endpoint.monitor.names import Names
+from services.endpoint.monitor.peercontrollers import PeerControllers
 from services.endpoint.monitorservicer import MonitorServicer
 from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
@@ -228,6 +229,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
             server,
             watchers,
             monitor,
+            PeerControllers({"ipam": ipam_peer, "loader": loader_peer}, monitor.tell, own_controllers),
             journal,
             keeper,
             collector,

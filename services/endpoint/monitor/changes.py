@@ -11,7 +11,6 @@ from podlane.endpoint.v1 import endpoint_pb2
 from podlane.endpoint.v1 import monitor_pb2 as pb
 
 from services.common import wire
-from services.common.controller_status import Outcome, Result
 from services.endpoint.model import Endpoint, EndpointState, LogCode
 from services.endpoint.monitor import messages
 from services.endpoint.monitor.names import of
@@ -94,15 +93,18 @@ def _sentence(
     return f"{who}: {', '.join(part for part in (what, waits) if part)}"
 
 
-def of_controller(resource: str, name: str, outcome: Outcome, failures: int) -> pb.WatchEventsResponse:
-    """Return the event of a controller that begins to fail, or works again after `failures` in a row."""
-    failing = outcome.result is Result.FAILURE
+def of_controller(resource: str, name: str, when: float, *, error: str | None, failures: int) -> pb.WatchEventsResponse:
+    """Return the event of a controller that begins to fail, or, `error` None, works again after `failures` in a row.
+
+    `when` is in seconds since the epoch.
+    """
+    failing = error is not None
     told = pb.ControllerChange(
-        resource=resource, name=name, failing=failing, error=outcome.error, failures=0 if failing else failures
+        resource=resource, name=name, failing=failing, error=error or "", failures=0 if failing else failures
     )
-    what = f"fails: {outcome.error}" if failing else f"works again after {failures} failures"
+    what = f"fails: {error}" if failing else f"works again after {failures} failures"
     return pb.WatchEventsResponse(
-        time=wire.write_time(outcome.finished),
+        time=wire.write_time(when),
         kind=pb.EVENT_KIND_CONTROLLER,
         controller=told,
         summary=f"controller {resource}/{name} {what}",

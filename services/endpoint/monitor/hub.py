@@ -25,7 +25,7 @@ from podlane.endpoint.v1 import monitor_pb2 as pb
 
 from services.common import controllers, wire
 from services.common.controller import Parameters
-from services.common.controller_status import Outcome
+from services.common.controller_status import Outcome, Result
 from services.common.errors import PodlaneError, Unavailable
 from services.endpoint.flowwatch import FlowWatch
 from services.endpoint.model import Endpoint
@@ -146,7 +146,8 @@ class Monitor:
 
     def saw_controller(self, resource: str, name: str, outcome: Outcome, failures: int) -> None:
         """See a controller that begins to fail, or works again."""
-        self.tell(changes.of_controller(resource, name, outcome, failures))
+        error = outcome.error if outcome.result is Result.FAILURE else None
+        self.tell(changes.of_controller(resource, name, outcome.finished, error=error, failures=failures))
 
     async def _listen(self) -> None:
         begun = asyncio.Event()

@@ -43,7 +43,7 @@ class _EventKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventKind.V
     EVENT_KIND_ENDPOINT: _EventKind.ValueType  # 5
     """An endpoint was created, has changed its state, was regenerated, is gone."""
     EVENT_KIND_CONTROLLER: _EventKind.ValueType  # 6
-    """A controller of this service fails, or works again."""
+    """A controller of one of the three services fails, or works again."""
     EVENT_KIND_LOST: _EventKind.ValueType  # 7
     """Events that nobody gets."""
 
@@ -63,7 +63,7 @@ EVENT_KIND_CONNECTION: EventKind.ValueType  # 4
 EVENT_KIND_ENDPOINT: EventKind.ValueType  # 5
 """An endpoint was created, has changed its state, was regenerated, is gone."""
 EVENT_KIND_CONTROLLER: EventKind.ValueType  # 6
-"""A controller of this service fails, or works again."""
+"""A controller of one of the three services fails, or works again."""
 EVENT_KIND_LOST: EventKind.ValueType  # 7
 """Events that nobody gets."""
 Global___EventKind: _TypeAlias = EventKind  # noqa: Y015
