@@ -36,10 +36,15 @@ from tests.ui_world import PHASES, World
 @functools.cache
 def _thread() -> asyncio.AbstractEventLoop:
     """Return the loop of the thread that serves: one for good, because grpcio polls for the first that it has met."""
-    # Held for good: where the last of grpcio's objects goes, what it polls with is closed under the loop.
-    grpc.aio.init_grpc_aio()
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
+
+    async def hold() -> None:
+        # Held for good: where the last of grpcio's objects goes, what it polls with is closed under the loop. There,
+        # because this thread may have no loop any more.
+        grpc.aio.init_grpc_aio()
+
+    asyncio.run_coroutine_threadsafe(hold(), loop).result(30)
     return loop
 
 

@@ -219,7 +219,6 @@ EFFECTS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "loader": [
             "map_update podlane_revision",
             *NODE,
-            *["map_update podlane_event_credits"] * 3,
             *NODE,
             "answer ConfigureNode",
         ],

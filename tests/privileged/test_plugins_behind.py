@@ -195,7 +195,7 @@ def test_a_bandwidth_that_the_runtime_asks_for_holds_between_pods(node: Node, di
 
     The other pod knows nothing of it.
     """
-    shaped, other = node.pod(), node.pod()
+    shaped, other, before = node.pod(), node.pod(), node.leftovers()
     asked = {"bandwidth": {f"{direction}Rate": 8_000_000, f"{direction}Burst": 800_000}}
     network = listed(node, {"type": "bandwidth", "runtimeConfig": asked}, runtimeConfig=asked)
     ends = {"ingress": addresses(network.add(shaped))[0], "egress": node.add(other).addresses[0]}
@@ -210,7 +210,7 @@ def test_a_bandwidth_that_the_runtime_asks_for_holds_between_pods(node: Node, di
 
     network.delete(shaped)
     node.delete(other)
-    assert node.leftovers() == []
+    assert node.leftovers() == before
     assert not [one for one in node.links() if one["ifname"].startswith("bwp")]
 
 
@@ -218,6 +218,7 @@ def test_the_list_says_what_endpoints_begin_with(node: Node):
     """For a bandwidth of the list's own, too, which no runtime tells podlane of."""
     shaping = {"type": "bandwidth", "egressRate": 8_000_000, "egressBurst": 800_000}
     network, pod = listed(node, shaping, options={"host-routing": True}), node.pod()
+    before = node.leftovers()
 
     network.add(pod)
     (endpoint,) = (
@@ -229,15 +230,15 @@ def test_the_list_says_what_endpoints_begin_with(node: Node):
     refused = listed(node, options={"host-rooting": True}).begin(pod)
     assert refused.json["code"] == 7
     assert "'host-rooting' is no option; there are arp-responder, " in refused.json["msg"]
-    assert node.leftovers() == []
+    assert node.leftovers() == before
 
 
 @pytest.fixture(scope="module")
-def routed(node: Node) -> Iterator[Node]:
+def routed() -> Iterator[Node]:
     """A node whose pods' packets all take its stack, past other filters and queues."""
-    node.podlane("config", "set", "host-routing=on")
-    yield node
-    node.podlane("config", "set", "host-routing=default")
+    with Node() as node:
+        node.podlane("config", "set", "host-routing=on")
+        yield node
 
 
 def test_with_host_routing_policy_is_explained_by_the_programs_of_both_ends(routed: Node):
