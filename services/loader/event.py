@@ -14,7 +14,7 @@ from services.loader import conntrack as flows
 from services.loader import layout
 from services.loader.conntrack import ConnectionChange, ConntrackState, Flow
 from services.loader.model import Direction
-from services.loader.refusal import place_text, reason_text
+from services.loader.refusal import DropReason, place_text, reason_text
 
 RECORD = struct.Struct("=Q4sBBHIIIHBB20s20s2s2sBBBB")
 CREDIT = struct.Struct("=Q")
@@ -22,6 +22,8 @@ PACKET = struct.Struct(RECORD.format + "28sI16s8s12s24siBBBBB3sQ40s40s80s32s")
 
 # endpoint_id, event, peer_id where a record has them: what is looked at before anything else is.
 _KIND = struct.Struct("=8xH2xBxH")
+# Where a record has them, each a byte.
+_REASON, _TYPE = 10, 12
 _NOT_SENT = struct.Struct("=4Q")
 # Where the record of a connection has its flow's key, and the entry.
 _KEY = PACKET.size - struct.calcsize("=40s40s80s32s")
@@ -110,6 +112,11 @@ def kind_of(record: bytes) -> tuple[int, int, int]:
     """Return a record's type, its endpoint and its peer, which costs a tenth of `read`."""
     endpoint_id, type_, peer_id = _KIND.unpack_from(record)
     return type_, endpoint_id, peer_id
+
+
+def is_noise(record: bytes) -> bool:
+    """Return whether a record is of a drop that every pod has when it starts: what looks for routers and neighbours."""
+    return record[_TYPE] == EventType.DROP and record[_REASON] == DropReason.LINK_LOCAL_NOISE
 
 
 def read(record: bytes) -> Event:

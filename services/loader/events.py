@@ -8,7 +8,8 @@
 So the reader says how much is sent. A flood costs fifty readings a second and not one for each packet, and a reader
 that is slow or dead costs the data path nothing; what has no credit is counted by type in the program, and each
 listener hears of that, and of what it was itself too slow for. Where only background listeners want a type (a history
-that somebody may look at later), a CPU is granted BACKGROUND of it.
+that somebody may look at later), a CPU is granted BACKGROUND of it. They don't hear of link-local noise: each pod that
+starts makes some, and to tell of that would cost an ADD more than its own event does.
 
 Invariants: a queue holds at most LONGEST events; a listener that is slow loses its own events only; no listener, no
 cost but one look at a map for each drop.
@@ -219,6 +220,8 @@ class Events:
     def _hand_out(self, record: bytes) -> None:
         try:
             wanting = [one for one in self._listeners if one.wants(*event.kind_of(record))]
+            if event.is_noise(record):
+                wanting = [one for one in wanting if not one.background]
             if not wanting:
                 return
             one = event.read(record)
