@@ -104,7 +104,13 @@ async def send(settings: Settings, reply: trace_pb2.TracePacketResponse) -> Sent
         await stack.enter_async_context(_drops(settings, reply, sent, done))
         await _run(sender.link.netns_path, "send", sender.attachment.ifname, reply.packet.hex())
         await _settle(sent, done, reply)
+    if sent.arrived(reply.destination_name):
+        sent.drops = [drop for drop in sent.drops if drop.reason not in _COPIES]
     return sent
+
+
+# Of a packet that has arrived: the end of a copy, which a packet socket had.
+_COPIES = frozenset({"NOT_SPECIFIED", "CONSUMED"})
 
 
 async def _settle(sent: Sent, changed: asyncio.Event, reply: trace_pb2.TracePacketResponse) -> None:
