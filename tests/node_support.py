@@ -151,6 +151,9 @@ class Node:
 
     def write_config(self) -> None:
         """Write podlane.toml."""
+        loader: dict[str, Any] = {"spare_programs": 2}  # of the thousands that tests start, few want eight
+        if "clang" not in self.settings.get("loader", {}):
+            loader["objects_dir"] = str(prebuilt())
         tables: dict[str, dict[str, Any]] = {
             "node": {
                 "name": self.name,
@@ -159,7 +162,7 @@ class Node:
                 "bpffs": f"{self.dir}/bpf",
             },
             "ipam": {},
-            "loader": {} if "clang" in self.settings.get("loader", {}) else {"objects_dir": str(prebuilt())},
+            "loader": loader,
             "endpoint": {"policy_dir": f"{self.dir}/policy.d"},
             "cluster": {},
             "kvstore": {},

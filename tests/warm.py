@@ -212,7 +212,10 @@ def _started(module: str) -> _Launcher:
 def main() -> None:
     """Import, listen, fork; see the module."""
     module, path = sys.argv[1:]
+    before = dict(os.environ)
     work = _work(module)
+    # What the module's own start has set for its libraries.
+    made = {name: value for name, value in os.environ.items() if name not in before}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(path)
         listener.listen(64)
@@ -225,7 +228,7 @@ def main() -> None:
             for handle in ready:
                 if handle == listener.fileno():
                     connection, _ = listener.accept()
-                    pid = _fork(listener, connection, work)
+                    pid = _fork(listener, connection, work, made)
                     waiting[os.pidfd_open(pid)] = pid, connection
                 else:
                     pid, connection = waiting.pop(handle)
@@ -248,7 +251,7 @@ def _work(module: str) -> Any:
     return importlib.import_module(f"{module}.main").main
 
 
-def _fork(listener: socket.socket, connection: socket.socket, work: Any) -> int:
+def _fork(listener: socket.socket, connection: socket.socket, work: Any, made: dict[str, str]) -> int:
     content, files, _, _ = socket.recv_fds(connection, _LONGEST, 3)
     while not content.endswith(b"\n"):
         content += connection.recv(_LONGEST)
@@ -259,7 +262,8 @@ def _fork(listener: socket.socket, connection: socket.socket, work: Any) -> int:
         try:
             connection.sendall(f"{os.getpid()}\n".encode())
             connection.close()
-            code = _become(json.loads(content), files, work)
+            request = json.loads(content)
+            code = _become({**request, "environment": {**made, **request["environment"]}}, files, work)
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         except BaseException:  # noqa: BLE001 - as the interpreter does

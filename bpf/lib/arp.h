@@ -73,7 +73,7 @@ static __always_inline int arp_from_container(struct __sk_buff *skb)
 
 	if (endpoint_chained)
 		return arp_from_chained(skb);
-	if (!endpoint_ipv4)
+	if (!endpoint_has_ipv4)
 		return refused(DROP_UNKNOWN_L3);
 	if ((void *)(arp + 1) > packet_end(skb) || !arp_is_ethernet_ipv4(arp))
 		return refused(DROP_INVALID_PACKET);

@@ -187,9 +187,9 @@ static __always_inline int parse(struct __sk_buff *skb, struct packet *packet)
 	int verdict = refused(DROP_UNKNOWN_L3);
 
 	if (skb->protocol == bpf_htons(ETH_P_IPV6)) {
-		if (endpoint_has_ipv6())
+		if (endpoint_has_ipv6)
 			verdict = parse_ipv6(skb, packet);
-	} else if (endpoint_ipv4 && skb->protocol == bpf_htons(ETH_P_IP)) {
+	} else if (endpoint_has_ipv4 && skb->protocol == bpf_htons(ETH_P_IP)) {
 		verdict = parse_ipv4(skb, packet);
 	}
 	if (verdict)

@@ -201,6 +201,10 @@ class Datapath:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""
         return maps.Policy.open(self._pins.policy(id_), SIZES)
 
+    def adopt_policy(self, id_: int, made: Fd) -> maps.Policy:
+        """Let a map that nobody has be an endpoint's policy map; the caller closes it."""
+        return maps.Policy(maps.pinned(made, self._pins.policy(id_)))
+
     def pinned_policy(self, id_: int) -> maps.Policy | None:
         """Open an endpoint's policy map, None when none is pinned; the caller closes it."""
         return self.policy(id_) if self.has_policy(id_) else None

@@ -1,7 +1,7 @@
 """The two headers that the loader generates: `globals/node_config.h` and `<id>/ep_config.h`. Pure text.
 
 What is in them decides the *shape* of the code, and so which compiled template an endpoint uses. Values that differ
-from pod to pod are constants of `.rodata`, and so are the gateways: never put one here, each would cost a compile. The
+from pod to pod are constants of `.rodata` or variables of a map: never put one here, each would cost a compile. The
 samples in `bpf/` explain every line; a test holds the tables below equal to them.
 """
 

@@ -1,8 +1,9 @@
 """Images: an object's programs as the kernel was given them, kept so that the next load needs no libbpf.
 
     first load of a template   libbpf: ELF, relocations, BTF, verifier ──► programs, and the image cut out of them
-    every later one            constants into a map of their own, frozen ──► its descriptor and the endpoint's other
-                               maps' written into a copy of the instructions ──► BPF_PROG_LOAD, side by side
+    every later one            constants into a map of their own, frozen, and variables into another ──► their and the
+                               other maps' descriptors written into a copy of the instructions ──► BPF_PROG_LOAD, side
+                               by side
 
 The verifier is most of what a load costs, and it works on one program at a time, so the largest program has a thread
 of its own and the others share another: an ADD waits for the longer of the two. While another load is under way, its
@@ -29,7 +30,7 @@ from services.loader import libbpf_objects as opened
 from services.loader.blocking import Blocking
 from services.loader.libbpf import RDONLY_PROG, BpfError, Fd, MapType
 from services.loader.libbpf_objects import Handle
-from services.loader.objects import RODATA, ObjectCode, Programs
+from services.loader.objects import RODATA, VARIABLES, ObjectCode, Programs
 
 _log = telemetry.logger("image")
 
@@ -44,14 +45,14 @@ _FIRST_KEY = bytes(4)
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """The instructions of each program, where descriptors of maps stand in them, and the constants' section.
+    """The instructions of each program, where descriptors of maps stand in them, and what its sections hold at first.
 
     `places`: program → (offset in bytes, name of the map).
     """
 
     instructions: Mapping[str, bytes]
     places: Mapping[str, Sequence[tuple[int, str]]]
-    constants: bytes
+    sections: Mapping[str, bytes]
 
     def bound(self, program: str, maps: Mapping[str, Fd]) -> bytes:
         """Return a program's instructions for these maps."""
@@ -70,9 +71,10 @@ def cut(handle: Handle, known: frozenset[str]) -> Image | None:
     }
     places = {name: [(at, names[number]) for at, number in _maps_in(code)] for name, code in instructions.items()}
     used = {name for found in places.values() for _, name in found}
-    if RODATA not in used or not used <= known | {RODATA}:
+    own = {RODATA, VARIABLES}
+    if not own <= used or not used <= known | own:
         return None
-    return Image(instructions, places, opened.map_initial_value(entries[RODATA]))
+    return Image(instructions, places, {name: opened.map_initial_value(entries[name]) for name in own})
 
 
 def _maps_in(code: bytes) -> list[tuple[int, int]]:
@@ -102,8 +104,9 @@ class Images:
         maps: Mapping[str, Fd],
         watch: Stopwatch | None = None,
     ) -> Programs:
-        """Load all programs of a template with these constants on these maps. `watch` measures `rewrite`, putting the
-        constants in, and `verify`, which is the kernel's; through libbpf `verify` is both.
+        """Load all programs of a template with these constants on these maps; with VARIABLES among these, variables
+        are whatever that holds. `watch` measures `rewrite`, putting the constants in, and `verify`, which is the
+        kernel's; through libbpf `verify` is both.
 
         Raises VerifierError, or BpfError when the kernel fails otherwise.
         """
@@ -130,9 +133,13 @@ class Images:
         watch: Stopwatch,
     ) -> Programs:
         with watch.phase("rewrite"):
-            made = _constants_map(code.rodata(constants, image.constants))
-        with made as rodata, contextlib.ExitStack() as undo, watch.phase("verify"):
-            bound = {**maps, RODATA: rodata}
+            own = {RODATA: _constants_map(code.filled(RODATA, constants, image.sections[RODATA]))}
+            if VARIABLES not in maps:
+                own[VARIABLES] = variables_map(code.filled(VARIABLES, constants, image.sections[VARIABLES]))
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as held, watch.phase("verify"):
+            for made in own.values():
+                held.enter_context(made)
+            bound = {**maps, **own}
             names = sorted(image.instructions, key=lambda name: len(image.instructions[name]), reverse=True)
             shares = [names] if self._under_way else [names[:1], names[1:]]
             loads = [self._blocking.run(partial(_load_programs, image, share, bound)) for share in shares if share]
@@ -161,6 +168,17 @@ def _constants_map(content: bytes) -> Fd:
     try:
         libbpf.map_update(fd, _FIRST_KEY, content)
         libbpf.map_freeze(fd)
+    except BaseException:
+        fd.close()
+        raise
+    return fd
+
+
+def variables_map(content: bytes) -> Fd:
+    """Return a map of one value that programs can't write."""
+    fd = libbpf.map_create(MapType.ARRAY, VARIABLES, 4, len(content), 1, flags=RDONLY_PROG)
+    try:
+        libbpf.map_update(fd, _FIRST_KEY, content)
     except BaseException:
         fd.close()
         raise

@@ -252,11 +252,15 @@ def endpoint_constants(
     host_ifindex: int,
     chained: bool = False,
 ) -> dict[str, int | bytes]:
-    """Return the constants of an endpoint's programs by their names in bpf/lib/endpoint_config.h.
+    """Return the constants and variables of an endpoint's programs by their names in bpf/lib/endpoint_config.h.
 
-    A family without an address is all zero, which takes its branches out of the program.
+    A family without an address is all zero, and its branches are taken out of the program.
     """
+    addresses = tuple(addresses)
+    families = {address.version for address in addresses}
     return {
+        "endpoint_has_ipv4": int(4 in families),
+        "endpoint_has_ipv6": int(6 in families),
         "endpoint_id": endpoint_id,
         "endpoint_identity": identity,
         "pod_mac": _mac(pod_mac),

@@ -15,7 +15,7 @@ from services.common.exporter import Exporter
 from services.common.lifecycle import Hook, Shielded
 from services.common.locks import KeyedLocks
 from services.common.metrics import Metrics
-from services.loader import flowgc, headers, hostaddresses, othernodes, privileges
+from services.loader import flowgc, hostaddresses, othernodes, privileges
 from services.loader.addresswatch import AddressMonitor
 from services.loader.adopt import adopt
 from services.loader.attach import Attachers, Tc, Tcx, check_mode
@@ -27,9 +27,10 @@ from services.loader.flowgc import FlowGc
 from services.loader.flowledger import FlowLedger
 from services.loader.host import Host
 from services.loader.hostaddresses import HostAddresses
+from services.loader.image import Images
 from services.loader.links import Links
 from services.loader.mapmetrics import Drops, MapUse
-from services.loader.metrics import Datapaths, EventCounts, Regenerations, TemplateCounts
+from services.loader.metrics import Datapaths, EventCounts, Regenerations, SpareCounts, TemplateCounts
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.node import NodeSide
 from services.loader.nodeconfig import NodeConfigurer
@@ -39,10 +40,12 @@ from services.loader.overlayhooks import OverlayHooks
 from services.loader.packettrace import PacketTracer
 from services.loader.pins import Pins
 from services.loader.policies import Policies
+from services.loader.prepare import Preparation
 from services.loader.probe import Prober
 from services.loader.regenerate import Regenerator
 from services.loader.remotenodes import Routes
 from services.loader.servicer import LoaderServicer, Parts
+from services.loader.spares import CALM, Spares
 from services.loader.statedir import StateDir
 from services.loader.steps import Kernel
 from services.loader.tc import TcFilters
@@ -62,8 +65,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     mode = check_mode(loader.attach_mode)
     metrics = Metrics()
     controllers = Registry(metrics.ran)
-    pins = Pins(settings.node.bpffs)
-    state = StateDir(loader.state_dir)
+    pins, state = Pins(settings.node.bpffs), StateDir(loader.state_dir)
     blocking, worker, shielded = Blocking(), NetlinkWorker("netlink"), Shielded()
     templates, locks = _templates(loader, state), KeyedLocks()
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
@@ -87,8 +89,17 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     ledger = FlowLedger(datapath, blocking, events.expired)
     kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
     links, flow_gc = Links(state.root / "links", worker, node.mtu), FlowGc(datapath, ledger)
+    images = Images(blocking)
+    spares = Spares(images, loader.spare_programs, missing=lambda: manager.trigger("prepare-spares", CALM))
     regenerator = Regenerator(
-        state, templates, kernel, locks, lambda: node.config, observe=Regenerations(metrics.registry).ended
+        state,
+        templates,
+        kernel,
+        locks,
+        lambda: node.config,
+        images=images,
+        spares=spares,
+        observe=Regenerations(metrics.registry).ended,
     )
     servicer = LoaderServicer(
         Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
@@ -98,6 +109,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         TemplateCounts((templates, overlay_templates)),
         Drops(datapath),
         MapUse(datapath, policies, flow_gc),
+        SpareCounts(spares),
         EventCounts(events),
         Datapaths(state),
     )
@@ -112,9 +124,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     server = Server(loader.socket, (NAME, TRACE, controller_service.NAME), register, quiet=_QUIET, observe=metrics.rpc)
     exporter = Exporter("[loader] metrics_listen", loader.metrics_listen, metrics.page)
 
-    async def usual_shape() -> None:
-        await blocking.run(datapath.open_flows)  # tracking is on in it
-        await templates.get(node.header(), headers.ep_config({}))
+    preparation = Preparation(datapath, templates, node, spares, blocking)
 
     async def before_anything_else() -> None:
         privileges.require()
@@ -133,8 +143,8 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     manager = Manager("loader", controllers)
 
     async def begin_controllers() -> None:
-        # The first ADD after a start must not wait for clang if it need not.
-        manager.update("prepare-template", Parameters(usual_shape))
+        manager.update("prepare-template", Parameters(preparation.run))
+        manager.update("prepare-spares", Parameters(spares.fill))
         manager.update("conntrack-gc", Parameters(flow_gc.run, interval=flowgc.INTERVAL))
         manager.update("node-routes", Parameters(node.compare_others, interval=othernodes.INTERVAL))
         manager.update("node-addresses", Parameters(node.compare_addresses, interval=hostaddresses.INTERVAL))
@@ -143,6 +153,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     return (
         Hook(before_anything_else),
         blocking,
+        spares,
         worker,
         Hook(templates.open, templates.close),
         Hook(overlay_templates.open, overlay_templates.close),

@@ -178,7 +178,11 @@ def open_or_create(name: str, pin: Path, sizes: Mapping[str, int]) -> Fd:
 
 
 def _create_pinned(definition: Definition, pin: Path, sizes: Mapping[str, int]) -> Fd:
-    created = definition.create(sizes)
+    return pinned(definition.create(sizes), pin)
+
+
+def pinned(created: Fd, pin: Path) -> Fd:
+    """Pin a new map and return it. It is closed when the kernel refuses."""
     try:
         libbpf.object_pin(created, pin)
     except BaseException:

@@ -4,6 +4,8 @@ podlane_loader_endpoints                                 or are about to have on
 podlane_loader_templates{origin}                         compiled by this process, or found made
 podlane_loader_compiles_total{outcome}                   a new shape costs one, unless it is prebuilt
 podlane_loader_compile_seconds_total                     failed ones count, too
+podlane_loader_spares                                    programs that were verified for endpoints to come
+podlane_loader_first_builds_total{programs}              spare: they were there; verified: they had to be
 podlane_loader_regenerations_total{level,outcome}        of a failure the level is the one that was asked for
 podlane_loader_regeneration_duration_seconds{level}      compiling is in it
 podlane_loader_event_listeners                           nothing is sent, and nothing can be lost, while it is 0
@@ -19,6 +21,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from services.loader.events import Events
 from services.loader.model import Level
+from services.loader.spares import Spares
 from services.loader.statedir import StateDir
 from services.loader.template import Templates
 
@@ -59,6 +62,25 @@ class TemplateCounts(Collector):
         yield runs
         seconds = sum(tally.seconds for tally in tallies)
         yield CounterMetricFamily("podlane_loader_compile_seconds", "Time of clang's runs.", value=seconds)
+
+
+class SpareCounts(Collector):
+    """Looks at the spares when it is asked."""
+
+    def __init__(self, spares: Spares) -> None:
+        """Look at `spares`."""
+        self._spares = spares
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families."""
+        text = "Programs that were verified for endpoints to come."
+        yield GaugeMetricFamily("podlane_loader_spares", text, len(self._spares))
+        builds = CounterMetricFamily(
+            "podlane_loader_first_builds", "First builds, by where their programs came from.", labels=["programs"]
+        )
+        builds.add_metric(["spare"], self._spares.tally.taken)
+        builds.add_metric(["verified"], self._spares.tally.missed)
+        yield builds
 
 
 class Regenerations:

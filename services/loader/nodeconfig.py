@@ -96,10 +96,10 @@ class NodeConfigurer:
         """The configuration in force, with the family of the underlay. Raises FailedPrecondition before the first."""
         return _resolved(self._require(), self._underlay)
 
-    def header(self) -> str:
-        """Return node_config.h as the next endpoint needs it: of the configuration in force, else of the last one."""
+    def expected(self) -> NodeConfig | None:
+        """Return the configuration that the next endpoint will find: the one in force, else the last one, if any."""
         config = self._config or self._state.node()
-        return headers.of_node(_resolved(config, self._underlay) if config is not None else None)
+        return _resolved(config, self._underlay) if config is not None else None
 
     def _require(self) -> NodeConfig:
         if self._config is None:

@@ -1,6 +1,6 @@
 """BPF objects: from the bytes that clang wrote to programs in the kernel.
 
-    open ──► set .rodata, reuse maps ──► load ──► descriptors of programs ──► close
+    open ──► set .rodata and the endpoint's variables, reuse maps ──► load ──► descriptors of programs ──► close
 
 `load` is one pass through that; libbpf's `bpf_object` lives no longer than the call. Programs stay in the kernel as
 long as somebody holds them: a descriptor, an attachment, a slot in call_policy.
@@ -24,6 +24,10 @@ from services.loader.libbpf import BpfError, Fd
 from services.loader.libbpf_objects import Handle, LogBuffer
 
 RODATA = ".rodata"
+"""Constants that the verifier knows."""
+VARIABLES = "podlane_endpoint"
+"""The map of what tells one endpoint from another (bpf/lib/endpoint_config.h), which programs only read."""
+_SECTIONS = {RODATA: RODATA, VARIABLES: f".data.{VARIABLES}"}
 
 
 class VerifierError(FailedPrecondition):
@@ -37,31 +41,38 @@ class VerifierError(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class ObjectCode:
-    """An object's bytes, where its constants lie, its programs and maps by name: what a template caches so that a load
-    parses nothing twice.
+    """An object's bytes, where its constants and variables lie, its programs and maps by name: what a template caches
+    so that a load parses nothing twice. `sections` is by RODATA and VARIABLES.
     """
 
     name: str
     content: bytes
-    constants: Mapping[str, Field]
+    sections: Mapping[str, Mapping[str, Field]]
     programs: tuple[str, ...]
     maps: frozenset[str]
 
-    def rodata(self, values: Mapping[str, int | bytes], initial: bytes) -> bytes:
-        """Return the section with `values` in place. An unknown name or a wrong length is Internal: a bug of ours.
+    def filled(self, section: str, values: Mapping[str, int | bytes], initial: bytes) -> bytes:
+        """Return a section with those of `values` in place that it has. A name that no section has or a wrong length
+        is Internal: a bug of ours.
 
         A number is written in the machine's byte order, bytes (addresses) as they are.
         """
-        section = bytearray(initial)
+        content, places = bytearray(initial), self.sections[section]
         for name, value in values.items():
-            place = self.constants.get(name)
+            place = places.get(name)
             if place is None:
-                raise Internal(f"object {self.name} has no constant {name}; it has {', '.join(sorted(self.constants))}")
+                self._check_known(name)
+                continue
             raw = value if isinstance(value, bytes) else value.to_bytes(place.size, sys.byteorder)
             if len(raw) != place.size:
                 raise Internal(f"constant {name} of object {self.name} has {place.size} bytes, not {len(raw)}")
-            section[place.offset : place.offset + place.size] = raw
-        return bytes(section)
+            content[place.offset : place.offset + place.size] = raw
+        return bytes(content)
+
+    def _check_known(self, name: str) -> None:
+        known = sorted(one for places in self.sections.values() for one in places)
+        if name not in known:
+            raise Internal(f"object {self.name} has no constant {name}; it has {', '.join(known)}")
 
 
 class Programs:
@@ -99,7 +110,8 @@ def read(content: bytes, name: str) -> tuple[ObjectCode, Btf]:
     try:
         btf = Btf(libbpf.object_btf(handle))
         programs, used = tuple(libbpf.object_programs(handle)), frozenset(libbpf.object_maps(handle))
-        return ObjectCode(name, content, btf.section(RODATA), programs, used), btf
+        sections = {one: btf.section(name_) for one, name_ in _SECTIONS.items()}
+        return ObjectCode(name, content, sections, programs, used), btf
     finally:
         libbpf.object_close(handle)
 
@@ -162,9 +174,10 @@ def _load(
 def _prepare(
     code: ObjectCode, own: Mapping[str, Handle], constants: Mapping[str, int | bytes], maps: Mapping[str, Fd]
 ) -> None:
-    if RODATA in own:
-        initial = libbpf.map_initial_value(own[RODATA])
-        libbpf.map_set_initial_value(own[RODATA], code.rodata(constants, initial), RODATA)
+    for section in _SECTIONS:
+        if section in own and section not in maps:
+            filled = code.filled(section, constants, libbpf.map_initial_value(own[section]))
+            libbpf.map_set_initial_value(own[section], filled, section)
     for name, fd in maps.items():
         if name in own:  # a switch may have compiled a map away
             libbpf.map_reuse(own[name], fd)

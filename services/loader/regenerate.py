@@ -35,6 +35,7 @@ from services.loader.datapath import Status, explained
 from services.loader.image import Images
 from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyContent, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
+from services.loader.spares import Shape, Spares
 from services.loader.statedir import Build, StateDir
 from services.loader.steps import Kernel, Steps, take_down, withdraw
 from services.loader.template import Template, Templates
@@ -83,6 +84,8 @@ class Regenerator:
         locks: KeyedLocks,
         node: Callable[[], NodeConfig],
         *,
+        images: Images,
+        spares: Spares,
         observe: Observe = _unobserved,
     ) -> None:
         """Wire; nothing is touched. `locks` are by endpoint id."""
@@ -90,7 +93,7 @@ class Regenerator:
         self._state = state
         self._templates = templates
         self._kernel = kernel
-        self._images = Images(kernel.blocking)
+        self._images, self._spares = images, spares
         self._node = node
         self._locks = locks
 
@@ -105,7 +108,8 @@ class Regenerator:
         async with self._locks.hold(spec.id):
             begin = time.perf_counter()
             try:
-                outcome = await self._regenerate(spec, level, policy)
+                with self._spares.wait():
+                    outcome = await self._regenerate(spec, level, policy)
             except BaseException:
                 self._observe(level, False, time.perf_counter() - begin)
                 raise
@@ -278,8 +282,7 @@ class Regenerator:
             async with contextlib.AsyncExitStack() as undo:
                 steps = Steps(self._kernel, job.spec, undo, held)
                 with job.watch.phase("load"):
-                    policy = steps.open_policy()
-                    programs = held.enter_context(await self._load(template, constants, policy, job.watch))
+                    policy, programs = await self._loaded(job, steps, template, constants)
                 mode = self._kernel.attachers.mode_of(job.spec)
                 record = EndpointRecord(
                     spec=job.spec,
@@ -297,14 +300,24 @@ class Regenerator:
             await withdraw(self._kernel, job.live, record)
         return record
 
-    async def _load(
-        self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy, watch: Stopwatch
-    ) -> Programs:
+    async def _loaded(
+        self, job: _Job, steps: Steps, template: Template, constants: Mapping[str, int | bytes]
+    ) -> tuple[maps.Policy, Programs]:
+        """Return the endpoint's policy map and programs on it: spare ones, if it has none of its own and one fits."""
         datapath = self._kernel.datapath
         if maps.CONNTRACK in template.code.maps and datapath.flows is None:
             await self._kernel.blocking.run(datapath.open_flows)
-        shared = {**datapath.shared, maps.POLICY: policy.fd}
-        return await self._images.load(template.hash, template.code, constants, shared, watch)
+        shape = Shape(template.hash, template.code, constants, datapath.shared)
+        if job.live is None and not datapath.has_policy(job.spec.id):
+            spare = self._spares.take(shape)
+            if spare is not None:
+                with spare.variables:
+                    steps.hold(spare.programs)
+                    return steps.open_policy(spare.policy), spare.programs
+        policy = steps.open_policy()
+        on = {**shape.maps, maps.POLICY: policy.fd}
+        programs = await self._images.load(template.hash, template.code, constants, on, job.watch)
+        return policy, steps.hold(programs)
 
 
 async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Programs | None) -> None:

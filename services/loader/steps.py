@@ -73,12 +73,19 @@ class Steps:
         self._undo = undo
         self._held = held
 
-    def open_policy(self) -> maps.Policy:
-        """Open the endpoint's policy map; one that has to be made goes again with the build that fails."""
+    def open_policy(self, made: Fd | None = None) -> maps.Policy:
+        """Open the endpoint's policy map; one that has to be made, or was `made` already and is pinned here, goes again
+        with the build that fails.
+        """
         datapath, id_ = self._kernel.datapath, self._spec.id
         if not datapath.has_policy(id_):
             self._undo.push_async_callback(self._kernel.policies.forget, id_)
-        return self._held.enter_context(datapath.policy(id_))
+        policy = datapath.policy(id_) if made is None else datapath.adopt_policy(id_, made)
+        return self._held.enter_context(policy)
+
+    def hold(self, programs: Programs) -> Programs:
+        """Keep the descriptors of new programs for as long as the steps need them."""
+        return self._held.enter_context(programs)
 
     async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
         """Make the policy map hold exactly these entries; say what that changed."""

@@ -57,6 +57,7 @@ LABELS: dict[str | tuple[str, str], str] = {
     "map_name": "a map's name, as `podlane_endpoints`",
     "reason": _values(*(reason_text(reason) for reason in DropReason)),
     "direction": f"{_values(*(way.name.lower() for way in Direction))}, seen from the pod",
+    "programs": "`spare`: they were verified before, `verified`: then",
     "phase": "a phase's name; there are some forty",
     "verb": "a request's kind, as `range` or `commit`",
     "level": "`1`: maps alone, `2`: programs loaded",

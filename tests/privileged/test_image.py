@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import AsyncIterator, Iterator, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from tests.bpf_support import PEER_V4, POD_ID, POD_V4, REDIRECT, SHOT, Datapath,
 pytestmark = pytest.mark.privileged
 
 ADDRESSES = constants()
-V4_ONLY = {**ADDRESSES, "endpoint_ipv6": bytes(16)}
+V4_ONLY = constants(addresses=[ip_address(POD_V4)])
 
 
 @pytest.fixture

@@ -178,7 +178,7 @@ def test_constants_make_dead_branches_vanish() -> None:
 
 
 def test_an_unknown_constant_or_a_wrong_length_is_refused_before_the_kernel_sees_it() -> None:
-    with pytest.raises(Internal, match="no constant endpoint_colour; it has endpoint_chained, endpoint_id,"):
+    with pytest.raises(Internal, match="no constant endpoint_colour; it has endpoint_chained, endpoint_has_ipv4,"):
         objects.load(compiled(), {**constants(), "endpoint_colour": 1}, {})
     with pytest.raises(Internal, match="constant endpoint_ipv4 of object bpf_lxc has 4 bytes, not 3"):
         objects.load(compiled(), {**constants(), "endpoint_ipv4": b"abc"}, {})

@@ -21,11 +21,13 @@ from services.loader.attach import Attachers
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.flowledger import FlowLedger
+from services.loader.image import Images
 from services.loader.libbpf import Fd
 from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry, policy_content
 from services.loader.pins import Pins
 from services.loader.policies import Policies
 from services.loader.regenerate import Regenerator
+from services.loader.spares import Spares
 from services.loader.statedir import StateDir
 from services.loader.steps import Kernel
 from services.loader.template import Templates
@@ -110,7 +112,11 @@ class Bench:
         self.policies = Policies(self.datapath, self.state, self.blocking)
         ledger = FlowLedger(self.datapath, self.blocking)
         self.kernel = Kernel(self.datapath, self.policies, attachers, self.link, self.blocking, ledger)
-        self.regenerator = Regenerator(self.state, templates, self.kernel, locks, lambda: NODE)
+        images = Images(self.blocking)
+        self.spares = Spares(images, 2)
+        self.regenerator = Regenerator(
+            self.state, templates, self.kernel, locks, lambda: NODE, images=images, spares=self.spares
+        )
 
     async def build(self, level: Level = Level.REWRITE_LOAD, policy: Any = ALLOW, **changes: Any) -> Any:
         return await self.regenerator.regenerate(dataclasses.replace(SPEC, **changes), level, policy)

@@ -69,6 +69,23 @@ def test_one_request_id_leads_from_the_runtimes_call_to_the_programs(shared_node
     shared_node.delete(pod)
 
 
+def test_pods_find_programs_that_were_verified_before(shared_node: Node):
+    def count(name: str, *labels: str) -> float:
+        return samples(shared_node, "loader")[name, *labels]
+
+    wanted = shared_node.loaded.loader.spare_programs
+    until(lambda: count("podlane_loader_spares") == wanted, lambda: scrape(shared_node, "loader"))
+    before = count("podlane_loader_first_builds_total", "spare")
+    pods = [shared_node.pod(), shared_node.pod()]
+    addresses = [shared_node.add(pod).addresses for pod in pods]
+
+    assert count("podlane_loader_first_builds_total", "spare") == before + len(pods)
+    for pod, others in zip(pods, reversed(addresses), strict=True):
+        assert all(pod.ping(address) for address in others)
+    for pod in pods:
+        shared_node.delete(pod)
+
+
 def levels(node: Node) -> list[tuple[str, str, str]]:
     """Return what `podlane node log-level` says."""
     return [tuple(one.values()) for one in node.show("node", "log-level")]
