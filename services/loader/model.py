@@ -10,8 +10,8 @@ What is in a policy map is no part of either: it changes without its endpoint's 
 whoever wants it in force compares the digest of what the kernel has (`policy_content`).
 
 A config hash covers all that a loaded program was made of: the template (sources, headers, flags, compiler), the
-constants and variables that it was given, and how it is attached. Two endpoints never share one; two loads of one endpoint with
-equal hashes are equal.
+constants and variables that it was given, and how it is attached. Two endpoints never share one; two loads of one
+endpoint with equal hashes are equal.
 """
 
 import hashlib
