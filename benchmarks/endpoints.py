@@ -132,7 +132,7 @@ def memory(node: Node) -> dict[str, int]:
 
 def report(into: Report) -> None:
     """Grow a node to 250 and then 500 endpoints and add the figures."""
-    with Node(ranges=RANGES) as node:
+    with Node(ranges=RANGES, frugal=False) as node:
         times = fill(node, 10)
         fresh = memory(node)
         times += fill(node, MANY)

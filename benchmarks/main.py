@@ -44,7 +44,8 @@ def with_cni(report: Report, quick: bool) -> None:
     """ADD and DEL against the reference plugins."""
     with ExitStack() as stack:
         # The reference plugins give a pod an IPv4 address; podlane by default gives it one of each family.
-        both, single = stack.enter_context(Node()), stack.enter_context(Node(ranges=["10.47.0.0/24"]))
+        nodes = Node(frugal=False), Node(ranges=["10.47.0.0/24"], frugal=False)
+        both, single = map(stack.enter_context, nodes)
         contestants = [
             peers.podlane(both),
             peers.podlane(single, "podlane IPv4"),
@@ -57,7 +58,7 @@ def with_cni(report: Report, quick: bool) -> None:
 def with_storm(report: Report, quick: bool) -> None:
     """Two hundred ADDs at once against bridge."""
     with ExitStack() as stack:
-        here = stack.enter_context(Node(ranges=["10.44.0.0/22", "fd00:44::/112"]))
+        here = stack.enter_context(Node(ranges=["10.44.0.0/22", "fd00:44::/112"], frugal=False))
         contestants = [peers.podlane(here), stack.enter_context(peers.reference("bridge", "10.45.0.0/16"))]
         storm.report(contestants, report, count=60 if quick else 200)
 
@@ -65,7 +66,7 @@ def with_storm(report: Report, quick: bool) -> None:
 def with_path(report: Report, quick: bool) -> None:
     """Throughput and ping-pong against the reference plugins and a bare veth pair."""
     with ExitStack() as stack:
-        here = stack.enter_context(Node())
+        here = stack.enter_context(Node(frugal=False))
         pairs = {"bare": stack.enter_context(peers.bare_pair())}
         pods = [here.pod(), here.pod()]
         addresses = [here.add(pod).addresses[0] for pod in pods]
@@ -77,7 +78,7 @@ def with_path(report: Report, quick: bool) -> None:
 
 def with_policypath(report: Report, quick: bool) -> None:
     """The same between two pods of one node, with few and many policy entries."""
-    with Node() as here:
+    with Node(frugal=False) as here:
         pods = [here.pod(), here.pod()]
         address = [here.add(pod).addresses[0] for pod in pods][1]
         pins = here.dir / "bpf" / "podlane" / "maps"
@@ -87,7 +88,7 @@ def with_policypath(report: Report, quick: bool) -> None:
 
 def with_node(report: Report, _quick: bool) -> None:
     """Regeneration, programs, memory."""
-    with Node() as here:
+    with Node(frugal=False) as here:
         node.report(here, report)
 
 

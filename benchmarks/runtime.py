@@ -27,7 +27,7 @@ FULL, FULL_WIDTH = 110, 10
 @contextlib.contextmanager
 def podlane() -> Iterator[Containerd]:
     """Yield a containerd on a fresh node of podlane's; pods get an address of each family."""
-    with Node() as node, Containerd(node) as runtime:
+    with Node(frugal=False) as node, Containerd(node) as runtime:
         yield runtime
 
 

@@ -108,6 +108,8 @@ class Node:
     """How far the clock of services that are launched from now on is off, as libfaketime has it: `+1h`."""
     pools: str = ""
     """Further `[[ipam.pools]]`, as TOML."""
+    frugal: bool = True
+    """Whether to have fewer spare programs than other nodes: of the thousands that tests start, few need them."""
 
     def __post_init__(self) -> None:
         """Choose names; `open` makes everything."""
@@ -151,7 +153,7 @@ class Node:
 
     def write_config(self) -> None:
         """Write podlane.toml."""
-        loader: dict[str, Any] = {"spare_programs": 2}  # of the thousands that tests start, few want eight
+        loader: dict[str, Any] = {"spare_programs": 2} if self.frugal else {}
         if "clang" not in self.settings.get("loader", {}):
             loader["objects_dir"] = str(prebuilt())
         tables: dict[str, dict[str, Any]] = {
