@@ -193,7 +193,8 @@ class Regenerator:
             live = self._state.record(id_)
             if live is not None and (unrecorded or (generation and live.spec.generation > generation)):
                 raise _newer(live, generation)
-            return await take_down(self._kernel, self._state, id_, live)
+            with self._spares.wait():
+                return await take_down(self._kernel, self._state, id_, live)
 
     async def _live(self, spec: EndpointSpec) -> EndpointRecord | None:
         """Return what is in force for this endpoint; an earlier holder of its id is taken down."""

@@ -1,7 +1,7 @@
 """Spare programs: verified before anybody needs them, so that no pod waits for the verifier.
 
     prepare   of which shape they are to be: the usual one (prepare.py), or what the last two first builds have needed
-    fill      the controller `prepare-spares`: loads one after the other, while nothing is regenerated
+    fill      the controller `prepare-spares`: loads one after the other, while nothing is regenerated or removed
     take      a first build takes one, and writes into its variables whose it is
     stop      what nobody took is closed; after a kill it goes by itself, for nothing of it is pinned or attached
 
@@ -28,7 +28,7 @@ from services.loader.maps import DEFINITIONS, POLICY
 from services.loader.objects import RODATA, VARIABLES, ObjectCode, Programs
 
 CALM = 0.05
-"""How long nothing has been regenerated before one is made, in seconds: who is creating pods wants the CPUs."""
+"""How long nothing has come or gone before one is made, in seconds: whoever waits for pods wants the CPUs."""
 _FIRST_KEY = bytes(4)
 
 

@@ -6,6 +6,7 @@ them.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from podlane.endpoint.v1 import endpoint_pb2
 from podlane.endpoint.v1 import monitor_pb2 as pb
@@ -17,14 +18,15 @@ from services.endpoint.monitor.names import of
 from services.endpoint.watch import Change
 
 Tell = Callable[[pb.WatchEventsResponse], None]
+TellLater = Callable[[Callable[[], pb.WatchEventsResponse]], None]
 _Of = pb.EndpointChange
 
 
 class EndpointChanges:
     """Tells what is new in endpoints."""
 
-    def __init__(self, tell: Tell) -> None:
-        """Tell `tell`."""
+    def __init__(self, tell: TellLater) -> None:
+        """Give `tell` what writes an event: five of each creation, and mostly nobody reads them."""
         self._tell = tell
         self._known: dict[int, tuple[int, EndpointState, int]] = {}
 
@@ -57,22 +59,32 @@ class EndpointChanges:
         *,
         problem: bool = False,
     ) -> None:
-        told = pb.EndpointChange(
-            change=change,
-            endpoint=messages.write_end(of(endpoint)),
-            state=_state(endpoint.state),
-            before=_state(before) if before is not None else endpoint_pb2.ENDPOINT_STATE_UNSPECIFIED,
-            message=message,
-            problem=problem,
-        )
-        self._tell(
-            pb.WatchEventsResponse(
-                time=wire.write_time(wire.now()),
-                kind=pb.EVENT_KIND_ENDPOINT,
-                endpoint=told,
-                summary=_sentence(endpoint, change, message, before),
-            )
-        )
+        self._tell(partial(_write, wire.now(), endpoint, change, message, before, problem=problem))
+
+
+def _write(
+    when: float,
+    endpoint: Endpoint,
+    change: pb.EndpointChange.Change.ValueType,
+    message: str,
+    before: EndpointState | None,
+    *,
+    problem: bool,
+) -> pb.WatchEventsResponse:
+    told = pb.EndpointChange(
+        change=change,
+        endpoint=messages.write_end(of(endpoint)),
+        state=_state(endpoint.state),
+        before=_state(before) if before is not None else endpoint_pb2.ENDPOINT_STATE_UNSPECIFIED,
+        message=message,
+        problem=problem,
+    )
+    return pb.WatchEventsResponse(
+        time=wire.write_time(when),
+        kind=pb.EVENT_KIND_ENDPOINT,
+        endpoint=told,
+        summary=_sentence(endpoint, change, message, before),
+    )
 
 
 def _state(state: EndpointState) -> endpoint_pb2.EndpointState.ValueType:

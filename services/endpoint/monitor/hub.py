@@ -95,6 +95,27 @@ class _Watcher:
         return found
 
 
+class _Unwritten:
+    """An event of the history that is written when somebody reads it, once."""
+
+    __slots__ = ("_event", "_number", "_write")
+
+    def __init__(self, number: int, write: Callable[[], Event]) -> None:
+        self._number, self._write = number, write
+        self._event: Event | None = None
+
+    def event(self) -> Event:
+        """Return it."""
+        if self._event is None:
+            self._event = self._write()
+            self._event.number = self._number
+        return self._event
+
+
+def _written(kept: Event | _Unwritten) -> Event:
+    return kept.event() if isinstance(kept, _Unwritten) else kept
+
+
 def _boot(event: Event) -> float:
     """Return when an event of a packet happened, in ns since boot; of others -1: streams don't have them."""
     if event.WhichOneof("event") == "flow":
@@ -111,9 +132,9 @@ class Monitor:
         self.names = names
         self._own = own
         self._watchers: set[_Watcher] = set()
-        self._endpoints = changes.EndpointChanges(self.tell)
+        self._endpoints = changes.EndpointChanges(self.tell_later)
         self._stopped = False
-        self.history: History[Event] = History(longest)
+        self.history: History[Event | _Unwritten] = History(longest)
         self.drops = Drops(wire.now())
 
     async def start(self) -> None:
@@ -137,6 +158,13 @@ class Monitor:
         self.history.add(event)
         for watcher in self._watchers:
             watcher.heard(event)
+
+    def tell_later(self, write: Callable[[], Event]) -> None:
+        """Keep an event that nobody may ever read: it is written when somebody does, at once for who watches."""
+        if self._watchers:
+            self.tell(write())
+        else:
+            self.history.add(_Unwritten(self.history.added + 1, write))
 
     def saw_endpoint(self, change: Change, endpoint: Endpoint) -> None:
         """See an endpoint that has changed."""
@@ -178,10 +206,11 @@ class Monitor:
         history has let some go that might have been among them, that is told first.
         """
 
-        def fits(event: Event) -> bool:
+        def fits(kept: Event | _Unwritten) -> bool:
+            event = _written(kept)
             return (_boot(event) < before or event.kind == pb.EVENT_KIND_LOST) and wanted.fits(messages.facts_of(event))
 
-        found = self.history.last(count, fits)
+        found = list(map(_written, self.history.last(count, fits)))
         if count > len(found) and self.history.gone:
             reason = f"the history holds {len(self.history)} events, older ones are gone"
             found.insert(0, messages.lost(self.history.gone, "history", reason))
