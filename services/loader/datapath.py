@@ -19,7 +19,7 @@ from typing import Protocol, TypeVar
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 from services.common.locks import KeyedLocks
-from services.loader import bpffs, libbpf, maps, model, tcx
+from services.loader import bpffs, eventmaps, libbpf, maps, model, pathmaps, policymaps, tcx
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.flows import Flows
 from services.loader.headers import SIZES
@@ -105,17 +105,17 @@ class Datapath:
         self.policy_locks = KeyedLocks()
         self._opened = contextlib.ExitStack()
         self.is_open = False
-        self.endpoints: maps.Endpoints
-        self.call_policy: maps.CallPolicy
-        self.prefixes: maps.Prefixes
-        self.revision: maps.Revision
-        self.metrics: maps.Metrics
-        self.packet: maps.Packet
-        self.event_ring: maps.EventRing
-        self.event_credits: maps.EventCredits
+        self.endpoints: pathmaps.Endpoints
+        self.call_policy: pathmaps.CallPolicy
+        self.prefixes: policymaps.Prefixes
+        self.revision: policymaps.Revision
+        self.metrics: eventmaps.Metrics
+        self.packet: eventmaps.Packet
+        self.event_ring: eventmaps.EventRing
+        self.event_credits: eventmaps.EventCredits
         self.flows: Flows | None = None
         self.ipcache: Ipcache | None = None
-        self.underlay: maps.Underlay | None = None
+        self.underlay: pathmaps.Underlay | None = None
         self._flows_lock = threading.Lock()
         self._revision_lock = threading.Lock()
 
@@ -128,14 +128,14 @@ class Datapath:
             _log.info("bpffs mounted", path=str(self._pins.mount))
         with explained("the maps of all endpoints"):
             self._pins.maps.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.endpoints = self._open(maps.Endpoints)
-            self.call_policy = self._open(maps.CallPolicy)
-            self.prefixes = self._open(maps.Prefixes)
-            self.revision = self._open(maps.Revision)
-            self.metrics = self._open(maps.Metrics)
-            self.packet = self._open(maps.Packet)
-            self.event_ring = self._open(maps.EventRing)
-            self.event_credits = self._open(maps.EventCredits)
+            self.endpoints = self._open(pathmaps.Endpoints)
+            self.call_policy = self._open(pathmaps.CallPolicy)
+            self.prefixes = self._open(policymaps.Prefixes)
+            self.revision = self._open(policymaps.Revision)
+            self.metrics = self._open(eventmaps.Metrics)
+            self.packet = self._open(eventmaps.Packet)
+            self.event_ring = self._open(eventmaps.EventRing)
+            self.event_credits = self._open(eventmaps.EventCredits)
             if self._pins.map(Flows.name).exists():
                 self.open_flows()
             if self._pins.map(Ipcache.name).exists():
@@ -156,12 +156,12 @@ class Datapath:
             if self.flows is None:
                 self.flows = self._open(Flows)
 
-    def open_cluster(self) -> tuple[Ipcache, maps.Underlay]:
+    def open_cluster(self) -> tuple[Ipcache, pathmaps.Underlay]:
         """Open the maps about other nodes, made if they aren't there. Again is fine."""
         if self.ipcache is None:
             self.ipcache = Ipcache.open(self._pins.map(Ipcache.name), SIZES)
         if self.underlay is None:
-            self.underlay = maps.Underlay.open(self._pins.map(maps.Underlay.name), SIZES)
+            self.underlay = pathmaps.Underlay.open(self._pins.map(pathmaps.Underlay.name), SIZES)
         return self.ipcache, self.underlay
 
     def forget_cluster(self) -> bool:
@@ -197,11 +197,11 @@ class Datapath:
         shared += [one for one in (self.flows, self.ipcache, self.underlay) if one is not None]
         return {one.name: one.fd for one in shared}
 
-    def policy(self, id_: int) -> maps.Policy:
+    def policy(self, id_: int) -> policymaps.Policy:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""
-        return maps.Policy.open(self._pins.policy(id_), SIZES)
+        return policymaps.Policy.open(self._pins.policy(id_), SIZES)
 
-    def pinned_policy(self, id_: int) -> maps.Policy | None:
+    def pinned_policy(self, id_: int) -> policymaps.Policy | None:
         """Open an endpoint's policy map, None when none is pinned; the caller closes it."""
         return self.policy(id_) if self.has_policy(id_) else None
 

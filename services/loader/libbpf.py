@@ -1,8 +1,8 @@
 """bpf(2) through libbpf, by ctypes: maps, pins, information, test runs, tcx links.
 
 This module, its ABI (`libbpf_abi.py`) and its other half for objects (`libbpf_objects.py`) are the only ones that call
-either. What is here is thin: one function per call, bytes in and bytes out, no knowledge of endpoints; `maps.py` gives
-the maps their types.
+either. What is here is thin: one function per call, bytes in and bytes out, no knowledge of endpoints; `maps.py` and
+its neighbours give the maps their types.
 
 Invariants
 - Every file descriptor is an `Fd`. Closing is explicit; one that is forgotten is closed by the collector and says so

@@ -28,7 +28,7 @@ from services.common.errors import FailedPrecondition, NotFound
 from services.common.locks import KeyedLocks
 from services.common.model import Phase
 from services.common.stopwatch import Stopwatch
-from services.loader import headers, layout, libbpf, maps, model
+from services.loader import headers, layout, libbpf, maps, model, policymaps
 from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
 from services.loader.datapath import Status, explained
@@ -298,7 +298,7 @@ class Regenerator:
         return record
 
     async def _load(
-        self, template: Template, constants: Mapping[str, int | bytes], policy: maps.Policy, watch: Stopwatch
+        self, template: Template, constants: Mapping[str, int | bytes], policy: policymaps.Policy, watch: Stopwatch
     ) -> Programs:
         datapath = self._kernel.datapath
         if maps.CONNTRACK in template.code.maps and datapath.flows is None:
@@ -307,7 +307,7 @@ class Regenerator:
         return await self._images.load(template.hash, template.code, constants, shared, watch)
 
 
-async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Programs | None) -> None:
+async def _enforce(job: _Job, steps: Steps, policy: policymaps.Policy, programs: Programs | None) -> None:
     """Take the steps in their order, and commit. `programs` None: those that are loaded stay."""
     watch = job.watch
     with watch.phase("policy"):

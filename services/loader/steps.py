@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.model import Address
-from services.loader import libbpf, maps, model
+from services.loader import libbpf, model, policymaps
 from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_exists
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
@@ -73,14 +73,14 @@ class Steps:
         self._undo = undo
         self._held = held
 
-    def open_policy(self) -> maps.Policy:
+    def open_policy(self) -> policymaps.Policy:
         """Open the endpoint's policy map; one that has to be made goes again with the build that fails."""
         datapath, id_ = self._kernel.datapath, self._spec.id
         if not datapath.has_policy(id_):
             self._undo.push_async_callback(self._kernel.policies.forget, id_)
         return self._held.enter_context(datapath.policy(id_))
 
-    async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
+    async def fill(self, policy: policymaps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
         """Make the policy map hold exactly these entries; say what that changed."""
         return await self._kernel.policies.fill(self._spec, policy, entries)
 

@@ -18,7 +18,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
-from services.loader import layout, libbpf, maps, objects
+from services.loader import eventmaps, layout, libbpf, maps, objects, pathmaps, policymaps
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf import AttachType, Fd
@@ -42,7 +42,7 @@ class Endpoint:
     v6: str
     pod_mac: str
     host_mac: str
-    policy: maps.Policy
+    policy: policymaps.Policy
 
     def send_raw(self, frame: Packet | bytes) -> None:
         """Put a frame on the pod's interface as it is."""
@@ -66,9 +66,9 @@ class Pair:
             for name, definition in maps.DEFINITIONS.items()
             if name not in {maps.POLICY, maps.CONNTRACK}
         }
-        self.endpoints = maps.Endpoints(self._shared[maps.ENDPOINTS])
-        self.call_policy = maps.CallPolicy(self._shared[maps.CALL_POLICY])
-        self.metrics = maps.Metrics(self._shared[maps.METRICS])
+        self.endpoints = pathmaps.Endpoints(self._shared[maps.ENDPOINTS])
+        self.call_policy = pathmaps.CallPolicy(self._shared[maps.CALL_POLICY])
+        self.metrics = eventmaps.Metrics(self._shared[maps.METRICS])
         _script(
             node,
             "link add podlane0 type veth peer name podlane1",
@@ -97,7 +97,7 @@ class Pair:
             *(f"route add default via {gateway}" for gateway in GATEWAYS),
         )
         host, pod = _link(self._node, name), _link(netns, "eth0")
-        policy = maps.Policy(self._stack.enter_context(maps.DEFINITIONS[maps.POLICY].create(SIZES)))
+        policy = policymaps.Policy(self._stack.enter_context(maps.DEFINITIONS[maps.POLICY].create(SIZES)))
         policy.sync(ALLOW_ALL)
         endpoint = Endpoint(netns, number, v4, v6, pod["address"], host["address"], policy)
         self._attach(endpoint, host["ifindex"])

@@ -13,7 +13,7 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common import policydigest, wire
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.loader.headers import SIZES
-from services.loader.maps import Policy
+from services.loader.policymaps import Policy
 from tests import fakes
 from tests.ipam_support import Ipam
 from tests.loader_support import ALLOW_ALL, LoaderNode, Pod

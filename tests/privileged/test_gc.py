@@ -21,7 +21,7 @@ from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
 from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
-from services.loader import libbpf, maps
+from services.loader import libbpf, maps, pathmaps
 from services.loader.layout import EndpointEntry
 from tests.node_support import Node, Pod, run
 
@@ -369,7 +369,7 @@ def test_a_running_pod_whose_link_record_and_directory_were_lost_is_no_garbage(n
 def leave_entry(node: Node, pinned: Path) -> None:
     opened = libbpf.object_get(pinned / maps.ENDPOINTS)
     assert opened is not None
-    with maps.Endpoints(opened) as endpoints:
+    with pathmaps.Endpoints(opened) as endpoints:
         endpoints.put(EndpointEntry(ip_address("10.44.0.250"), 9999, LOST, 5, bytes(6), bytes(6)))
     assert node
 
@@ -386,7 +386,7 @@ def leave_slot(node: Node, pinned: Path) -> None:
     id_ = endpoints(node)[0].id
     opened = libbpf.object_get(pinned / maps.CALL_POLICY)
     assert opened is not None
-    with maps.CallPolicy(opened) as slots:
+    with pathmaps.CallPolicy(opened) as slots:
         program = libbpf.program_by_id(slots.get(id_) or 0)
         assert program is not None
         with program:
