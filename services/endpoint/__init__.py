@@ -12,7 +12,7 @@ node.py          keeps the loader configured and says when the node takes endpoi
 restore.py       compares what is recorded with what is there, and mends
 gc.py            the controller that searches for garbage; `sweep.py` looks again and removes, `gcmessages.py` tells
 deletions.py     the controller that carries out what CNI DEL has journalled
-peers.py         ipam and the loader, behind two Protocols
+peers.py         ipam and the loader as two Protocols; `ipampeer.py` and `loaderpeer.py` have them by gRPC
 store.py         the rows in SQLite
 model.py observed.py plan.py options.py health.py ids.py garbage.py    pure: nouns, states, decisions
 policy/          pure: identities, NetworkPolicy, and what both make of a policy map
