@@ -82,6 +82,26 @@ class Shielded:
             await asyncio.wait(self._tasks)
 
 
+class Background:
+    """Runs work that nobody waits for, and waits for all of it when the service stops. asyncio logs what fails."""
+
+    def __init__(self) -> None:
+        """Start with nothing running."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin `work`; its task may be awaited, or left."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self) -> None:
+        """Wait for what is running, and for what that begins."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
 @contextlib.asynccontextmanager
 async def running(components: Sequence[Component]) -> Any:
     """Start the components in order; stop those that started, in reverse, at the end of the block."""

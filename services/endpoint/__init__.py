@@ -2,6 +2,7 @@
 
 servicer.py      messages in, messages out; `messages.py` and `peer_messages.py` turn one into the other
 manager.py       the verbs on the endpoints of this node, one at a time per attachment
+creating.py      how an endpoint comes to be; `removal.py` how it goes, at once or in the background
 operate.py       what operators ask: regenerate, switches
 flow.py          create and delete as steps, each with its undo
 events.py        one queue per endpoint; regenerations in it fold together

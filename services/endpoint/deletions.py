@@ -227,7 +227,7 @@ class Journal:
     async def _delete_endpoint(self, attachment: Attachment) -> None:
         managed = self._manager.registry.attached(attachment)
         if managed is not None:
-            await self._manager.take_down(managed, Addresses.LEAVE, "DEL came while a service was away")
+            await self._manager.remover.take_down(managed, Addresses.LEAVE, "DEL came while a service was away")
 
     async def _delete_link(self, attachment: Attachment) -> None:
         await self._loader.delete_link(attachment, 0)

@@ -53,7 +53,7 @@ class Collector:
         self._loader, self._ipam = loader, ipam
         self._readiness, self._controllers = readiness, controllers
         self._interval, self._grace = interval, int(grace)
-        self._sweeper = Sweeper(manager, loader, ipam)
+        self._sweeper = Sweeper(manager, manager.remover, loader, ipam)
         self._shielded = Shielded()
         self._running = asyncio.Lock()
         self._marked: dict[Hashable, Action] = {}

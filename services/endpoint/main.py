@@ -44,7 +44,7 @@ from services.endpoint.identities import LocalBackend
 from services.endpoint.ipampeer import IpamPeer
 from services.endpoint.loaderpeer import LoaderPeer
 from services.endpoint.managed import ManagedEndpoint
-from services.endpoint.manager import Manager, Parts
+from services.endpoint.manager import Manager
 from services.endpoint.metrics import Creations, Deletions, Phases, States
 from services.endpoint.model import Level
 from services.endpoint.monitor.hub import Monitor
@@ -55,6 +55,7 @@ from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
 from services.endpoint.packettrace import LoaderPeer as TracingLoader
 from services.endpoint.packettrace import PacketTracer
+from services.endpoint.parts import Parts
 from services.endpoint.policies import Policies
 from services.endpoint.policy.labels import LabelFilter
 from services.endpoint.policydirectory import PolicyDirectory
