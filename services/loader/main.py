@@ -27,6 +27,7 @@ from services.loader.flowgc import FlowGc
 from services.loader.flowledger import FlowLedger
 from services.loader.host import Host
 from services.loader.hostaddresses import HostAddresses
+from services.loader.inventory import Inventory
 from services.loader.links import Links
 from services.loader.mapmetrics import Drops, MapUse
 from services.loader.metrics import Datapaths, EventCounts, Regenerations, TemplateCounts
@@ -68,7 +69,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     templates, locks = _templates(loader, state), KeyedLocks()
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
-    datapath = Datapath(pins, state, attachers, host, locks)
+    datapath = Datapath(pins, attachers, host)
     overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
     hooks = OverlayHooks(loader.overlay_attach_mode, TcFilters(worker), pins, blocking)
     overlay = Overlay(worker, overlay_templates, datapath, hooks, blocking)
@@ -85,13 +86,26 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policies = Policies(datapath, state, blocking)
     events, prober = Events(datapath), Prober(datapath, state, blocking)
     ledger = FlowLedger(datapath, blocking, events.expired)
-    kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
+    kernel = Kernel(datapath, Inventory(datapath, pins, state, locks), policies, attachers, host, blocking, ledger)
     links, flow_gc = Links(state.root / "links", worker, node.mtu), FlowGc(datapath, ledger)
     regenerator = Regenerator(
         state, templates, kernel, locks, lambda: node.config, observe=Regenerations(metrics.registry).ended
     )
     servicer = LoaderServicer(
-        Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
+        Parts(
+            node,
+            links,
+            regenerator,
+            policies,
+            prober,
+            datapath,
+            kernel.inventory,
+            events,
+            ledger,
+            others,
+            blocking,
+            shielded,
+        )
     )
     metrics.watch(controllers)
     metrics.register(

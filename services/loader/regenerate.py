@@ -31,8 +31,9 @@ from services.common.stopwatch import Stopwatch
 from services.loader import headers, layout, libbpf, maps, model, policymaps
 from services.loader.attach import hook, link_exists
 from services.loader.compile import CompileError
-from services.loader.datapath import Status, explained
+from services.loader.datapath import explained
 from services.loader.image import Images
+from services.loader.inventory import Status
 from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyContent, PolicyEntry, Program
 from services.loader.objects import Programs, VerifierError
 from services.loader.statedir import Build, StateDir

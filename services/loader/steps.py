@@ -24,6 +24,7 @@ from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_e
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.flowledger import FlowLedger
+from services.loader.inventory import Inventory
 from services.loader.libbpf import Fd
 from services.loader.model import EndpointRecord, EndpointSpec, PolicyEntry
 from services.loader.objects import Programs
@@ -50,6 +51,7 @@ class Kernel:
     """Everything that steps touch."""
 
     datapath: Datapath
+    inventory: Inventory
     policies: Policies
     attachers: Attachers
     host: HostSide
@@ -163,7 +165,7 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
     """
     datapath = kernel.datapath
     entries = _addresses(datapath, id_, live)
-    found = live is not None or bool(datapath.traces(id_).sentences())
+    found = live is not None or bool(kernel.inventory.traces(id_).sentences())
     with Teardown(f"endpoint {id_}") as teardown:
         for address in entries:
             teardown.step(functools.partial(datapath.endpoints.delete, address))

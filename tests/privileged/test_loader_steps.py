@@ -21,6 +21,7 @@ from services.loader.attach import Attachers
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.flowledger import FlowLedger
+from services.loader.inventory import Inventory
 from services.loader.libbpf import Fd
 from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry, policy_content
 from services.loader.pins import Pins
@@ -105,11 +106,12 @@ class Bench:
         self.link = FakeLink()
         self.pins = Pins(directory / "bpf")
         attachers, locks = Attachers({"tc": self.link}, "tc"), KeyedLocks()
-        self.datapath = Datapath(self.pins, self.state, attachers, self.link, locks)
+        self.datapath = Datapath(self.pins, attachers, self.link)
+        self.inventory = Inventory(self.datapath, self.pins, self.state, locks)
         self.blocking = Blocking()
         self.policies = Policies(self.datapath, self.state, self.blocking)
         ledger = FlowLedger(self.datapath, self.blocking)
-        self.kernel = Kernel(self.datapath, self.policies, attachers, self.link, self.blocking, ledger)
+        self.kernel = Kernel(self.datapath, self.inventory, self.policies, attachers, self.link, self.blocking, ledger)
         self.regenerator = Regenerator(self.state, templates, self.kernel, locks, lambda: NODE)
 
     async def build(self, level: Level = Level.REWRITE_LOAD, policy: Any = ALLOW, **changes: Any) -> Any:
@@ -185,7 +187,7 @@ async def test_a_first_build_puts_everything_in_force_and_publishes_last(bench: 
     assert directories == ["7"]
     assert {program.name: program.id for program in record.programs} == {**hooks, "policy": slot}
     assert entries == entries_of(SPEC)
-    assert await bench.datapath.statuses() == [outcome.status]
+    assert await bench.inventory.statuses() == [outcome.status]
 
 
 @pytest.mark.parametrize("step", ["attach", "connect", "publish", "commit"])
@@ -211,7 +213,7 @@ async def test_a_rebuild_that_fails_leaves_what_was_live(
         await bench.build(policy=DENY, identity=4712)
 
     assert bench.snapshot() == (*before[:-1], list(DENY))
-    assert await bench.datapath.statuses() == [dataclasses.replace((await bench.datapath.statuses())[0], problems=())]
+    assert await bench.inventory.statuses() == [dataclasses.replace((await bench.inventory.statuses())[0], problems=())]
 
 
 def fail(bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -259,7 +261,7 @@ async def test_level_1_changes_the_policy_and_no_program(bench: Bench) -> None:
     assert outcome.level is Level.NO_REBUILD
     assert outcome.status.record.programs == before.programs
     assert [one.entry for one in bench.policy()] == list(DENY)
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
     assert bench.state.record(7) == outcome.status.record
 
 
@@ -283,7 +285,7 @@ async def test_a_policy_is_no_part_of_the_record(bench: Bench) -> None:
     assert outcome.changes == ("policy map policy_7: 1 entries written, 2 removed",)
     assert (bench.state.root / "7").stat().st_ino == inode
     assert outcome.status.policy == policy_content(DENY)
-    assert await bench.datapath.statuses() == [outcome.status]
+    assert await bench.inventory.statuses() == [outcome.status]
 
 
 async def test_a_lost_header_is_written_again(bench: Bench) -> None:
@@ -320,12 +322,12 @@ async def test_an_identical_repeat_at_level_1_loads_and_writes_nothing(bench: Be
 async def test_a_lost_program_is_reported_and_loaded_again(bench: Bench) -> None:
     await bench.build()
     bench.datapath.call_policy.clear(7)
-    assert "call_policy[7] is empty: policy" in (await bench.datapath.statuses())[0].problems[0]
+    assert "call_policy[7] is empty: policy" in (await bench.inventory.statuses())[0].problems[0]
 
     outcome = await bench.build(level=Level.NO_REBUILD)
 
     assert outcome.level is Level.REWRITE_LOAD
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
 
 
 async def test_lost_map_entries_are_reported_and_mended_without_a_load(bench: Bench) -> None:
@@ -333,14 +335,14 @@ async def test_lost_map_entries_are_reported_and_mended_without_a_load(bench: Be
     bench.datapath.endpoints.delete(V6)
     with bench.datapath.policy(7) as policy:
         policy.sync(ALLOW[:1])
-    (lost,) = await bench.datapath.statuses()
+    (lost,) = await bench.inventory.statuses()
     assert lost.problems == ("the endpoint map does not lead fd00::9 to endpoint 7",)
     assert lost.policy == policy_content(ALLOW[:1])
 
     outcome = await bench.build(level=Level.NO_REBUILD)
 
     assert outcome.level is Level.NO_REBUILD
-    (mended,) = await bench.datapath.statuses()
+    (mended,) = await bench.inventory.statuses()
     assert (mended.problems, mended.policy) == ((), policy_content(ALLOW))
 
 
@@ -348,12 +350,12 @@ async def test_a_lost_policy_pin_is_reported_and_mended_with_new_programs(bench:
     """Programs go on using the map that lost its name: a new map needs new programs."""
     await bench.build()
     bench.datapath.unpin_policy(7)
-    assert "the pin of policy map policy_7 is missing" in (await bench.datapath.statuses())[0].problems[0]
+    assert "the pin of policy map policy_7 is missing" in (await bench.inventory.statuses())[0].problems[0]
 
     outcome = await bench.build(level=Level.NO_REBUILD)
 
     assert outcome.level is Level.REWRITE_LOAD
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
 
 
 async def test_an_address_that_was_given_up_leads_nowhere(bench: Bench) -> None:
@@ -362,7 +364,7 @@ async def test_an_address_that_was_given_up_leads_nowhere(bench: Bench) -> None:
     await bench.build(addresses=(V4,))
 
     assert bench.datapath.endpoints.get(V6) is None
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
 
 
 async def test_a_newer_generation_takes_the_older_one_down_and_an_older_one_is_refused(bench: Bench) -> None:
@@ -458,7 +460,7 @@ async def test_policy_maps_and_slots_of_nobody_are_swept_and_reachable_ones_are_
 
     assert not bench.datapath.has_policy(7)
     assert bench.datapath.call_policy.dump([7, 8]).keys() == {8}
-    (stranger,) = await bench.datapath.statuses()
+    (stranger,) = await bench.inventory.statuses()
     assert (stranger.id, stranger.reachable) == (8, True)
     assert stranger.problems[0].endswith("regenerate or remove it")
 
@@ -470,7 +472,7 @@ async def test_a_pinned_map_that_does_not_fit_is_named(bpffs: Path) -> None:
         libbpf.object_pin(stranger, pins.map("podlane_endpoints"))
 
     with pytest.raises(FailedPrecondition, match=str(pins.map("podlane_endpoints"))):
-        await Datapath(pins, StateDir(bpffs), Attachers({}, "tc"), FakeLink(), KeyedLocks()).start()
+        await Datapath(pins, Attachers({}, "tc"), FakeLink()).start()
 
 
 @pytest.fixture(autouse=True)
