@@ -31,7 +31,9 @@ from services.common.errors import PodlaneError
 from services.common.model import Attachment
 from services.endpoint.main import build
 from tests import warm
-from tests.fakes import FakeIpam, FakeKernel, FakeLoader
+from tests.fake_ipam import FakeIpam
+from tests.fake_kernel import FakeKernel
+from tests.fake_loader import FakeLoader
 
 T = TypeVar("T")
 
