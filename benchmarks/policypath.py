@@ -22,7 +22,7 @@ from benchmarks.harness import Report, Row
 from benchmarks.path import Pair, told
 from benchmarks.programs import loaded, once
 from services.common.model import Network
-from services.loader import headers, libbpf, maps, pathmaps, policymaps
+from services.loader import headers, libbpf_programs, maps, pathmaps, policymaps
 from services.loader.model import Direction, PolicyEntry
 from tests.bpf_support import ALLOW_ALL, ETHER, PEER_IDENTITY, PEER_V4, POD_IDENTITY, POD_V4
 
@@ -133,7 +133,8 @@ def per_packet(filling: Filling) -> dict[str, float]:
             found[what] = statistics.median(once(datapath, "from_container", packet) for _ in range(_ROUNDS))
             if not turned:
                 found["new flow"] = statistics.median(
-                    libbpf.prog_test_run(datapath.programs["from_container"], frame).duration_ns for frame in frames
+                    libbpf_programs.prog_test_run(datapath.programs["from_container"], frame).duration_ns
+                    for frame in frames
                 )
     return found
 

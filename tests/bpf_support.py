@@ -30,6 +30,7 @@ from services.loader import (
     layout,
     layoutcheck,
     libbpf,
+    libbpf_programs,
     maps,
     objects,
     pathmaps,
@@ -181,7 +182,7 @@ class Datapath:
     def run(self, program: str, packet: Packet | bytes, *, came_in_at: int = 0) -> Sent:
         """Run one program over a packet. `came_in_at` is the interface by which the node received it."""
         context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK)
-        done = libbpf.prog_test_run(self.programs[program], bytes(packet), context=context, room=64)
+        done = libbpf_programs.prog_test_run(self.programs[program], bytes(packet), context=context, room=64)
         return Sent(done.retval, Ether(done.data), done.data)
 
     def send(self, packet: Packet | bytes) -> Sent:
@@ -196,7 +197,7 @@ class Datapath:
         """Return what becomes of a frame that the pod sends, or receives, and nothing more: for many of them."""
         context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK)
         program = self.programs["from_container" if out else "to_container"]
-        return libbpf.prog_test_run(program, frame, context=context, room=64).retval
+        return libbpf_programs.prog_test_run(program, frame, context=context, room=64).retval
 
     def drops(self) -> Mapping[str, int]:
         """Return how many packets were dropped, by reason."""

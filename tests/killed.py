@@ -217,9 +217,10 @@ def _watch_kernel(effects: Effects) -> None:
     for name in ("map_update", "map_delete", "map_update_batch", "map_delete_batch"):
         effects.before(libbpf, name, functools.partial(_mapped, name))
     effects.before(libbpf, "object_pin", lambda _fd, path: f"pin {path.name}")
-    effects.before(libbpf, "link_create", lambda *_: "link_create")
-    effects.before(libbpf, "link_update", lambda *_: "link_update")
-    effects.before(libbpf, "link_detach", lambda *_: "link_detach")
+    programs = importlib.import_module("services.loader.libbpf_programs")
+    effects.before(programs, "link_create", lambda *_: "link_create")
+    effects.before(programs, "link_update", lambda *_: "link_update")
+    effects.before(programs, "link_detach", lambda *_: "link_detach")
     effects.before(importlib.import_module("services.loader.netlink").Rtnl, "batch", _batched)
     effects.before(
         importlib.import_module("services.loader.statedir"),

@@ -20,7 +20,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Packet, Raw
 
-from services.loader import conntrack, libbpf, maps, objects
+from services.loader import conntrack, libbpf, libbpf_programs, maps, objects
 from services.loader.conntrack import ConntrackState, Flow, FlowState
 from services.loader.event import EventType
 from services.loader.libbpf import MapType
@@ -219,8 +219,8 @@ def test_a_flow_of_one_endpoint_is_not_anothers(datapath: Datapath) -> None:
 
     with objects.load(compiled(), constants(endpoint_id=9), datapath.fds) as other:
         datapath.call_policy.set(9, other["policy"])
-        mine = libbpf.prog_test_run(datapath.programs["to_container"], answer).retval
-        theirs = libbpf.prog_test_run(other["to_container"], answer).retval
+        mine = libbpf_programs.prog_test_run(datapath.programs["to_container"], answer).retval
+        theirs = libbpf_programs.prog_test_run(other["to_container"], answer).retval
 
     assert (mine == OK, theirs == OK) == (True, False)
 
@@ -606,7 +606,7 @@ def test_a_flow_that_finds_no_room_at_all_is_dropped_by_name() -> None:
     ):
         datapath.listen().enforce([PolicyEntry(OUT)])
         packets = [bytes(ETHER / TO_WORLD[4] / UDP(sport=port)) for port in (1, 2)]
-        verdicts = [libbpf.prog_test_run(cramped["from_container"], one).retval for one in packets]
+        verdicts = [libbpf_programs.prog_test_run(cramped["from_container"], one).retval for one in packets]
         (told,) = datapath.events()
 
         assert (verdicts[0], datapath.drops()) == (OK, {"conntrack full": 1})

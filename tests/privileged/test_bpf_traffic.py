@@ -18,10 +18,11 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
-from services.loader import eventmaps, layout, libbpf, maps, objects, pathmaps, policymaps
+from services.loader import eventmaps, layout, libbpf, libbpf_programs, maps, objects, pathmaps, policymaps
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
-from services.loader.libbpf import AttachType, Fd
+from services.loader.libbpf import Fd
+from services.loader.libbpf_programs import AttachType
 from services.loader.model import Direction, PolicyEntry
 from tests.bpf_support import ALLOW_ALL, compiled, octets
 from tests.netns_support import Netns, node
@@ -122,9 +123,11 @@ class Pair:
         )
         with objects.load(compiled(), constants, {**self._shared, maps.POLICY: endpoint.policy.fd}) as programs:
             self.call_policy.set(endpoint.id, programs["policy"])
-            ingress = libbpf.link_create(programs["from_container"], ifindex, AttachType.TCX_INGRESS)
+            ingress = libbpf_programs.link_create(programs["from_container"], ifindex, AttachType.TCX_INGRESS)
             self.ingress_links[endpoint.id] = self._stack.enter_context(ingress)
-            self._stack.enter_context(libbpf.link_create(programs["to_container"], ifindex, AttachType.TCX_EGRESS))
+            self._stack.enter_context(
+                libbpf_programs.link_create(programs["to_container"], ifindex, AttachType.TCX_EGRESS)
+            )
         for address in addresses:
             self.endpoints.put(EndpointEntry(address, ifindex, endpoint.id, 300 + endpoint.id, pod_mac, host_mac))
 
@@ -245,7 +248,7 @@ def test_replacing_a_program_loses_no_packet(pair: Pair) -> None:
     assert program is not None
     with program:
         while flood.poll() is None:
-            libbpf.link_update(link, program)
+            libbpf_programs.link_update(link, program)
     output, _ = flood.communicate(timeout=30)
 
     assert "2000 packets transmitted, 2000 received" in output
