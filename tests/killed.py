@@ -259,8 +259,8 @@ def main() -> None:
     """Start the service once for each line on stdin; see the module."""
     _, module, directory, *argv = sys.argv
     service = module.rpartition(".")[2]
-    config = importlib.import_module("services.common.config")
-    settings = config.load(Path(argv[argv.index("--config") + 1]), {})
+    configfile = importlib.import_module("services.common.configfile")
+    settings = configfile.load(Path(argv[argv.index("--config") + 1]), {})
     roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs, "journal": settings.endpoint.journal_dir}
     watch(service, Effects(service, Path(directory), roots), etcd=bool(settings.kvstore.endpoints))
     run = importlib.import_module(f"{module}.main").main

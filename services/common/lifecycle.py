@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from services.common import config, telemetry
+from services.common import config, configfile, telemetry
 from services.common.errors import PodlaneError
 
 T = TypeVar("T")
@@ -126,7 +126,7 @@ def main(service: str, build: Callable[[config.Settings], Sequence[Component]]) 
     parser.add_argument("--config", type=Path, help="TOML file; default PODLANE_CONFIG or /etc/podlane/podlane.toml")
     arguments = parser.parse_args()
     try:
-        settings = config.load_from_process(arguments.config)
+        settings = configfile.load_from_process(arguments.config)
         telemetry.configure(service, settings.node.log_level, settings.node.log_format)
         return asyncio.run(_serve(service, build(settings)))
     except PodlaneError as error:

@@ -15,7 +15,7 @@ from podlane.ipam.v1 import ipam_pb2
 from structlog.testing import capture_logs
 
 from services.common import deletions
-from services.common.config import load
+from services.common.configfile import load
 from services.common.errors import Internal, InvalidArgument, Unavailable
 from services.common.model import Attachment
 from services.endpoint.deletions import Journal

@@ -10,7 +10,7 @@ from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
 from services.common import wire
-from services.common.config import load
+from services.common.configfile import load
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.common.model import Attachment
 from services.endpoint.gc import Collector
