@@ -262,7 +262,7 @@ async def test_ipv6_that_cannot_be_switched_on_says_so(links: Links, pod: Netns,
     conf = tmp_path / "conf"
     (conf / "default").mkdir(parents=True)
     (conf / "default" / "disable_ipv6").write_text("1\n")
-    monkeypatch.setattr("services.loader.linkmaker._IPV6_CONF", conf)
+    monkeypatch.setattr("services.loader.linkmaker.IPV6_CONF", conf)
 
     with pytest.raises(FailedPrecondition, match="eth0 can't have an IPv6 address"):
         await links.create(link_spec(pod.path))
