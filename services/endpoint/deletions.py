@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common import deletions, telemetry
-from services.common.controller import Parameters, backoff
+from services.common.controller_parameters import Parameters, backoff
 from services.common.controllers import Manager as Controllers
 from services.common.deletions import Entry
 from services.common.errors import DeadlineExceeded, PodlaneError, Unavailable

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from services.common import telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager as Controllers
 from services.common.lifecycle import Shielded
 from services.common.model import Attachment

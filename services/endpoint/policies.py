@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common import controllers, policydigest, telemetry
-from services.common.controller import ControllerDone, Parameters
+from services.common.controller_parameters import ControllerDone, Parameters
 from services.common.errors import Exhausted, FailedPrecondition, NotFound, PodlaneError
 from services.common.model import Address
 from services.endpoint.cluster.records import IpRecord

@@ -14,7 +14,7 @@ Not here: the steps (`flow.py`), and who may touch an attachment meanwhile (`man
 from collections.abc import Callable
 
 from services.common import telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import NotFound, PodlaneError
 from services.common.lifecycle import Background
 from services.common.locks import KeyedLocks

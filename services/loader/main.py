@@ -8,7 +8,7 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc, trace_pb2, trace_pb2_
 
 from services.common import controller_service, lifecycle, sockets, telemetry
 from services.common.config import LoaderSettings, Settings
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from services.common.edge import Server
 from services.common.exporter import Exporter

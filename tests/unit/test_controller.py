@@ -13,7 +13,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.controller import ControllerDone, Parameters, backoff
+from services.common.controller_parameters import ControllerDone, Parameters, backoff
 from services.common.controller_status import HISTORY, Outcome, Result
 from services.common.controllers import Manager, Registry
 from services.common.errors import Unavailable
