@@ -21,7 +21,8 @@ from services.loader import inhabitants, linkcompare, linkspec, rtnl
 from services.loader.linklook import look, visit
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import HostEnd, Link, LinkRecord, LinkStatus, Namespace
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.netns import NotThePods
 from services.loader.rtnl import LinkInfo

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from services.loader import files, rtnl, rtnl_ip, rtnl_rule
 from services.loader.linkspec import OWN_TABLES, PodEnd
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import explain
 from services.loader.netns import Netns
 from services.loader.rtnl import LinkInfo
 

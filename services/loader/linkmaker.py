@@ -23,7 +23,8 @@ from services.loader.linkcompare import differences, host_problems, pod_problems
 from services.loader.linklook import IPV6_CONF, PodSide, explained, find, led_elsewhere, look, visit
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import HostEnd, LinkRecord, LinkSpec, PodEnd, random_mac
-from services.loader.netlink import NetlinkError, Request, Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import NetlinkError, Request, explain
 from services.loader.rtnl import EndOfPair, LinkInfo
 
 _log = telemetry.logger("links")

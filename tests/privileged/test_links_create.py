@@ -14,7 +14,8 @@ from services.common.model import format_mac
 from services.loader import rtnl
 from services.loader.links import Links
 from services.loader.linkspec import OffloadSizes
-from services.loader.netlink import Rtnl, attributes, number
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import attributes, number
 from tests import link_support, netns_support
 from tests.link_support import attachment, link_spec, namespaces
 from tests.netns_support import Netns
