@@ -21,7 +21,7 @@ from services.common.model import Attachment, Pod
 from services.ipam.allocator import Allocator
 from services.ipam.ledger import Ledger
 from services.ipam.model import Allocation, AllocationRequest, Clock
-from services.ipam.ranges import plan
+from services.ipam.poolplan import plan
 from services.ipam.store import MIGRATIONS, Store
 
 DUAL = PoolSettings("default", ("10.0.0.0/24", "fd00::/112"))
