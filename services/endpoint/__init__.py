@@ -15,6 +15,6 @@ gc.py            the controller that searches for garbage; `sweep.py` looks agai
 deletions.py     the controller that carries out what CNI DEL has journalled
 peers.py         ipam and the loader as two Protocols; `ipampeer.py` and `loaderpeer.py` have them by gRPC
 store.py         the rows in SQLite
-model.py observed.py plan.py options.py health.py ids.py garbage.py    pure: nouns, states, decisions
+model.py observed.py plan.py options.py health.py ids.py garbage.py findings.py    pure: nouns, states, decisions
 policy/          pure: identities, NetworkPolicy, and what both make of a policy map
 """

@@ -20,7 +20,7 @@ from services.common.controllers import Manager as Controllers
 from services.common.lifecycle import Shielded
 from services.common.model import Attachment
 from services.endpoint import garbage
-from services.endpoint.garbage import Action, Finding, Kind, Seen
+from services.endpoint.findings import Action, Finding, Kind, Seen
 from services.endpoint.manager import Manager
 from services.endpoint.model import Endpoint
 from services.endpoint.node import Readiness

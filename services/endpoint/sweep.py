@@ -26,8 +26,8 @@ from typing import Protocol
 from services.common.errors import FailedPrecondition, PodlaneError
 from services.common.model import Attachment
 from services.endpoint import garbage, plan
+from services.endpoint.findings import Action, Finding, Kind, Seen
 from services.endpoint.flow import Addresses
-from services.endpoint.garbage import Action, Finding, Kind, Seen
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint
 from services.endpoint.observed import Allocation, Datapath, LinkState
