@@ -4,6 +4,6 @@ the pure middle     model · record · headers · pins · linkspec · layout · 
 C and its objects   compile · template · objects · image
 the kernel's doors  libbpf* · maps · pathmaps · policymaps · eventmaps · netlink · rtnl* · netns · netlink_worker
 links, the node     links · link* · inhabitants · host · tc · tcx · overlay* · node · masquerade
-what is in force    statedir · datapath · inventory · steps · regenerate · adopt · nodeconfig
+what is in force    statedir · datapath · inventory · steps · levels · regenerate · adopt · nodeconfig
 the edge            servicer · messages · linkmessages · main
 """
