@@ -71,7 +71,7 @@ class Restorer:
         datapaths, links, allocations = await asyncio.gather(
             self._loader.datapaths(), self._loader.links(), self._ipam.allocations()
         )
-        if await self._policies.reconcile(datapaths):
+        if await self._policies.session.reconcile(datapaths):
             datapaths = await self._loader.datapaths()
         self._manager.avoid_ids((one.id, one.generation) for one in datapaths)
         seen = _Seen(datapaths, links, allocations)
