@@ -6,132 +6,25 @@ The fake stands for links.py's and tc.py's part; that the real one behaves so is
 import dataclasses
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
-from ipaddress import ip_address
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
-from services.common.locks import KeyedLocks
-from services.common.model import Attachment
 from services.loader import adopt, libbpf
 from services.loader.attach import Attachers
-from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
-from services.loader.flowledger import FlowLedger
-from services.loader.inventory import Inventory
-from services.loader.libbpf import Fd
-from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry, policy_content
+from services.loader.model import Direction, Level, PolicyEntry, policy_content
 from services.loader.pins import Pins
-from services.loader.policies import Policies
-from services.loader.regenerate import Regenerator
-from services.loader.statedir import StateDir
-from services.loader.steps import Kernel
 from services.loader.template import Templates
 from tests.bpf_sources import CLANG_REFUSES, CLANG_SAYS, VERIFIER_REFUSES, refusing
+from tests.loader_bench import ALLOW, SPEC, V4, V6, Bench, FakeLink
 
 pytestmark = pytest.mark.privileged
 
-NODE = NodeConfig((), (ip_address("10.0.0.1"), ip_address("fd00::1")))
-V4, V6 = ip_address("10.0.0.9"), ip_address("fd00::9")
-# The loopback device is a link that every namespace has.
-SPEC = EndpointSpec(
-    7, 1, Attachment("net", "c0ffee", "eth0"), "lo", 1, b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", (V4, V6), 4711
-)
-ALLOW = (PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS))
 DENY = (PolicyEntry(Direction.INGRESS, deny=True),)
-
-
-class FakeLink:
-    """A link's hooks and its host side. It holds the programs that are attached, and fails where it is told to."""
-
-    mode = "tc"
-
-    def __init__(self) -> None:
-        self.hooks: dict[str, int] = {}
-        self.held: list[Fd] = []
-        self.connected = False
-        self.calls: list[str] = []
-        self.fail_at = ""
-        self.look: Any = lambda: None
-
-    def _call(self, name: str) -> None:
-        self.calls.append(name)
-        self.look()
-        if name == self.fail_at:
-            self.fail_at = ""
-            raise Unavailable(f"{name} was told to fail")
-
-    async def attach(self, _spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
-        self._call("attach")
-        self.hold({name: libbpf.program_info(fd).id for name, fd in programs.items()})
-
-    def hold(self, hooks: Mapping[str, int]) -> None:
-        held = [libbpf.program_by_id(id_) for id_ in hooks.values()]
-        for fd in self.held:
-            fd.close()
-        self.held = [fd for fd in held if fd is not None]
-        self.hooks = dict(hooks)
-
-    async def detach(self, _spec: EndpointSpec) -> None:
-        self._call("detach")
-        self.hold({})
-
-    async def attached(self, _spec: EndpointSpec) -> Mapping[str, int | None]:
-        return {"from_container": None, "to_container": None} | self.hooks
-
-    async def forget(self, _id: int) -> None:
-        self._call("forget")
-
-    async def connect(self, _spec: EndpointSpec) -> None:
-        self._call("connect")
-        self.connected = True
-
-    async def problems(self, _spec: EndpointSpec) -> list[str]:
-        return [] if self.connected else ["the node's end is down"]
-
-    async def disconnect(self, _spec: EndpointSpec) -> None:
-        self._call("disconnect")
-        self.connected = False
-
-
-class Bench:
-    """One endpoint's world."""
-
-    def __init__(self, directory: Path, templates: Templates) -> None:
-        self.state = StateDir(directory / "state")
-        self.state.open()
-        self.link = FakeLink()
-        self.pins = Pins(directory / "bpf")
-        attachers, locks = Attachers({"tc": self.link}, "tc"), KeyedLocks()
-        self.datapath = Datapath(self.pins, attachers, self.link)
-        self.inventory = Inventory(self.datapath, self.pins, self.state, locks)
-        self.blocking = Blocking()
-        self.policies = Policies(self.datapath, self.state, self.blocking)
-        ledger = FlowLedger(self.datapath, self.blocking)
-        self.kernel = Kernel(self.datapath, self.inventory, self.policies, attachers, self.link, self.blocking, ledger)
-        self.regenerator = Regenerator(self.state, templates, self.kernel, locks, lambda: NODE)
-
-    async def build(self, level: Level = Level.REWRITE_LOAD, policy: Any = ALLOW, **changes: Any) -> Any:
-        return await self.regenerator.regenerate(dataclasses.replace(SPEC, **changes), level, policy)
-
-    def snapshot(self) -> Any:
-        """Everything that the kernel and the state directory hold for the endpoint."""
-        policy = sorted(one.entry for one in self.policy()) if self.datapath.has_policy(7) else None
-        return (
-            self.state.record(7),
-            sorted(path.name for path in self.state.root.iterdir() if path.name.startswith("7")),
-            self.datapath.call_policy.get(7),
-            dict(self.link.hooks),
-            [self.datapath.endpoints.get(address) for address in (V4, V6)],
-            policy,
-        )
-
-    def policy(self) -> Any:
-        with self.datapath.policy(7) as policy:
-            return policy.dump()
 
 
 @pytest.fixture(scope="module")
