@@ -9,7 +9,7 @@ import time
 import tracemalloc
 
 from benchmarks.harness import Report, Row
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from services.common.metrics import Metrics
 

@@ -32,7 +32,7 @@ from services.common.db import Database
 from services.common.model import Attachment
 from services.ipam.ledger import Ledger
 from services.ipam.model import AllocationRequest, Clock
-from services.ipam.ranges import plan
+from services.ipam.poolplan import plan
 from services.ipam.store import MIGRATIONS, Store
 
 IN_FLIGHT = 64

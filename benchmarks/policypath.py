@@ -22,7 +22,7 @@ from benchmarks.harness import Report, Row
 from benchmarks.path import Pair, told
 from benchmarks.programs import loaded, once
 from services.common.model import Network
-from services.loader import headers, libbpf, maps
+from services.loader import headers, libbpf_programs, maps, pathmaps, policymaps
 from services.loader.model import Direction, PolicyEntry
 from tests.bpf_support import ALLOW_ALL, ETHER, PEER_IDENTITY, PEER_V4, POD_IDENTITY, POD_V4
 
@@ -78,11 +78,11 @@ class Maps:
     def __init__(self, pins: Path, stack: contextlib.ExitStack) -> None:
         """Open the policy maps of all endpoints, the prefixes and the revision."""
         self._policies = [
-            stack.enter_context(maps.Policy.open(pin, headers.SIZES)) for pin in sorted(pins.glob("policy_*"))
+            stack.enter_context(policymaps.Policy.open(pin, headers.SIZES)) for pin in sorted(pins.glob("policy_*"))
         ]
-        self._prefixes = stack.enter_context(maps.Prefixes.open(pins / maps.PREFIXES, headers.SIZES))
-        self._revision = stack.enter_context(maps.Revision.open(pins / maps.REVISION, headers.SIZES))
-        endpoints = stack.enter_context(maps.Endpoints.open(pins / maps.ENDPOINTS, headers.SIZES))
+        self._prefixes = stack.enter_context(policymaps.Prefixes.open(pins / maps.PREFIXES, headers.SIZES))
+        self._revision = stack.enter_context(policymaps.Revision.open(pins / maps.REVISION, headers.SIZES))
+        endpoints = stack.enter_context(pathmaps.Endpoints.open(pins / maps.ENDPOINTS, headers.SIZES))
         self.identities = frozenset(entry.identity for entry in endpoints.dump() if not entry.host)
 
     def fill(self, policy: list[PolicyEntry], table: Mapping[Network, int]) -> None:
@@ -133,7 +133,8 @@ def per_packet(filling: Filling) -> dict[str, float]:
             found[what] = statistics.median(once(datapath, "from_container", packet) for _ in range(_ROUNDS))
             if not turned:
                 found["new flow"] = statistics.median(
-                    libbpf.prog_test_run(datapath.programs["from_container"], frame).duration_ns for frame in frames
+                    libbpf_programs.prog_test_run(datapath.programs["from_container"], frame).duration_ns
+                    for frame in frames
                 )
     return found
 

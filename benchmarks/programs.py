@@ -17,7 +17,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from benchmarks.harness import Report, Row
-from services.loader import libbpf, objects
+from services.loader import libbpf, libbpf_programs, objects
 from services.loader.event import EventType
 from tests.bpf_support import (
     ETHER,
@@ -66,7 +66,7 @@ def loaded(turned: tuple[str, ...]) -> Iterator[Datapath]:
 
 def once(datapath: Datapath, program: str, packet: Packet) -> int:
     """Return the average nanoseconds of one row of repetitions."""
-    return libbpf.prog_test_run(datapath.programs[program], bytes(packet), repeat=_HOPS).duration_ns
+    return libbpf_programs.prog_test_run(datapath.programs[program], bytes(packet), repeat=_HOPS).duration_ns
 
 
 def per_packet(datapaths: Mapping[str, Datapath]) -> dict[str, dict[str, float]]:

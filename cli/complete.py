@@ -28,11 +28,11 @@ def _listed(context: click.Context) -> list[Any]:
     from podlane.endpoint.v1 import endpoint_pb2
 
     from cli import connect
-    from services.common import config
+    from services.common import configfile
     from services.common.errors import PodlaneError
 
     try:
-        settings = config.load_from_process(context.find_root().params.get("file"))
+        settings = configfile.load_from_process(context.find_root().params.get("file"))
         request = endpoint_pb2.ListEndpointsRequest()
         reply = connect.ask(connect.endpoint(settings), "ListEndpoints", request, _SECONDS, wait=0.0)
         return list(reply.endpoints)

@@ -94,10 +94,10 @@ def podlane(context: click.Context, file: Path | None) -> None:
       podlane monitor --type drop
       podlane policy explain --from shop/web-0 --to shop/db-0 --port 5432
     """
-    from services.common import config
+    from services.common import configfile
 
     try:
-        context.obj = config.load_from_process(file)
+        context.obj = configfile.load_from_process(file)
     except PodlaneError:
         # Help is there for whoever has a file that can't be read, too.
         if not _HELP.intersection(sys.argv):

@@ -21,7 +21,7 @@ from podlane.endpoint.v1 import endpoint_pb2_grpc, policy_pb2_grpc
 from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
 from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 
-from services.loader import libbpf, maps
+from services.loader import libbpf, maps, pathmaps
 from tests.node_support import SERVICES, Node, Pod
 
 PATIENCE = 20.0
@@ -176,7 +176,7 @@ class Agreement:
         """Return the slots that are filled, of the first ones: to ask for all 65,536 takes 0.1 s."""
         pinned = libbpf.object_get(self._maps / maps.CALL_POLICY)
         assert pinned is not None
-        with maps.CallPolicy(pinned) as slots:
+        with pathmaps.CallPolicy(pinned) as slots:
             return set(slots.dump(range(1, _SLOTS)))  # the first is the node's
 
     def _published(self) -> Iterator[str]:

@@ -22,7 +22,20 @@ from typing import Any, Self
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from services.loader import conntrack, event, headers, layout, layoutcheck, libbpf, maps, objects
+from services.loader import (
+    conntrack,
+    event,
+    eventmaps,
+    headers,
+    layout,
+    layoutcheck,
+    libbpf,
+    libbpf_programs,
+    maps,
+    objects,
+    pathmaps,
+    policymaps,
+)
 from services.loader.compile import SOURCE, Compiler, arguments
 from services.loader.event import Event, EventType
 from services.loader.flows import Flows
@@ -128,16 +141,16 @@ class Datapath:
         """Load the programs with POD's constants but for `changes`, on maps of these sizes."""
         code = code or compiled()
         self.fds = {name: one.create(sizes) for name, one in maps.DEFINITIONS.items()}
-        self.endpoints = maps.Endpoints(self.fds[maps.ENDPOINTS])
-        self.call_policy = maps.CallPolicy(self.fds[maps.CALL_POLICY])
-        self.policy = maps.Policy(self.fds[maps.POLICY])
-        self.prefixes = maps.Prefixes(self.fds[maps.PREFIXES])
-        self.revision = maps.Revision(self.fds[maps.REVISION])
+        self.endpoints = pathmaps.Endpoints(self.fds[maps.ENDPOINTS])
+        self.call_policy = pathmaps.CallPolicy(self.fds[maps.CALL_POLICY])
+        self.policy = policymaps.Policy(self.fds[maps.POLICY])
+        self.prefixes = policymaps.Prefixes(self.fds[maps.PREFIXES])
+        self.revision = policymaps.Revision(self.fds[maps.REVISION])
         self.ipcache = Ipcache(self.fds[maps.IPCACHE])
-        self.underlay = maps.Underlay(self.fds[maps.UNDERLAY])
-        self.metrics = maps.Metrics(self.fds[maps.METRICS])
-        self.packet = maps.Packet(self.fds[maps.PACKET])
-        self.event_credits = maps.EventCredits(self.fds[maps.EVENT_CREDITS])
+        self.underlay = pathmaps.Underlay(self.fds[maps.UNDERLAY])
+        self.metrics = eventmaps.Metrics(self.fds[maps.METRICS])
+        self.packet = eventmaps.Packet(self.fds[maps.PACKET])
+        self.event_credits = eventmaps.EventCredits(self.fds[maps.EVENT_CREDITS])
         self.ring = Ring(self.fds[maps.EVENTS])
         self.programs = objects.load(code, constants(**changes), self.fds)
         for id_ in (POD_ID, PEER_ID):
@@ -169,7 +182,7 @@ class Datapath:
     def run(self, program: str, packet: Packet | bytes, *, came_in_at: int = 0) -> Sent:
         """Run one program over a packet. `came_in_at` is the interface by which the node received it."""
         context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK)
-        done = libbpf.prog_test_run(self.programs[program], bytes(packet), context=context, room=64)
+        done = libbpf_programs.prog_test_run(self.programs[program], bytes(packet), context=context, room=64)
         return Sent(done.retval, Ether(done.data), done.data)
 
     def send(self, packet: Packet | bytes) -> Sent:
@@ -184,7 +197,7 @@ class Datapath:
         """Return what becomes of a frame that the pod sends, or receives, and nothing more: for many of them."""
         context = _CONTEXT.pack(*(0,) * 8, 0, came_in_at, LOOPBACK)
         program = self.programs["from_container" if out else "to_container"]
-        return libbpf.prog_test_run(program, frame, context=context, room=64).retval
+        return libbpf_programs.prog_test_run(program, frame, context=context, room=64).retval
 
     def drops(self) -> Mapping[str, int]:
         """Return how many packets were dropped, by reason."""

@@ -26,7 +26,7 @@ from services.ipam.claimstore import ClaimStore
 from services.ipam.clusterpool import CONTROLLER, ClusterPools
 from services.ipam.ledger import Ledger
 from services.ipam.model import Allocation, AllocationRequest, Clock
-from services.ipam.ranges import plan
+from services.ipam.poolplan import plan
 from services.ipam.store import MIGRATIONS, Store
 from services.ipam.supply import Changes
 

@@ -25,13 +25,15 @@ from podlane.endpoint.v1 import endpoint_pb2_grpc, policy_pb2, policy_pb2_grpc
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
-from services.common import config, lifecycle, wire
+from services.common import configfile, lifecycle, wire
 from services.common.client import Peer
 from services.common.errors import PodlaneError
 from services.common.model import Attachment
 from services.endpoint.main import build
 from tests import warm
-from tests.fakes import FakeIpam, FakeKernel, FakeLoader
+from tests.fake_ipam import FakeIpam
+from tests.fake_kernel import FakeKernel
+from tests.fake_loader import FakeLoader
 
 T = TypeVar("T")
 
@@ -237,7 +239,7 @@ class Surroundings:
             f"[endpoint]\npeer_wait_seconds = {peer_wait}\ngc_interval_seconds = {gc_interval}\n"
             f'policy_dir = "{self.dir}/policy.d"\n'
         )
-        self.settings = config.load(self.file, {})
+        self.settings = configfile.load(self.file, {})
         self.kernel = FakeKernel()
         self.loader = FakeLoader(self.settings.loader.socket, self.kernel)
         self.ipam = FakeIpam(self.settings.ipam.socket)
@@ -259,7 +261,7 @@ class Surroundings:
 
     def reload(self) -> None:
         """Read the settings' file again, after a test has written to it."""
-        self.settings = config.load(self.file, {})
+        self.settings = configfile.load(self.file, {})
 
     def pod(self, name: str = "") -> FakePod:
         """Do the first two steps of an ADD."""

@@ -217,9 +217,10 @@ def _watch_kernel(effects: Effects) -> None:
     for name in ("map_update", "map_delete", "map_update_batch", "map_delete_batch"):
         effects.before(libbpf, name, functools.partial(_mapped, name))
     effects.before(libbpf, "object_pin", lambda _fd, path: f"pin {path.name}")
-    effects.before(libbpf, "link_create", lambda *_: "link_create")
-    effects.before(libbpf, "link_update", lambda *_: "link_update")
-    effects.before(libbpf, "link_detach", lambda *_: "link_detach")
+    programs = importlib.import_module("services.loader.libbpf_programs")
+    effects.before(programs, "link_create", lambda *_: "link_create")
+    effects.before(programs, "link_update", lambda *_: "link_update")
+    effects.before(programs, "link_detach", lambda *_: "link_detach")
     effects.before(importlib.import_module("services.loader.netlink").Rtnl, "batch", _batched)
     effects.before(
         importlib.import_module("services.loader.statedir"),
@@ -258,8 +259,8 @@ def main() -> None:
     """Start the service once for each line on stdin; see the module."""
     _, module, directory, *argv = sys.argv
     service = module.rpartition(".")[2]
-    config = importlib.import_module("services.common.config")
-    settings = config.load(Path(argv[argv.index("--config") + 1]), {})
+    configfile = importlib.import_module("services.common.configfile")
+    settings = configfile.load(Path(argv[argv.index("--config") + 1]), {})
     roots = {"state": settings.loader.state_dir, "bpf": settings.node.bpffs, "journal": settings.endpoint.journal_dir}
     watch(service, Effects(service, Path(directory), roots), etcd=bool(settings.kvstore.endpoints))
     run = importlib.import_module(f"{module}.main").main

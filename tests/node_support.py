@@ -28,7 +28,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cli import processes
 from cni import install
-from services.common import config
+from services.common import config, configfile
 from services.common.errors import PodlaneError
 from tests import warm
 from tests.objects import prebuilt
@@ -182,7 +182,7 @@ class Node:
     @property
     def loaded(self) -> config.Settings:
         """The settings as the services read them."""
-        return config.load(self.config_file, {})
+        return configfile.load(self.config_file, {})
 
     def close(self) -> None:
         """Stop what runs, unmount, delete the namespaces and the directory."""

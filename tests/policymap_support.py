@@ -9,7 +9,6 @@ import asyncio
 from pathlib import Path
 from typing import Any, Self
 
-from services.common.locks import KeyedLocks
 from services.loader import bpffs, model
 from services.loader.attach import Attachers
 from services.loader.blocking import Blocking
@@ -32,7 +31,7 @@ class PolicyMaps:
         self._mount = directory / "bpf"
         self.state = StateDir(directory / "state")
         nobody: Any = None
-        self.datapath = Datapath(Pins(self._mount), self.state, Attachers({}, "tc"), nobody, KeyedLocks())
+        self.datapath = Datapath(Pins(self._mount), Attachers({}, "tc"), nobody)
         self.blocking = Blocking()
         self.policies = Policies(self.datapath, self.state, self.blocking)
 

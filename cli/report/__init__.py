@@ -7,7 +7,7 @@
     secrets.py       which values must not leave the node; redact.py takes them out of every member
     archive.py       members ⇄ .tar.gz
     model.py         a report as checks see it: endpoints, links, datapaths, allocations, whoever told of them
-    load.py          members → model
+    load.py          members → model; recorded.py has what only files tell
     checks/          small pure functions over the model: what can't be true at the same time
 
 Two lists of endpoints are taken, before everything else and after it. Only who is the same in both is *settled*, and

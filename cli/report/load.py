@@ -1,16 +1,17 @@
-"""Members → model, from whoever has told: the services, else their files. Pure, but for the archive's bytes.
+"""Members → model, from whoever has told: the services, else their files (recorded.py).
 
-An archive of a later minor format has members and keys that aren't known here: they are passed over. One of another
-major format is refused, as is what can't be read.
+Pure, but for the archive's bytes. An archive of a later minor format has members and keys that aren't known here: they
+are passed over. One of another major format is refused, as is what can't be read.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from cli.report import archive
 from cli.report.model import READY, Allocation, Datapath, Device, Endpoint, Inside, Link, Owner, Report
+from cli.report.recorded import recorded_allocations, recorded_endpoints, recorded_links, row_owner, table_of
 from services.common.errors import InvalidArgument
 
 _MAJOR = 1
@@ -55,13 +56,13 @@ def of(members: Mapping[str, Any], name: str) -> Report:
 
 def _report(manifest: Any, members: Mapping[str, Any]) -> Report:
     told = members.get("endpoint/endpoints.json")
-    endpoints = [_endpoint(one) for one in told] if told is not None else _recorded_endpoints(members)
+    endpoints = [_endpoint(one) for one in told] if told is not None else recorded_endpoints(members)
     after = members.get("endpoint/after.json")
-    rows = _table(members, "endpoint", "endpoints")
+    rows = table_of(members, "endpoint", "endpoints")
     everyone = [
         *((one.id, one.owner) for one in endpoints),
         *((one["id"], _owner(one["attachment"])) for one in after or ()),
-        *((row["id"], _row_owner(row)) for row in rows),
+        *((row["id"], row_owner(row)) for row in rows),
     ]
     return Report(
         node=str(manifest.get("node", "")),
@@ -99,10 +100,6 @@ def _essence(one: Endpoint) -> tuple[Any, ...]:
 
 def _owner(attachment: Mapping[str, str]) -> Owner:
     return attachment["network"], attachment["container_id"], attachment["ifname"]
-
-
-def _row_owner(row: Mapping[str, Any]) -> Owner:
-    return row["network"], row["container_id"], row["ifname"]
 
 
 def _pod(pod: Mapping[str, str] | None) -> str:
@@ -145,39 +142,6 @@ def _link(one: Mapping[str, Any], **further: Any) -> Link:
     )
 
 
-def _table(members: Mapping[str, Any], database: str, table: str) -> Sequence[Any]:
-    found: Sequence[Any] = (members.get(f"files/{database}.json") or {}).get(table, ())
-    return found
-
-
-def _recorded_endpoints(members: Mapping[str, Any]) -> list[Endpoint]:
-    """Return the endpoints of the database: what there is while podlane-endpoint is down."""
-    addresses: dict[int, list[Any]] = {}
-    for row in _table(members, "endpoint", "addresses"):
-        addresses.setdefault(row["endpoint_id"], []).append(row)
-    return [
-        Endpoint(
-            id=row["id"],
-            generation=row["generation"],
-            owner=_row_owner(row),
-            pod=f"{row['pod_namespace']}/{row['pod_name']}" if row["pod_name"] else "",
-            state=READY if row["stage"] == "created" else row["stage"],
-            identity=row["identity"],
-            addresses=tuple(one["address"] for one in addresses.get(row["id"], ())),
-            gateways=tuple(one["gateway"] for one in addresses.get(row["id"], ()) if one["gateway"]),
-            link=Link(
-                owner=_row_owner(row),
-                chained=bool(row.get("chained", 0)),
-                **{name: row[name] for name in _LINK_COLUMNS},
-            ),
-        )
-        for row in _table(members, "endpoint", "endpoints")
-    ]
-
-
-_LINK_COLUMNS = ("host_ifname", "host_ifindex", "host_mac", "pod_mac", "netns_path", "netns_inode", "mtu")
-
-
 def _links(members: Mapping[str, Any]) -> dict[Owner, Link] | None:
     told = members.get("loader/links.json")
     if told is not None:
@@ -187,24 +151,7 @@ def _links(members: Mapping[str, Any]) -> dict[Owner, Link] | None:
             )
             for one in told
         }
-    return _recorded_links(members.get("files/state.json"))
-
-
-def _recorded_links(state: Any) -> dict[Owner, Link] | None:
-    if state is None:
-        return None
-    found = {}
-    for name, record in state.items():
-        if name.startswith("links/") and isinstance(record, dict) and "attachment" in record:
-            network, container, ifname = record["attachment"]
-            owner = (network, container, ifname)
-            found[owner] = Link(
-                owner=owner,
-                host_ifname=record.get("host_ifname") or name.removeprefix("links/").removesuffix(".json"),
-                chained=bool(record.get("chained", False)),
-                **{column: record[column] for column in _LINK_COLUMNS[1:]},
-            )
-    return found
+    return recorded_links(members.get("files/state.json"))
 
 
 def _datapaths(members: Mapping[str, Any]) -> dict[int, Datapath] | None:
@@ -257,24 +204,6 @@ def _allocations(members: Mapping[str, Any]) -> dict[Owner, Allocation] | None:
             for one in told
         }
     return recorded_allocations(members)
-
-
-def recorded_allocations(members: Mapping[str, Any]) -> dict[Owner, Allocation] | None:
-    """Return what ipam's database says, None when it wasn't read."""
-    if members.get("files/ipam.json") is None:
-        return None
-    return {
-        _row_owner(row): Allocation(
-            owner=_row_owner(row),
-            pod=f"{row['pod_namespace']}/{row['pod_name']}" if row["pod_name"] else "",
-            pool=row["pool"],
-            addresses=tuple(row[family] for family in ("ipv4", "ipv6") if row[family]),
-            confirmed=row["confirmed"] is not None,
-            endpoint_id=row["endpoint_id"] or 0,
-            expires=row["expires"],
-        )
-        for row in _table(members, "ipam", "allocations")
-    }
 
 
 def _devices(told: Any) -> dict[str, Device] | None:

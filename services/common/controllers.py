@@ -14,7 +14,8 @@ import contextvars
 import functools
 from collections.abc import Callable, Iterable, Iterator
 
-from services.common.controller import Controller, Parameters, Surroundings
+from services.common.controller import Controller
+from services.common.controller_parameters import Parameters, Surroundings
 from services.common.controller_status import Outcome
 
 

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from services.common import config, telemetry
+from services.common import config, configfile, telemetry
 from services.common.errors import PodlaneError
 
 T = TypeVar("T")
@@ -82,6 +82,26 @@ class Shielded:
             await asyncio.wait(self._tasks)
 
 
+class Background:
+    """Runs work that nobody waits for, and waits for all of it when the service stops. asyncio logs what fails."""
+
+    def __init__(self) -> None:
+        """Start with nothing running."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Begin `work`; its task may be awaited, or left."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def stop(self) -> None:
+        """Wait for what is running, and for what that begins."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
 @contextlib.asynccontextmanager
 async def running(components: Sequence[Component]) -> Any:
     """Start the components in order; stop those that started, in reverse, at the end of the block."""
@@ -106,7 +126,7 @@ def main(service: str, build: Callable[[config.Settings], Sequence[Component]]) 
     parser.add_argument("--config", type=Path, help="TOML file; default PODLANE_CONFIG or /etc/podlane/podlane.toml")
     arguments = parser.parse_args()
     try:
-        settings = config.load_from_process(arguments.config)
+        settings = configfile.load_from_process(arguments.config)
         telemetry.configure(service, settings.node.log_level, settings.node.log_format)
         return asyncio.run(_serve(service, build(settings)))
     except PodlaneError as error:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from services.common import deletions, telemetry
-from services.common.controller import Parameters, backoff
+from services.common.controller_parameters import Parameters, backoff
 from services.common.controllers import Manager as Controllers
 from services.common.deletions import Entry
 from services.common.errors import DeadlineExceeded, PodlaneError, Unavailable
@@ -227,7 +227,7 @@ class Journal:
     async def _delete_endpoint(self, attachment: Attachment) -> None:
         managed = self._manager.registry.attached(attachment)
         if managed is not None:
-            await self._manager.take_down(managed, Addresses.LEAVE, "DEL came while a service was away")
+            await self._manager.remover.take_down(managed, Addresses.LEAVE, "DEL came while a service was away")
 
     async def _delete_link(self, attachment: Attachment) -> None:
         await self._loader.delete_link(attachment, 0)

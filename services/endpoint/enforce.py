@@ -18,7 +18,7 @@ changes (`catch_up`). What can't be written because the map is too small is said
 Invariants: at most one flush at a time; the difference is sent only against a content that the loader finds there
 (`policydigest.py`).
 
-Not here: what policies mean (`policy/`), documents and identities (`policies.py`), the message (`peers.py`).
+Not here: what policies mean (`policy/`), documents and identities (`policies.py`), the message (`loaderpeer.py`).
 """
 
 import asyncio

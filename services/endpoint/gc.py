@@ -15,12 +15,12 @@ import asyncio
 from collections.abc import Collection, Hashable, Iterable, Sequence
 
 from services.common import telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager as Controllers
 from services.common.lifecycle import Shielded
 from services.common.model import Attachment
 from services.endpoint import garbage
-from services.endpoint.garbage import Action, Finding, Kind, Seen
+from services.endpoint.findings import Action, Finding, Kind, Seen
 from services.endpoint.manager import Manager
 from services.endpoint.model import Endpoint
 from services.endpoint.node import Readiness
@@ -53,7 +53,7 @@ class Collector:
         self._loader, self._ipam = loader, ipam
         self._readiness, self._controllers = readiness, controllers
         self._interval, self._grace = interval, int(grace)
-        self._sweeper = Sweeper(manager, loader, ipam)
+        self._sweeper = Sweeper(manager, manager.remover, loader, ipam)
         self._shielded = Shielded()
         self._running = asyncio.Lock()
         self._marked: dict[Hashable, Action] = {}

@@ -6,7 +6,7 @@ from podlane.endpoint.v1 import endpoint_pb2 as pb
 
 from services.common import wire
 from services.common.errors import InvalidArgument
-from services.endpoint.garbage import Action, Kind
+from services.endpoint.findings import Action, Kind
 from services.endpoint.sweep import Outcome, Settled
 
 _KINDS = {pb.GarbageKind.Value(f"GARBAGE_KIND_{kind.name}"): kind for kind in Kind}

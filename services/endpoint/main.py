@@ -41,8 +41,10 @@ from services.endpoint.events import Request
 from services.endpoint.flowwatch import FlowWatch
 from services.endpoint.gc import Collector
 from services.endpoint.identities import LocalBackend
+from services.endpoint.ipampeer import IpamPeer
+from services.endpoint.loaderpeer import LoaderPeer
 from services.endpoint.managed import ManagedEndpoint
-from services.endpoint.manager import Manager, Parts
+from services.endpoint.manager import Manager
 from services.endpoint.metrics import Creations, Deletions, Phases, States
 from services.endpoint.model import Level
 from services.endpoint.monitor.hub import Monitor
@@ -53,7 +55,7 @@ from services.endpoint.node import NodeKeeper, Readiness
 from services.endpoint.operate import Operator
 from services.endpoint.packettrace import LoaderPeer as TracingLoader
 from services.endpoint.packettrace import PacketTracer
-from services.endpoint.peers import IpamPeer, LoaderPeer
+from services.endpoint.parts import Parts
 from services.endpoint.policies import Policies
 from services.endpoint.policy.labels import LabelFilter
 from services.endpoint.policydirectory import PolicyDirectory

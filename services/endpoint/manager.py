@@ -9,65 +9,40 @@ A creation that fails leaves nothing; where even undoing fails (the loader is go
 `disconnecting`, and is taken down as soon as that is possible: by the controller `removal`, by a DEL, or by the next
 ADD of the same attachment, whichever comes first.
 
-Not here: steps and their undo (`flow.py`), comparing with the kernel (`restore.py`), what operators ask (`operate.py`).
+Not here: how an endpoint comes to be (`creating.py`) and goes (`removal.py`), steps and their undo (`flow.py`),
+comparing with the kernel (`restore.py`), what operators ask (`operate.py`).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
-from typing import Any
 
-from services.common import controllers, telemetry, wire
-from services.common.controller import Parameters
-from services.common.errors import FailedPrecondition, NotFound, PodlaneError
-from services.common.lifecycle import Shielded
+from services.common import telemetry, wire
+from services.common.errors import FailedPrecondition, PodlaneError
+from services.common.lifecycle import Background, Shielded
 from services.common.locks import KeyedLocks
 from services.common.model import Attachment
-from services.endpoint import flow, plan
-from services.endpoint.admission import Admission, Caller
-from services.endpoint.chronicle import Chronicle
-from services.endpoint.events import RegenerationEvent, Request
-from services.endpoint.flow import Addresses, Creation
+from services.endpoint import plan
+from services.endpoint.admission import Caller
+from services.endpoint.creating import Creator
+from services.endpoint.events import Request
+from services.endpoint.flow import Addresses
 from services.endpoint.ids import Ids
 from services.endpoint.line import Place
 from services.endpoint.managed import Home, ManagedEndpoint
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, LogCode, LogType
-from services.endpoint.node import Readiness
 from services.endpoint.observed import LinkRemoval
-from services.endpoint.options import NO_OPTIONS, Options, check
-from services.endpoint.peers import Ipam, Loader
-from services.endpoint.policies import Policies
+from services.endpoint.options import NO_OPTIONS, Options
+from services.endpoint.parts import Parts
 from services.endpoint.policy.desired import EndpointPolicy
-from services.endpoint.publisher import Publisher
-from services.endpoint.regeneration import INITIAL, RECOVERY, REPEATED, Regenerator
-from services.endpoint.registry import Registry, Selector
-from services.endpoint.store import Store
+from services.endpoint.regeneration import REPEATED, Regenerator
+from services.endpoint.registry import Selector
+from services.endpoint.removal import Remover
 from services.endpoint.timeline import Recorder
-from services.endpoint.watch import Change, Told, Watchers
+from services.endpoint.watch import Change, Told
 
 _log = telemetry.logger("manager")
-
-REMOVAL = "removal"
-_RETRY_SECONDS, _LONGEST_RETRY_SECONDS = 0.5, 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the manager works with."""
-
-    store: Store
-    loader: Loader
-    ipam: Ipam
-    controllers: controllers.Registry
-    publisher: Publisher
-    watchers: Watchers
-    readiness: Readiness
-    registry: Registry
-    policies: Policies
-    admission: Admission
-    chronicle: Chronicle
 
 
 class Manager:
@@ -75,8 +50,7 @@ class Manager:
 
     def __init__(self, parts: Parts, queue_size: int, permits: int) -> None:
         """Wire; nothing is read before `start`."""
-        self._store, self._loader, self._ipam = parts.store, parts.loader, parts.ipam
-        self._controllers, self._publisher = parts.controllers, parts.publisher
+        self._store, self._controllers, self._publisher = parts.store, parts.controllers, parts.publisher
         self._watchers, self._readiness = parts.watchers, parts.readiness
         self._home = Home(queue_size, parts.controllers, self._publish)
         self.registry, self._policies = parts.registry, parts.policies
@@ -84,15 +58,17 @@ class Manager:
         self._ids = Ids()
         self._locks = KeyedLocks()
         self._shielded = Shielded()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
+        self.remover = Remover(parts, self._locks, self._background, lambda: self._ids)
         self.regenerator = Regenerator(
             parts.loader,
             parts.store,
             parts.policies.enforcer,
             permits,
-            link_gone=self._lost_link,
+            link_gone=self.remover.lost_link,
             observe=parts.chronicle.regenerated,
         )
+        self._creator = Creator(parts, self._home, self.regenerator, self.remover, lambda: self._ids)
 
     async def start(self) -> None:
         """Read the records; every endpoint is `restoring` until it was compared. Raises CorruptState, Unavailable."""
@@ -110,8 +86,7 @@ class Manager:
         """Let what was begun finish, in the order in which it depends on each other."""
         await self._controllers.stop()
         await self._shielded.stop()
-        while self._background:
-            await asyncio.wait(self._background)
+        await self._background.stop()
         await asyncio.gather(*(managed.queue.close("the service is stopping") for managed in self.registry))
 
     def __iter__(self) -> Iterator[ManagedEndpoint]:
@@ -178,7 +153,7 @@ class Manager:
         """Take down, in the background, the endpoint whose link the kernel reports gone."""
         managed = self.registry.linked(removal.host_ifname, removal.host_ifindex)
         if managed is not None:
-            self._lost_link(managed)
+            self.remover.lost_link(managed)
 
     def again(self, managed: ManagedEndpoint, request: Request) -> Awaitable[None]:
         """Begin to regenerate an endpoint; what is returned may be awaited for the end, or left."""
@@ -186,40 +161,9 @@ class Manager:
         async def run() -> None:
             await self.regenerator.trigger(managed, request).result()
 
-        task = asyncio.create_task(run())
-        self._background.add(task)
-        task.add_done_callback(self._ended)
+        task = self._background.begin(run())
+        task.add_done_callback(_ended)
         return task
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            task.exception()  # it is in the endpoint's log, and the controller `regeneration-recovery` sees to it
-
-    def dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
-        """Take an endpoint down in the background, again and again until it succeeds: the controller `removal`.
-
-        With RELEASE it is not touched if its link turns out to be there after all.
-        """
-
-        async def attempt() -> None:
-            await self._dispose(managed, addresses, why)
-
-        async def first() -> None:
-            try:
-                await attempt()
-            except PodlaneError as error:
-                endpoint = managed.endpoint
-                _log.warning("not taken down yet", endpoint=endpoint.id, why=why, error=error.message)
-                removal = Parameters(run=attempt, retry_base=_RETRY_SECONDS, retry_cap=_LONGEST_RETRY_SECONDS)
-                managed.controllers.update(REMOVAL, removal, delay=_RETRY_SECONDS)
-
-        self._begin(first())
-
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     async def restored(self, managed: ManagedEndpoint) -> None:
         """Say that a restored endpoint is as it should be; complete its record if the last run could not."""
@@ -238,14 +182,6 @@ class Manager:
         """Keep everything else away from an attachment for the block."""
         return self._locks.hold(attachment)
 
-    async def take_down(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
-        """Take an endpoint down, whose attachment is held. Raises Unavailable: then it stays, `disconnecting`."""
-        endpoint = managed.endpoint
-        _log.info("taking down", endpoint=endpoint.id, attachment=str(endpoint.spec.attachment), why=why)
-        if endpoint.state is not EndpointState.DISCONNECTING:
-            managed.note(LogType.OTHER, LogCode.WARNING, f"taken down: {why}")
-        await self._take_down(managed, addresses)
-
     async def _create(
         self, spec: EndpointSpec, caller: Caller, options: Options, watch: Recorder
     ) -> tuple[Endpoint, bool]:
@@ -258,86 +194,13 @@ class Manager:
                 return present.endpoint, False
             if present is not None:
                 _log.info("rebuilt for another link or after a failure", endpoint=present.endpoint.id)
-                await self._take_down(present, Addresses.GIVE_BACK)
+                await self.remover.at_once(present, Addresses.GIVE_BACK)
             watch.add("node", asked)
-            return await self._build(spec, caller, options, watch), True
+            return await self._creator.create(spec, caller, options, watch), True
 
     async def _make_ready(self, managed: ManagedEndpoint) -> None:
         if managed.endpoint.state is not EndpointState.READY:
             await self.regenerator.trigger(managed, REPEATED).result()
-
-    async def _build(self, spec: EndpointSpec, caller: Caller, options: Options, watch: Recorder) -> Endpoint:
-        if options:
-            check(options, await self._loader.options())
-        self.registry.check_addresses(spec.ips)
-        self._admission.check(caller.patience)
-        managed = self._new(spec, options)
-        try:
-            with watch.phase("identity"):
-                await self._policies.admit(managed)
-        except BaseException:
-            managed.move(EndpointState.DISCONNECTING, "nothing: it got no identity")
-            await self._forget(managed)
-            raise
-        self._identified(managed)
-        creation = Creation(
-            managed, self._store, self._loader, self._ipam, self.regenerator, policies=self._policies, watch=watch
-        )
-
-        async def in_turn(event: RegenerationEvent) -> None:
-            async with self._admission.turn(managed.endpoint.id, caller):
-                await creation.run(event)
-
-        # It waits inside its event: what others want of this endpoint meanwhile comes after it, or is folded in.
-        event, _ = managed.queue.trigger(INITIAL, in_turn)
-        try:
-            await event.result()
-        except BaseException as error:
-            self._chronicle.failed(managed.endpoint, watch.timeline(wire.now()), error)
-            await self._failed(managed, creation, error)
-            raise
-        self._chronicle.created(managed)
-        self._publisher.begin(managed)
-        self._policies.see_to_identity(managed)
-        return managed.endpoint
-
-    def _new(self, spec: EndpointSpec, options: Options) -> ManagedEndpoint:
-        """Make an endpoint that waits for its identity."""
-        id_, generation = self._ids.take()
-        now = wire.now()
-        new = Endpoint(
-            id_, generation, spec, now, EndpointState.WAITING_FOR_IDENTITY, options=options, unready_since=now
-        )
-        managed = ManagedEndpoint(new, self._home)
-        self.registry.put(managed)
-        self._watchers.tell(Change.UPSERTED, new)
-        return managed
-
-    def _identified(self, managed: ManagedEndpoint) -> None:
-        """Bring an endpoint that has its identity as far as it gets without anybody's help."""
-        endpoint, now = managed.endpoint, wire.now()
-        labels = endpoint.identity_labels
-        who = f"({labels})" if labels else "(reserved:init): its labels are not known"
-        why = self._policies.backend.provisional(endpoint.identity)
-        code, for_now = (LogCode.WARNING, f", until it has another one: {why}") if why else (LogCode.OK, "")
-        known = endpoint.noted(LogType.OTHER, code, f"identity {endpoint.identity} {who}{for_now}", now)
-        # In one go: nobody may see `ready`, which the table has in between, before there is a datapath.
-        managed.endpoint = known.moved(EndpointState.READY, "", now).moved(
-            EndpointState.WAITING_TO_REGENERATE, f"a regeneration ({INITIAL.reasons[0]})", endpoint.unready_since
-        )
-        self._watchers.tell(Change.UPSERTED, managed.endpoint)
-
-    async def _failed(self, managed: ManagedEndpoint, creation: Creation, error: BaseException) -> None:
-        why = error.message if isinstance(error, PodlaneError) else "a bug: see the service's log"
-        waiting_for = f"what its creation left to be removed; it failed: {why}"
-        if managed.endpoint.state is EndpointState.DISCONNECTING:
-            managed.explain(waiting_for)
-        else:
-            managed.move(EndpointState.DISCONNECTING, waiting_for)
-        if creation.undone:
-            await self._forget(managed)
-        else:
-            self.dispose(managed, Addresses.GIVE_BACK, "its creation failed and could not be undone")
 
     async def _delete(self, selector: Selector) -> bool:
         attachment = selector.attachment
@@ -354,48 +217,13 @@ class Manager:
             # Another endpoint may have come while this waited; it is not the one that was meant.
             if managed is None or self.registry.find(selector) is not managed:
                 return False
-            await self._take_down(managed, Addresses.LEAVE)
+            await self.remover.at_once(managed, Addresses.LEAVE)
             return True
-
-    async def _take_down(self, managed: ManagedEndpoint, addresses: Addresses) -> None:
-        await managed.controllers.remove(RECOVERY)
-        await managed.queue.close("the endpoint is being deleted")
-        try:
-            await flow.take_down(managed, addresses, self._store, self._loader, self._ipam)
-        except PodlaneError as error:
-            managed.explain(f"its removal to be repeated; the last attempt failed: {error.message}")
-            raise
-        await self._forget(managed)
-
-    async def _forget(self, managed: ManagedEndpoint) -> None:
-        managed.move(EndpointState.DISCONNECTED, "")
-        self.registry.remove(managed)
-        self._ids.free(managed.endpoint.id)
-        self._watchers.tell(Change.DELETED, managed.endpoint)
-        await self._policies.forget(managed)
-        await managed.queue.close("the endpoint is deleted")
-        # Not waited for: a kvstore that is away must not keep anybody.
-        self._begin(managed.controllers.remove_all())
-
-    def _lost_link(self, managed: ManagedEndpoint) -> None:
-        link = managed.endpoint.spec.link
-        why = f"link {link.host_ifname} (ifindex {link.host_ifindex}) is gone"
-        self._admission.withdraw(managed.endpoint.id, NotFound(f"{managed.endpoint}: {why}"))
-        self.dispose(managed, Addresses.RELEASE, why)
-
-    async def _dispose(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
-        attachment, link = managed.endpoint.spec.attachment, managed.endpoint.spec.link
-        async with self._locks.hold(attachment):
-            if self.registry.attached(attachment) is not managed:
-                return
-            if addresses is Addresses.RELEASE:
-                # What was seen may be old news by now: a mark is checked again before the sweep.
-                links = await self._loader.links(attachment)
-                if any(one.is_same(link) for one in links):
-                    return
-                # Another link is another ADD on its way, which has been told these addresses.
-                addresses = Addresses.GIVE_BACK if links else addresses
-            await self.take_down(managed, addresses, why)
 
     def _publish(self, changed: Endpoint) -> None:
         self._watchers.tell(Change.UPSERTED, changed)
+
+
+def _ended(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # it is in the endpoint's log, and the controller `regeneration-recovery` sees to it

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from services.common import controllers, telemetry, wire
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import PodlaneError, Unavailable
 from services.endpoint.observed import LinkRemoval, NodeConfig, PoolRange
 from services.endpoint.peers import Ipam, Loader

@@ -1,4 +1,4 @@
-"""What the other services say: values as `peers.py` reads them, and what is told to them. Pure."""
+"""What the other services say: values as `peer_messages.py` reads them, and what is told to them. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

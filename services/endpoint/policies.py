@@ -15,16 +15,16 @@ The resolver is made at the first session with the loader, because prefixes keep
 Invariants: the resolver is changed and settled without awaiting in between; what an identity stands for is on disk
 before a map has its number.
 
-Not here: how documents change (`policychanger.py`), what policies mean (`policy/`), whose map is written when
-(`enforce.py`), messages (`policyservicer.py`).
+Not here: what a session with the loader begins with (`policysession.py`), how documents change (`policychanger.py`),
+what policies mean (`policy/`), whose map is written when (`enforce.py`), messages (`policyservicer.py`).
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from services.common import controllers, policydigest, telemetry
-from services.common.controller import ControllerDone, Parameters
+from services.common.controller_parameters import ControllerDone, Parameters
 from services.common.errors import Exhausted, FailedPrecondition, NotFound, PodlaneError
 from services.common.model import Address
 from services.endpoint.cluster.records import IpRecord
@@ -33,20 +33,20 @@ from services.endpoint.identities import Backend
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import INIT_IDENTITY, Endpoint
 from services.endpoint.node import Readiness
-from services.endpoint.observed import Datapath, PolicyChange, PolicyTarget
 from services.endpoint.peers import Loader
-from services.endpoint.policy.desired import Delta, EndpointPolicy
+from services.endpoint.policy.desired import EndpointPolicy
 from services.endpoint.policy.identity import SMALLEST
 from services.endpoint.policy.labels import LabelFilter, Labels
 from services.endpoint.policy.networkpolicy import PolicyName
-from services.endpoint.policy.prefixes import PrefixChanges, PrefixTable
+from services.endpoint.policy.prefixes import PrefixTable
 from services.endpoint.policy.repository import Repository, Who
 from services.endpoint.policy.resolve import Resolver
 from services.endpoint.policy.settings import Settings
 from services.endpoint.policychange import Moved
 from services.endpoint.policychanger import Changer
+from services.endpoint.policysession import Session, filled
 from services.endpoint.policystore import PolicyStore
-from services.endpoint.registry import Registry, Selector
+from services.endpoint.registry import Registry
 from services.endpoint.store import Store
 
 _log = telemetry.logger("policies")
@@ -80,7 +80,8 @@ class Policies:
         self.filter = labels
         self.backend = backend
         self.repository = Repository()
-        self.enforcer = Enforcer(parts.loader, parts.registry, self.wanted, parts.regenerate, self._catch_up)
+        self.session = Session(self, parts)
+        self.enforcer = Enforcer(parts.loader, parts.registry, self.wanted, parts.regenerate, self.session.catch_up)
         self.look_first_at: Sequence[Callable[[], Awaitable[None]]] = ()
         """Awaited in the first session, before the node takes endpoints."""
         self._resolver: Resolver | None = None
@@ -150,61 +151,17 @@ class Policies:
         """Begin a session with the loader: what is wanted is known after it."""
         if self._resolver is None:
             known = await self._parts.loader.prefixes()
-            self._resolver = self._resolved(PrefixTable(self._settings.prefix_map_size, known))
+            resolver = Resolver(self._settings, PrefixTable(self._settings.prefix_map_size, known))
+            self._resolver = filled(resolver, self, self._parts.registry, self._peers)
             await self.changes.identify_anew()
             for managed in self._parts.registry:
                 self.see_to_identity(managed)
-
-    async def reconcile(self, datapaths: Iterable[Datapath]) -> bool:
-        """Make up for changes that a killed process has kept from the kernel, in the order of all changes; return
-        whether there were any. What a hand was in the loader leaves alone. Raises Exhausted, Unavailable.
-        """
-        known, wanted = await self._parts.loader.prefixes(), self.resolver.prefixes().numbers()
-        prefixes = PrefixChanges(
-            {network: number for network, number in wanted.items() if known.get(network) != number},
-            {network: number for network, number in known.items() if network not in wanted},
-        )
-        changes = [change for one in datapaths if (change := await self._behind(one)) is not None]
-        if not changes and not any(prefixes):
-            return False
-        await self._parts.loader.update_policies(changes, prefixes)
-        await self._parts.loader.sync_prefixes(wanted)
-        return True
-
-    async def _catch_up(self) -> bool:
-        return await self.reconcile(await self._parts.loader.datapaths())
-
-    async def _behind(self, datapath: Datapath) -> PolicyChange | None:
-        """Return what a map that is there lacks; None: nothing, or nobody can tell."""
-        managed, digest = self._parts.registry.find(Selector(id=datapath.id)), self.wanted_digest(datapath.id)
-        if managed is None or digest in {None, datapath.policy_digest} or not datapath.policy_digest:
-            return None
-        there, asked = set(await self._parts.loader.policy(datapath.id)), set(self.wanted(datapath.id).entries())
-        delta = Delta(tuple(sorted(asked - there)), tuple(sorted(there - asked)))
-        target = PolicyTarget(datapath.id, datapath.generation, datapath.policy_digest, digest or b"")
-        return PolicyChange(delta, (target,))
 
     async def look_first(self) -> None:
         """Take in what nobody has looked at yet, once, before the node takes endpoints."""
         first, self.look_first_at = self.look_first_at, ()
         for look in first:
             await look()
-
-    def _resolved(self, prefixes: PrefixTable) -> Resolver:
-        resolver = Resolver(self._settings, prefixes)
-        for number, labels in self.backend.known().items():
-            resolver.put_identity(number, labels)
-        for policy in self.repository.policies().values():
-            resolver.put_policy(policy)
-        for managed in self._parts.registry:
-            endpoint = managed.endpoint
-            if endpoint.identity >= SMALLEST and resolver.labels(endpoint.identity) is None:
-                resolver.put_identity(endpoint.identity, endpoint.identity_labels)
-            resolver.put_endpoint(endpoint.id, endpoint.identity, self.who(endpoint).named_ports)
-        for address, record in self._peers.items():
-            resolver.put_peer(str(address), record.identity, record.ports)
-        resolver.settle()
-        return resolver
 
     def compared(self, managed: ManagedEndpoint) -> None:
         """Take it that an endpoint's map holds what is wanted: the kernel was asked."""

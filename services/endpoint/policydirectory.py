@@ -9,7 +9,7 @@ import contextlib
 from pathlib import Path
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import FailedPrecondition, PodlaneError
 from services.endpoint.policies import Policies
 from services.endpoint.policy.document import documents_of, name_of

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import PodlaneError
 from services.common.kvstore import Kvstore
 from services.common.kvstore.keys import Keys, last

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from services.common import wire
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import FailedPrecondition, NotFound, PodlaneError
 from services.common.model import Phase
 from services.common.stopwatch import Stopwatch

@@ -71,7 +71,7 @@ class Restorer:
         datapaths, links, allocations = await asyncio.gather(
             self._loader.datapaths(), self._loader.links(), self._ipam.allocations()
         )
-        if await self._policies.reconcile(datapaths):
+        if await self._policies.session.reconcile(datapaths):
             datapaths = await self._loader.datapaths()
         self._manager.avoid_ids((one.id, one.generation) for one in datapaths)
         seen = _Seen(datapaths, links, allocations)
@@ -114,7 +114,7 @@ class Restorer:
             managed.note(LogType.BPF, LogCode.WARNING, f"not as it was put in force: {why}")
             self._manager.regenerator.trigger(managed, Request(Level.NO_REBUILD, (f"syncing state to host: {why}",)))
         else:
-            self._manager.dispose(managed, _ADDRESSES[verdict.action], why)
+            self._manager.remover.dispose(managed, _ADDRESSES[verdict.action], why)
 
     async def claim(self, managed: ManagedEndpoint, allocation: Allocation | None) -> None:
         """Have ipam hold an endpoint's addresses for it, where nobody else has them by now."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from services.endpoint.line import Place
 from services.endpoint.model import Endpoint, EndpointState
 
-# Who takes an endpoint out of a state that isn't ready (regeneration.py, manager.py).
+# Who takes an endpoint out of a state that isn't ready (regeneration.py, removal.py).
 RETRIES = ("regeneration-recovery", "removal")
 _WAITS_FOR = {
     "sync-to-kvstore": "its record to be written to the kvstore",

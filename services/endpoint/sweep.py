@@ -26,8 +26,8 @@ from typing import Protocol
 from services.common.errors import FailedPrecondition, PodlaneError
 from services.common.model import Attachment
 from services.endpoint import garbage, plan
+from services.endpoint.findings import Action, Finding, Kind, Seen
 from services.endpoint.flow import Addresses
-from services.endpoint.garbage import Action, Finding, Kind, Seen
 from services.endpoint.managed import ManagedEndpoint
 from services.endpoint.model import Endpoint
 from services.endpoint.observed import Allocation, Datapath, LinkState
@@ -68,6 +68,10 @@ class Endpoints(Protocol):
     def hold(self, attachment: Attachment) -> AbstractAsyncContextManager[None]:
         """Keep everything else away from an attachment for the block."""
 
+
+class Remover(Protocol):
+    """Who takes endpoints down."""
+
     async def take_down(self, managed: ManagedEndpoint, addresses: Addresses, why: str) -> None:
         """Take an endpoint down, whose attachment is held."""
 
@@ -75,9 +79,9 @@ class Endpoints(Protocol):
 class Sweeper:
     """Settles findings, one at a time."""
 
-    def __init__(self, endpoints: Endpoints, loader: Loader, ipam: Ipam) -> None:
+    def __init__(self, endpoints: Endpoints, remover: Remover, loader: Loader, ipam: Ipam) -> None:
         """Wire."""
-        self._endpoints = endpoints
+        self._endpoints, self._remover = endpoints, remover
         self._loader, self._ipam = loader, ipam
 
     async def settle(self, finding: Finding, seen: Seen, *, act: bool) -> Settled:
@@ -145,7 +149,7 @@ class Sweeper:
         managed = next(one for one in self._endpoints if one.endpoint.id == endpoint.id)
         gone = all(one.abandoned or not one.host_ifindex for one in now.links)
         why = "; ".join(finding.evidence)
-        await self._endpoints.take_down(managed, Addresses.LEAVE if gone else Addresses.GIVE_BACK, why)
+        await self._remover.take_down(managed, Addresses.LEAVE if gone else Addresses.GIVE_BACK, why)
         if not gone:
             return "with its datapath"
         await self._loader.delete_link(attachment, link.host_ifindex)

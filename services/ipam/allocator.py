@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 
 from services.common import telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition, NotFound
 from services.common.lifecycle import Shielded

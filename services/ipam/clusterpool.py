@@ -19,7 +19,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from services.common.errors import Exhausted, PodlaneError, Unavailable
 from services.ipam import claimchoice, claims

@@ -21,7 +21,7 @@ from services.ipam.claiming import assemble
 from services.ipam.ledger import Ledger
 from services.ipam.metrics import Pools
 from services.ipam.model import Clock
-from services.ipam.ranges import plan
+from services.ipam.poolplan import plan
 from services.ipam.servicer import IpamServicer
 from services.ipam.store import MIGRATIONS, Store
 from services.ipam.supply import Changes

@@ -2,8 +2,8 @@
 
 the pure middle     model · record · headers · pins · linkspec · layout · btf
 C and its objects   compile · template · objects · image
-the kernel's doors  libbpf* · maps · netlink · rtnl* · netns · netlink_worker
+the kernel's doors  libbpf* · maps · pathmaps · policymaps · eventmaps · netlink · rtnl* · netns · netlink_worker
 links, the node     links · link* · inhabitants · host · tc · tcx · overlay* · node · masquerade
-what is in force    statedir · datapath · steps · regenerate · adopt · nodeconfig
+what is in force    statedir · datapath · inventory · steps · levels · regenerate · adopt · nodeconfig
 the edge            servicer · messages · linkmessages · main
 """

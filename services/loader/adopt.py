@@ -37,7 +37,7 @@ async def adopt(state: StateDir, kernel: Kernel) -> int:
         _log.warning("discarded an interrupted build", endpoint=id_)
     for id_ in state.sweep():
         _log.warning("finished an interrupted removal", endpoint=id_)
-    kernel.datapath.sweep(frozenset(live))
+    kernel.inventory.sweep(frozenset(live))
     return len(live)
 
 

@@ -1,25 +1,22 @@
-"""What the kernel holds for the endpoints: the shared maps, and the state of one endpoint as it is now.
+"""What the kernel holds for the endpoints: the shared maps, and what it has of one endpoint as it is now.
 
 `Datapath` opens the maps that all endpoints share, once, and keeps them open: pins that an earlier loader left are
-taken over as they are. Nothing here changes a running pod's path: reading is all there is, but for `sweep`, which
-takes away what no endpoint uses. Programs and entries are put in force by regenerate.py.
+taken over as they are. Nothing here changes a running pod's path: reading is all there is. Programs and entries are
+put in force by regenerate.py; which endpoints there are, and how they stand against their records, says inventory.py.
 
 An endpoint's programs sit in three places: its slot of `podlane_call_policy`, and ingress and egress of the node's
 end of its link (attach.py).
 """
 
-import asyncio
 import contextlib
-import socket
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, PodlaneError, Unavailable
 from services.common.locks import KeyedLocks
-from services.loader import bpffs, libbpf, maps, model, tcx
+from services.loader import bpffs, eventmaps, libbpf, maps, model, pathmaps, policymaps
 from services.loader.attach import POLICY_PROGRAM, Attachers, hook, link_exists
 from services.loader.flows import Flows
 from services.loader.headers import SIZES
@@ -28,58 +25,9 @@ from services.loader.layout import EndpointEntry
 from services.loader.libbpf import BpfError, Fd
 from services.loader.model import EndpointRecord, EndpointSpec, Observed, PolicyContent, PolicyEntry, Running
 from services.loader.pins import Pins
-from services.loader.statedir import StateDir
 
 _log = telemetry.logger("datapath")
 M = TypeVar("M", bound=maps.BpfMap)
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """One endpoint: what was put in force (None: no record of it), and what the kernel has lost against that.
-
-    Without a record, link is what its traces lead to, if that is there.
-    """
-
-    id: int
-    record: EndpointRecord | None
-    reachable: bool
-    policy: PolicyContent
-    problems: tuple[str, ...]
-    host_ifname: str = ""
-    host_ifindex: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Traces:
-    """What there is of an endpoint, whether or not there is a record of it. `devices` are those of its tcx links."""
-
-    id: int
-    entries: tuple[EndpointEntry, ...]
-    policy: bool
-    slot: int | None
-    devices: tuple[int, ...]
-    directory: bool
-
-    def sentences(self) -> list[str]:
-        """Say what there is."""
-        found = [f"the endpoint map leads {entry.address} to endpoint {self.id}" for entry in self.entries]
-        if self.policy:
-            found.append(f"policy map policy_{self.id} is pinned")
-        if self.slot is not None:
-            found.append(f"call_policy[{self.id}] holds program {self.slot}")
-        if self.devices:
-            found.append(f"{len(self.devices)} tcx links of endpoint {self.id} are pinned")
-        if self.directory:
-            found.append(f"the state directory has {self.id}/ or {self.id}_next/ without a record")
-        return found
-
-    def link(self) -> tuple[str, int]:
-        """Return name and index of a device that they lead to and that is there, or nothing."""
-        for ifindex in (*(entry.ifindex for entry in self.entries), *self.devices):
-            with contextlib.suppress(OSError):
-                return socket.if_indextoname(ifindex), ifindex
-        return "", 0
 
 
 class NodeSide(Protocol):
@@ -92,30 +40,26 @@ class NodeSide(Protocol):
 class Datapath:
     """The shared maps and the view of the kernel. A component: started before anything is regenerated."""
 
-    def __init__(
-        self, pins: Pins, state: StateDir, attachers: Attachers, node_side: NodeSide, locks: KeyedLocks
-    ) -> None:
-        """Wire; `start` opens. `locks` are those of regenerations, by endpoint id: one under way isn't looked at."""
+    def __init__(self, pins: Pins, attachers: Attachers, node_side: NodeSide) -> None:
+        """Wire; `start` opens."""
         self._pins = pins
-        self._state = state
         self._attachers = attachers
         self._node_side = node_side
-        self._locks = locks
         # Of policy maps, by endpoint id: see policies.py.
         self.policy_locks = KeyedLocks()
         self._opened = contextlib.ExitStack()
         self.is_open = False
-        self.endpoints: maps.Endpoints
-        self.call_policy: maps.CallPolicy
-        self.prefixes: maps.Prefixes
-        self.revision: maps.Revision
-        self.metrics: maps.Metrics
-        self.packet: maps.Packet
-        self.event_ring: maps.EventRing
-        self.event_credits: maps.EventCredits
+        self.endpoints: pathmaps.Endpoints
+        self.call_policy: pathmaps.CallPolicy
+        self.prefixes: policymaps.Prefixes
+        self.revision: policymaps.Revision
+        self.metrics: eventmaps.Metrics
+        self.packet: eventmaps.Packet
+        self.event_ring: eventmaps.EventRing
+        self.event_credits: eventmaps.EventCredits
         self.flows: Flows | None = None
         self.ipcache: Ipcache | None = None
-        self.underlay: maps.Underlay | None = None
+        self.underlay: pathmaps.Underlay | None = None
         self._flows_lock = threading.Lock()
         self._revision_lock = threading.Lock()
 
@@ -128,14 +72,14 @@ class Datapath:
             _log.info("bpffs mounted", path=str(self._pins.mount))
         with explained("the maps of all endpoints"):
             self._pins.maps.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self.endpoints = self._open(maps.Endpoints)
-            self.call_policy = self._open(maps.CallPolicy)
-            self.prefixes = self._open(maps.Prefixes)
-            self.revision = self._open(maps.Revision)
-            self.metrics = self._open(maps.Metrics)
-            self.packet = self._open(maps.Packet)
-            self.event_ring = self._open(maps.EventRing)
-            self.event_credits = self._open(maps.EventCredits)
+            self.endpoints = self._open(pathmaps.Endpoints)
+            self.call_policy = self._open(pathmaps.CallPolicy)
+            self.prefixes = self._open(policymaps.Prefixes)
+            self.revision = self._open(policymaps.Revision)
+            self.metrics = self._open(eventmaps.Metrics)
+            self.packet = self._open(eventmaps.Packet)
+            self.event_ring = self._open(eventmaps.EventRing)
+            self.event_credits = self._open(eventmaps.EventCredits)
             if self._pins.map(Flows.name).exists():
                 self.open_flows()
             if self._pins.map(Ipcache.name).exists():
@@ -156,12 +100,12 @@ class Datapath:
             if self.flows is None:
                 self.flows = self._open(Flows)
 
-    def open_cluster(self) -> tuple[Ipcache, maps.Underlay]:
+    def open_cluster(self) -> tuple[Ipcache, pathmaps.Underlay]:
         """Open the maps about other nodes, made if they aren't there. Again is fine."""
         if self.ipcache is None:
             self.ipcache = Ipcache.open(self._pins.map(Ipcache.name), SIZES)
         if self.underlay is None:
-            self.underlay = maps.Underlay.open(self._pins.map(maps.Underlay.name), SIZES)
+            self.underlay = pathmaps.Underlay.open(self._pins.map(pathmaps.Underlay.name), SIZES)
         return self.ipcache, self.underlay
 
     def forget_cluster(self) -> bool:
@@ -197,15 +141,15 @@ class Datapath:
         shared += [one for one in (self.flows, self.ipcache, self.underlay) if one is not None]
         return {one.name: one.fd for one in shared}
 
-    def policy(self, id_: int) -> maps.Policy:
+    def policy(self, id_: int) -> policymaps.Policy:
         """Open an endpoint's policy map, made and pinned if it isn't there; the caller closes it."""
-        return maps.Policy.open(self._pins.policy(id_), SIZES)
+        return policymaps.Policy.open(self._pins.policy(id_), SIZES)
 
-    def adopt_policy(self, id_: int, made: Fd) -> maps.Policy:
+    def adopt_policy(self, id_: int, made: Fd) -> policymaps.Policy:
         """Let a map that nobody has be an endpoint's policy map; the caller closes it."""
-        return maps.Policy(maps.pinned(made, self._pins.policy(id_)))
+        return policymaps.Policy(maps.pinned(made, self._pins.policy(id_)))
 
-    def pinned_policy(self, id_: int) -> maps.Policy | None:
+    def pinned_policy(self, id_: int) -> policymaps.Policy | None:
         """Open an endpoint's policy map, None when none is pinned; the caller closes it."""
         return self.policy(id_) if self.has_policy(id_) else None
 
@@ -263,84 +207,6 @@ class Datapath:
         """
         with self._revision_lock:
             self.revision.bump()
-
-    async def status(self, record: EndpointRecord) -> Status:
-        """Compare the record of one endpoint with the kernel."""
-        observed = await self.observe(record)
-        return Status(
-            record.spec.id,
-            record,
-            all(observed.leads_here.values()),
-            await self.policy_content(record.spec.id),
-            tuple(model.problems(record, observed)),
-        )
-
-    async def statuses(self, id_: int = 0, *, slots: bool = False) -> list[Status]:
-        """Compare one endpoint, or with 0 all of them, and those that are there and nobody knows.
-
-        `slots`: ask all slots of podlane_call_policy, too; otherwise one that is filled tells of nobody.
-        """
-        known = self._state.ids().union(self._known_to_kernel())
-        if slots and id_ == 0:
-            known.update(await asyncio.to_thread(self.call_policy.dump))
-        found = []
-        for one in sorted(known) if id_ == 0 else [id_]:
-            async with self._locks.hold(one):
-                record = self._state.record(one)
-                status = await self.status(record) if record is not None else await self._stranger(one)
-            if status is not None:
-                found.append(status)
-            await asyncio.sleep(0)  # after a lost state directory each is a stranger, and a dump
-        return found
-
-    async def _stranger(self, id_: int) -> Status | None:
-        traces = self.traces(id_)
-        seen = traces.sentences()
-        if not seen:
-            return None  # removed while we waited for its lock, or never there
-        ifname, ifindex = traces.link()
-        problem = f"nobody has a record of it: {self._state.root / str(id_)} is missing; regenerate or remove it"
-        return Status(
-            id=id_,
-            record=None,
-            reachable=bool(traces.entries),
-            policy=await self.policy_content(id_),
-            problems=(problem, *seen),
-            host_ifname=ifname,
-            host_ifindex=ifindex,
-        )
-
-    def traces(self, id_: int) -> Traces:
-        """Return what there is of an endpoint."""
-        return Traces(
-            id=id_,
-            entries=tuple(one for one in self.endpoints.dump() if one.endpoint_id == id_ and not one.host),
-            policy=self.has_policy(id_),
-            slot=self.call_policy.get(id_),
-            devices=tuple(tcx.devices(self._pins.links(id_))),
-            directory=id_ in self._state.ids(),
-        )
-
-    def _known_to_kernel(self) -> set[int]:
-        ids = {entry.endpoint_id for entry in self.endpoints.dump() if not entry.host}
-        owners = [self._pins.policy_owner(pin.name) for pin in self._pins.maps.iterdir()]
-        owners += [self._pins.links_owner(pin.name) for pin in self._pins.tcx_links.glob("*")]
-        return ids.union(owner for owner in owners if owner is not None)
-
-    def sweep(self, known: frozenset[int]) -> None:
-        """Remove policy maps and slots that belong to none of the `known` ids and that no address leads to: what a
-        killed first build or removal left. An endpoint that is reachable is never touched.
-
-        A slot is filled after its endpoint's policy map was pinned and emptied before that is unpinned, so the pins
-        tell of all slots. Asking the 65,535 would be the longest part of a loader's start; `statuses` does it for the
-        garbage collector.
-        """
-        keep = known | {entry.endpoint_id for entry in self.endpoints.dump() if not entry.host}
-        orphans = {id_ for id_ in self._known_to_kernel() if id_ not in keep}
-        for id_ in sorted(orphans):
-            self.call_policy.clear(id_)
-            self.unpin_policy(id_)
-            _log.warning("removed what an interrupted build or removal left", endpoint=id_)
 
 
 def entries_of(spec: EndpointSpec) -> list[EndpointEntry]:

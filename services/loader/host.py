@@ -26,7 +26,8 @@ from services.common.errors import NotFound
 from services.common.model import Address, format_mac
 from services.loader import rtnl, rtnl_ip
 from services.loader.model import EndpointSpec
-from services.loader.netlink import Request, Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import Request, explain
 from services.loader.netlink_worker import NetlinkWorker
 
 T = TypeVar("T")

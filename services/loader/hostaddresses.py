@@ -18,7 +18,8 @@ from services.common.model import Address
 from services.loader import rtnl_ip
 from services.loader.datapath import Datapath
 from services.loader.model import NodeConfig
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import explain
 from services.loader.netlink_worker import NetlinkWorker
 
 INTERVAL = 60.0

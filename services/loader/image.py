@@ -25,7 +25,7 @@ from functools import partial
 
 from services.common import telemetry
 from services.common.stopwatch import Stopwatch
-from services.loader import libbpf, objects
+from services.loader import libbpf, libbpf_programs, objects
 from services.loader import libbpf_objects as opened
 from services.loader.blocking import Blocking
 from services.loader.libbpf import RDONLY_PROG, BpfError, Fd, MapType
@@ -187,6 +187,6 @@ def variables_map(content: bytes) -> Fd:
 
 def _load_programs(image: Image, names: Sequence[str], maps: Mapping[str, Fd]) -> dict[str, Fd]:
     with contextlib.ExitStack() as undo:
-        fds = {name: undo.enter_context(libbpf.prog_load(name, image.bound(name, maps))) for name in names}
+        fds = {name: undo.enter_context(libbpf_programs.prog_load(name, image.bound(name, maps))) for name in names}
         undo.pop_all()
         return fds

@@ -1,8 +1,9 @@
-"""bpf(2) through libbpf, by ctypes: maps, pins, information, test runs, tcx links.
+"""bpf(2) through libbpf, by ctypes: maps, pins, information.
 
-This module, its ABI (`libbpf_abi.py`) and its other half for objects (`libbpf_objects.py`) are the only ones that call
-either. What is here is thin: one function per call, bytes in and bytes out, no knowledge of endpoints; `maps.py` gives
-the maps their types.
+This module, its ABI (`libbpf_abi.py`) and its neighbours for programs (`libbpf_programs.py`), objects
+(`libbpf_objects.py`) and the ring of events (`libbpf_ring.py`) are the only ones that call either. What is here is
+thin: one function per call, bytes in and bytes out, no knowledge of endpoints; `maps.py` and its neighbours give the
+maps their types.
 
 Invariants
 - Every file descriptor is an `Fd`. Closing is explicit; one that is forgotten is closed by the collector and says so
@@ -22,23 +23,20 @@ from enum import IntEnum
 from functools import cache
 from pathlib import Path
 
-from services.loader.libbpf_abi import BpfError, Fd, MapCreateOpts, TestRunOpts, check, library
+from services.loader.libbpf_abi import BpfError, Fd, MapCreateOpts, check, library
 
 __all__ = [
     "MMAPABLE",
     "NO_PREALLOC",
     "RDONLY_PROG",
-    "AttachType",
     "BpfError",
     "Fd",
     "LinkInfo",
     "MapInfo",
     "MapType",
     "ProgramInfo",
-    "TestRun",
 ]
 
-_CONTEXT_ROOM = 512  # struct __sk_buff is 192 bytes today; less than the kernel's is ENOSPC
 _CHUNK = 4096  # entries per batch call: large enough to forget the call, small enough to stay in the cache
 _FEW = 64  # entries of a first reading: an endpoint's maps seldom hold more, and room for a chunk is 150 KB to clear
 
@@ -56,17 +54,9 @@ class MapType(IntEnum):
     RINGBUF = 27
 
 
-class AttachType(IntEnum):
-    """The kernel's enum bpf_attach_type: tcx hooks, kernel 6.6 and later."""
-
-    TCX_INGRESS = 46
-    TCX_EGRESS = 47
-
-
 NO_PREALLOC = 1  # BPF_F_NO_PREALLOC, which LPM tries demand
 MMAPABLE = 1 << 10  # BPF_F_MMAPABLE: the value begins a page of its own
 RDONLY_PROG = 1 << 7  # BPF_F_RDONLY_PROG: programs may not write
-_SCHED_CLS = 3  # BPF_PROG_TYPE_SCHED_CLS
 _UPDATE_ANY = 0  # BPF_ANY: create or replace
 
 
@@ -107,17 +97,6 @@ class LinkInfo:
     program_id: int
     ifindex: int
     attach_type: int
-
-
-@dataclass(frozen=True, slots=True)
-class TestRun:
-    """The outcome of BPF_PROG_TEST_RUN."""
-
-    retval: int
-    data: bytes
-    context: bytes
-    duration_ns: int
-    """Average of one repetition."""
 
 
 # ── maps ──
@@ -298,74 +277,3 @@ def program_by_id(ident: int) -> Fd | None:
     if number == -errno.ENOENT:
         return None
     return Fd(check(number, "bpf_prog_get_fd_by_id", f"program {ident}"), f"program {ident}")
-
-
-# ── running and attaching ──
-
-
-def prog_load(name: str, instructions: bytes) -> Fd:
-    """Load one program for tc from instructions in which descriptors of maps stand already; no log, no BTF.
-
-    The licence is what the objects in bpf/ say of themselves, as far as the kernel asks: whether the GPL allows it.
-    """
-    content = ctypes.create_string_buffer(instructions, len(instructions))
-    number = library().bpf_prog_load(_SCHED_CLS, name.encode(), b"GPL", content, len(instructions) // 8, None)
-    return Fd(check(number, "bpf_prog_load", f"program {name}"), name)
-
-
-def prog_test_run(program: Fd, packet: bytes, *, repeat: int = 1, context: bytes = b"", room: int = 0) -> TestRun:
-    """Run a program over `packet` (BPF_PROG_TEST_RUN). `context` is a struct __sk_buff; its cb, mark, priority,
-    ingress_ifindex, ifindex and gso fields reach the program. `room` is how far the packet may grow.
-    """
-    data_out = ctypes.create_string_buffer(len(packet) + room)
-    context_out = ctypes.create_string_buffer(_CONTEXT_ROOM) if context else None
-    opts = TestRunOpts(
-        sz=ctypes.sizeof(TestRunOpts),
-        data_in=packet,
-        data_size_in=len(packet),
-        data_out=ctypes.addressof(data_out),
-        data_size_out=len(data_out),
-        ctx_in=context or None,
-        ctx_size_in=len(context),
-        ctx_out=ctypes.addressof(context_out) if context_out else None,
-        ctx_size_out=_CONTEXT_ROOM if context else 0,
-        repeat=repeat,
-    )
-    result = library().bpf_prog_test_run_opts(program.fileno(), ctypes.byref(opts))
-    check(result, "bpf_prog_test_run_opts", program.about)
-    return TestRun(
-        opts.retval,
-        data_out.raw[: opts.data_size_out],
-        context_out.raw[: opts.ctx_size_out] if context_out else b"",
-        opts.duration,
-    )
-
-
-def link_create(program: Fd, ifindex: int, attach_type: AttachType) -> Fd:
-    """Attach a program to a tcx hook. Closing the link detaches it unless it is pinned.
-
-    The first link of a device waits for an RCU grace period, about 11 ms.
-    """
-    about = f"{program.about} at {attach_type.name.lower()} of interface {ifindex}"
-    number = library().bpf_link_create(program.fileno(), ifindex, attach_type, None)
-    return Fd(check(number, "bpf_link_create", about), about)
-
-
-def link_update(link: Fd, program: Fd) -> None:
-    """Replace a link's program: each packet sees the old one or the new one. ENOLINK: the device is gone."""
-    check(library().bpf_link_update(link.fileno(), program.fileno(), None), "bpf_link_update", link.about)
-
-
-def link_detach(link: Fd) -> None:
-    """Detach now, pinned or not; the link stays as an empty object until it is closed and unpinned."""
-    check(library().bpf_link_detach(link.fileno()), "bpf_link_detach", link.about)
-
-
-def attached_programs(ifindex: int, attach_type: AttachType) -> list[int]:
-    """Return the ids of the programs on a tcx hook, in running order."""
-    ids, count = (ctypes.c_uint32 * 64)(), ctypes.c_uint32(64)
-    result = library().bpf_prog_query(ifindex, attach_type, 0, None, ids, ctypes.byref(count))
-    if result == -errno.ENOENT:  # nothing was ever attached there
-        return []
-    check(result, "bpf_prog_query", f"{attach_type.name.lower()} of interface {ifindex}")
-    return list(ids[: count.value])

@@ -21,10 +21,11 @@ from services.common.model import Address
 from services.common.stopwatch import Stopwatch
 from services.loader import rtnl
 from services.loader.linkcompare import differences
-from services.loader.linkmaker import PodSide, find, look, visit
+from services.loader.linklook import PodSide, find, look, visit
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import LinkRecord, LinkSpec, PodEnd
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import explain
 from services.loader.rtnl import LinkInfo
 
 _log = telemetry.logger("links")

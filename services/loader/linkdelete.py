@@ -25,7 +25,8 @@ from services.common import telemetry
 from services.common.errors import PodlaneError, Unavailable
 from services.loader import rtnl
 from services.loader.linkwatch import LinkMonitor
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import explain
 
 _log = telemetry.logger("linkdelete")
 

@@ -18,10 +18,11 @@ from services.common import telemetry
 from services.common.errors import NotFound, PodlaneError
 from services.common.model import Attachment
 from services.loader import inhabitants, linkcompare, linkspec, rtnl
-from services.loader.linkmaker import look, visit
+from services.loader.linklook import look, visit
 from services.loader.linkrecord import LinkRecords, uptime
 from services.loader.linkspec import HostEnd, Link, LinkRecord, LinkStatus, Namespace
-from services.loader.netlink import Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.netns import NotThePods
 from services.loader.rtnl import LinkInfo

@@ -1,6 +1,6 @@
 """Making a veth pair, and comparing one that exists with its record. Blocking: runs on the netlink worker's thread.
 
-    visit      the pod's namespace: a netlink socket, and whether IPv6 is switched off for new interfaces there
+    visit      the pod's namespace (linklook.py)
     record     what is about to be made is written down
     link       one RTM_NEWLINK: both ends in place, MACs, MTU; the node's end stays down until programs are attached
     pod        one batch inside the pod: up, addresses, routes in the order given
@@ -12,26 +12,23 @@ there. Deleting the node's end is the undo of everything.
 
 import contextlib
 import errno
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 from services.common import telemetry
 from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, PodlaneError
 from services.common.model import format_mac
 from services.common.stopwatch import Stopwatch
-from services.loader import files, rtnl, rtnl_ip, rtnl_rule
+from services.loader import rtnl, rtnl_ip, rtnl_rule
 from services.loader.linkcompare import differences, host_problems, pod_problems
+from services.loader.linklook import IPV6_CONF, PodSide, explained, find, led_elsewhere, look, visit
 from services.loader.linkrecord import LinkRecords, uptime
-from services.loader.linkspec import OWN_TABLES, HostEnd, LinkRecord, LinkSpec, PodEnd, random_mac
-from services.loader.netlink import NetlinkError, Request, Rtnl, explain
-from services.loader.netns import Netns
+from services.loader.linkspec import HostEnd, LinkRecord, LinkSpec, PodEnd, random_mac
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import NetlinkError, Request, explain
 from services.loader.rtnl import EndOfPair, LinkInfo
 
 _log = telemetry.logger("links")
 
-_IPV6_CONF = Path("/proc/sys/net/ipv6/conf")
-_IPV6_DISABLED = str(_IPV6_CONF / "default" / "disable_ipv6")
 
 # Whatever the node's defaults are: the pod is reached by a /32 route that says which way, never asked for by ARP, and
 # programs answer for the gateway.
@@ -43,32 +40,9 @@ _HOST_CONF = (
     (rtnl.IPV4_RP_FILTER, 0),
 )
 
-# Behind the loopback.
-_FIRST_IFINDEX = 2
 
 # What the kernel says to addresses, routes and sizes that make no sense, alone or together
 _NONSENSE = frozenset({errno.EINVAL, errno.ERANGE, errno.ENETUNREACH, errno.EHOSTUNREACH})
-
-
-@dataclass(slots=True)
-class PodSide:
-    """A pod's namespace as a visit found it."""
-
-    netns: Netns
-    rtnl: Rtnl
-    cookie: int
-    ipv6_disabled: bool
-
-
-@contextlib.contextmanager
-def visit(path: str) -> Iterator[PodSide]:
-    """Open a pod's namespace with a socket in it. Raises NotFound or InvalidArgument; see Netns.open."""
-    with contextlib.ExitStack() as opened:
-        netns = opened.enter_context(Netns.open(path))
-        with _explained(f"{path}: a netlink socket in the pod's namespace"), netns.visit():
-            inside = opened.enter_context(Rtnl())
-            disabled = files.read(_IPV6_DISABLED) == "1\n"
-        yield PodSide(netns, inside, inside.cookie(), disabled)
 
 
 class LinkMaker:
@@ -86,7 +60,7 @@ class LinkMaker:
         """
         ifname = spec.attachment.host_ifname()
         with contextlib.ExitStack() as opened:
-            opened.enter_context(_explained(f"link {ifname} of {spec.attachment}"))
+            opened.enter_context(explained(f"link {ifname} of {spec.attachment}"))
             with watch.phase("netns"):
                 pod = opened.enter_context(visit(spec.netns_path))
             record = self._records.get(ifname)
@@ -121,7 +95,7 @@ class LinkMaker:
         gone, Unavailable when the kernel refuses.
         """
         ifname = record.host_ifname
-        with _explained(f"link {ifname} of {record.spec.attachment}"), visit(record.spec.netns_path) as pod:
+        with explained(f"link {ifname} of {record.spec.attachment}"), visit(record.spec.netns_path) as pod:
             host, end = find(own, ifname=ifname), look(pod.rtnl, record.spec.attachment.ifname)
             if host is None or end is None or not _are_recorded(record, host, end, pod):
                 raise NotFound(f"link {ifname} of {record.spec.attachment} is gone: DEL and ADD make another one")
@@ -166,7 +140,7 @@ class LinkMaker:
                 done=True,
                 host_ifindex=host.ifindex,
                 pod_ifindex=host.peer_ifindex,
-                secondary=_led_elsewhere(pod, host.peer_ifindex),
+                secondary=led_elsewhere(pod, host.peer_ifindex),
             )
             with watch.phase("pod"):
                 self._configure(pod, record)
@@ -219,7 +193,7 @@ class LinkMaker:
 
     def _enable_ipv6(self, pod: PodSide, ifname: str) -> None:
         """Container runtimes switch IPv6 off for all interfaces of a sandbox; this one is to have it."""
-        path = _IPV6_CONF / ifname / "disable_ipv6"
+        path = IPV6_CONF / ifname / "disable_ipv6"
         with pod.netns.visit():
             try:
                 path.write_text("0")
@@ -248,50 +222,8 @@ def _pair_requests(pod: PodSide, record: LinkRecord) -> list[Request]:
     ]
 
 
-def _led_elsewhere(pod: PodSide, ifindex: int) -> tuple[int, ...]:
-    """Return the families for which another interface leads out of the pod: its routes must stay."""
-    if ifindex == _FIRST_IFINDEX:
-        return ()  # so far there was nothing but the loopback
-    return tuple(version for version in (4, 6) if any(_leads_out(pod, version, ifindex)))
-
-
-def _leads_out(pod: PodSide, version: int, ifindex: int) -> Iterator[bool]:
-    for route in map(rtnl_ip.read_route, pod.rtnl.dump(rtnl_ip.dump_routes(version))):
-        yield route.unicast and not route.route.destination.prefixlen and route.ifindex not in {0, ifindex}
-
-
 def _made(own: Rtnl, requests: list[Request]) -> LinkInfo:
     return rtnl.read_link(own.batch(requests)[-1].bodies[0])
-
-
-def find(own: Rtnl, *, ifname: str) -> LinkInfo | None:
-    """Return a device by its name, None when there is none."""
-    bodies = own.batch([rtnl.get_link(ifname=ifname)])[0].bodies
-    return rtnl.read_link(bodies[0]) if bodies else None
-
-
-def look(inside: Rtnl, ifname: str) -> PodEnd | None:
-    """Return an interface of a pod with its addresses and routes, None when there is none."""
-    link = find(inside, ifname=ifname)
-    if link is None:
-        return None
-    addresses = map(rtnl_ip.read_address, inside.dump(rtnl_ip.dump_addresses()))
-    routes = [rtnl_ip.read_route(body) for version in (4, 6) for body in inside.dump(rtnl_ip.dump_routes(version))]
-    own = OWN_TABLES + link.ifindex
-    dumps = (4, 6) if any(one.table == own for one in routes) else ()
-    return PodEnd(
-        ifindex=link.ifindex,
-        mac=link.mac,
-        mtu=link.mtu,
-        up=link.up,
-        addresses=frozenset(address for ifindex, address in addresses if ifindex == link.ifindex),
-        routes=frozenset(
-            one.route if one.unicast else replace(one.route, table=own)
-            for one in routes
-            if one.ifindex == link.ifindex and one.leads and (one.unicast or one.table == own)
-        ),
-        rules=frozenset(rtnl_rule.read(body) for version in dumps for body in inside.dump(rtnl_rule.dump(version))),
-    )
 
 
 def _refuse_chained(own: Rtnl, spec: LinkSpec, record: LinkRecord) -> None:
@@ -335,11 +267,3 @@ def _refusal(record: LinkRecord, error: NetlinkError) -> PodlaneError:
     if error.errno in {errno.EAFNOSUPPORT, errno.EOPNOTSUPP}:
         return FailedPrecondition(f"{what}: {error}: this kernel lacks what it needs", errno=error.errno)
     return explain(what, error)
-
-
-@contextlib.contextmanager
-def _explained(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise explain(what, error) from error

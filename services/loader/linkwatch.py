@@ -20,7 +20,8 @@ from collections.abc import Callable
 from services.common import telemetry
 from services.common.errors import FailedPrecondition
 from services.loader import rtnl
-from services.loader.netlink import Rtnl, messages
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import messages
 
 _log = telemetry.logger("linkwatch")
 

@@ -8,7 +8,7 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc, trace_pb2, trace_pb2_
 
 from services.common import controller_service, lifecycle, sockets, telemetry
 from services.common.config import LoaderSettings, Settings
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from services.common.edge import Server
 from services.common.exporter import Exporter
@@ -28,6 +28,7 @@ from services.loader.flowledger import FlowLedger
 from services.loader.host import Host
 from services.loader.hostaddresses import HostAddresses
 from services.loader.image import Images
+from services.loader.inventory import Inventory
 from services.loader.links import Links
 from services.loader.mapmetrics import Drops, MapUse
 from services.loader.metrics import Datapaths, EventCounts, Regenerations, SpareCounts, TemplateCounts
@@ -70,7 +71,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     templates, locks = _templates(loader, state), KeyedLocks()
     attachers = Attachers({"tc": Tc(TcFilters(worker)), "tcx": Tcx(pins, blocking)}, mode)
     host = Host(worker, lambda: node.config.gateways)
-    datapath = Datapath(pins, state, attachers, host, locks)
+    datapath = Datapath(pins, attachers, host)
     overlay_templates = _templates(loader, state, OVERLAY_SOURCE)
     hooks = OverlayHooks(loader.overlay_attach_mode, TcFilters(worker), pins, blocking)
     overlay = Overlay(worker, overlay_templates, datapath, hooks, blocking)
@@ -87,7 +88,7 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
     policies = Policies(datapath, state, blocking)
     events, prober = Events(datapath), Prober(datapath, state, blocking)
     ledger = FlowLedger(datapath, blocking, events.expired)
-    kernel = Kernel(datapath, policies, attachers, host, blocking, ledger)
+    kernel = Kernel(datapath, Inventory(datapath, pins, state, locks), policies, attachers, host, blocking, ledger)
     links, flow_gc = Links(state.root / "links", worker, node.mtu), FlowGc(datapath, ledger)
     images = Images(blocking)
     spares = Spares(images, loader.spare_programs, missing=lambda: manager.trigger("prepare-spares", CALM))
@@ -102,7 +103,20 @@ def build(settings: Settings) -> Sequence[lifecycle.Component]:
         observe=Regenerations(metrics.registry).ended,
     )
     servicer = LoaderServicer(
-        Parts(node, links, regenerator, policies, prober, datapath, events, ledger, others, blocking, shielded)
+        Parts(
+            node,
+            links,
+            regenerator,
+            policies,
+            prober,
+            datapath,
+            kernel.inventory,
+            events,
+            ledger,
+            others,
+            blocking,
+            shielded,
+        )
     )
     metrics.watch(controllers)
     metrics.register(

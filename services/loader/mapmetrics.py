@@ -9,7 +9,7 @@ podlane_bpf_map_pressure{map_name}           entries divided by capacity
 
 The kernel's counters go with their endpoints, and they are older than this process. So a drop counter here is what maps
 count now, and what went with endpoints, less what there was at the start: it never falls, and begins at zero
-(`maps.Metrics.since_opened`).
+(`eventmaps.Metrics.since_opened`).
 
 A scrape reads the map of counters (entries of whoever has dropped something) and counts endpoints and prefixes, as long
 as the loop does nothing else: 0.3 ms with 250 endpoints.

@@ -10,9 +10,9 @@ from services.common.errors import InvalidArgument
 from services.common.model import Address
 from services.loader import clustermessages, eventmessages, model
 from services.loader.conntrack import Flow
-from services.loader.datapath import Status
 from services.loader.dump import CallPolicyEntry, Entry, PrefixEntry
 from services.loader.headers import OPTIONS
+from services.loader.inventory import Status
 from services.loader.layout import EndpointEntry, IpcacheEntry, Metric, PolicyCount
 from services.loader.nodeconfig import NodeView
 from services.loader.policymessages import read_id, write_policy_entry, write_prefix

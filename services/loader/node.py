@@ -25,7 +25,8 @@ from services.loader import rtnl, rtnl_ip, underlay
 from services.loader.linkspec import random_mac
 from services.loader.masquerade import Masquerade
 from services.loader.model import NodeConfig, Routing, Underlay
-from services.loader.netlink import Request, Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import Request, explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.rtnl import EndOfPair, LinkInfo
 from services.loader.rtnl_ip import RouteInfo

@@ -26,11 +26,12 @@ from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, explained
 from services.loader.libbpf import Fd
 from services.loader.linkspec import random_mac
-from services.loader.maps import CallPolicy
 from services.loader.model import NodeConfig
-from services.loader.netlink import Request, Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import Request, explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.overlayhooks import PROGRAMS, OverlayHooks
+from services.loader.pathmaps import CallPolicy
 from services.loader.rtnl import LinkInfo
 from services.loader.template import Template, Templates
 

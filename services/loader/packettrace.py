@@ -29,7 +29,8 @@ from services.loader.packetdiff import Rewrite
 from services.loader.probe import Prober, Run
 from services.loader.probepacket import Probe
 from services.loader.refusal import place_text, reason_text
-from services.loader.replay import Node, Replay, Step, Verdict
+from services.loader.replay import Replay
+from services.loader.replaysteps import Node, Step, Verdict
 from services.loader.statedir import StateDir
 
 # In struct __sk_buff.

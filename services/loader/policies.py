@@ -29,8 +29,8 @@ from services.loader import model
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, explained
 from services.loader.headers import SIZES
-from services.loader.maps import Policy, PolicyChange, Prefixes
 from services.loader.model import EndpointSpec, PolicyEntry
+from services.loader.policymaps import Policy, PolicyChange, Prefixes
 from services.loader.policyupdate import Packed, Refusal, Target, Update, pack
 from services.loader.statedir import StateDir
 

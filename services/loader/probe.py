@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from services.common.errors import InvalidArgument, NotFound, Unavailable
-from services.loader import event, layout, libbpf
+from services.loader import event, layout, libbpf, libbpf_programs
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, explained
 from services.loader.event import Event, EventType
@@ -67,7 +67,7 @@ class Run:
     """A packet, what came out of the programs, and what they knew of it at the end."""
 
     packet: bytes
-    result: libbpf.TestRun
+    result: libbpf_programs.TestRun
     seen: Event
 
 
@@ -116,7 +116,7 @@ class Prober:
         context = _CONTEXT.pack(*(0,) * 9, ifindex, _LOOPBACK)
         with _program(record, PROGRAMS[direction]) as program, _one_cpu() as cpu, self._no_flows(probe):
             for _ in range(_ATTEMPTS):
-                result = libbpf.prog_test_run(program, packet, context=context, room=_ROOM)
+                result = libbpf_programs.prog_test_run(program, packet, context=context, room=_ROOM)
                 seen = self._seen(cpu)
                 if is_probe(seen, probe):
                     return Run(packet, result, seen)

@@ -14,31 +14,29 @@ Invariants
   refused compile or load also leaves its log in `<id>_next_fail`.
 - A newer generation of an id takes the older one down first; an older one is refused.
 
-Not here: when and why to regenerate (the endpoint service), what is in a policy, links.
+Not here: what the levels do (levels.py), when and why to regenerate (the endpoint service), what is in a policy, links.
 """
 
-import contextlib
-import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 from services.common import telemetry
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.locks import KeyedLocks
-from services.common.model import Phase
 from services.common.stopwatch import Stopwatch
-from services.loader import headers, layout, libbpf, maps, model
-from services.loader.attach import hook, link_exists
+from services.loader import headers, model
+from services.loader.attach import link_exists
 from services.loader.compile import CompileError
-from services.loader.datapath import Status, explained
+from services.loader.datapath import explained
 from services.loader.image import Images
-from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyContent, PolicyEntry, Program
-from services.loader.objects import Programs, VerifierError
-from services.loader.spares import Shape, Spares
-from services.loader.statedir import Build, StateDir
-from services.loader.steps import Kernel, Steps, take_down, withdraw
-from services.loader.template import Template, Templates
+from services.loader.inventory import Status
+from services.loader.levels import Job, Levels, Outcome, constants_of, level_of
+from services.loader.model import EndpointRecord, EndpointSpec, Level, NodeConfig, PolicyEntry
+from services.loader.objects import VerifierError
+from services.loader.spares import Spares
+from services.loader.statedir import StateDir
+from services.loader.steps import Kernel, take_down
+from services.loader.template import Templates
 
 _log = telemetry.logger("regenerate")
 Observe = Callable[[Level, bool, float], None]
@@ -47,30 +45,6 @@ Observe = Callable[[Level, bool, float], None]
 
 def _unobserved(_level: Level, _succeeded: bool, _seconds: float) -> None:
     """Nobody counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a regeneration did or would do, why programs are loaded (None: they are not), and what else differs."""
-
-    status: Status
-    level: Level
-    reason: str | None
-    phases: tuple[Phase, ...]
-    changes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    """One regeneration under way."""
-
-    spec: EndpointSpec
-    level: Level
-    policy: Sequence[PolicyEntry]
-    live: EndpointRecord | None
-    build: Build
-    watch: Stopwatch
-    changes: list[str] = dataclasses.field(default_factory=list)
 
 
 class Regenerator:
@@ -93,7 +67,8 @@ class Regenerator:
         self._state = state
         self._templates = templates
         self._kernel = kernel
-        self._images, self._spares = images, spares
+        self._spares = spares
+        self._levels = Levels(state, templates, kernel, images, spares)
         self._node = node
         self._locks = locks
 
@@ -119,7 +94,7 @@ class Regenerator:
     async def _regenerate(self, spec: EndpointSpec, level: Level, policy: Sequence[PolicyEntry] | None) -> Outcome:
         node = self._node()
         _check_link(spec)
-        job = _Job(
+        job = Job(
             spec,
             level,
             self._entries(spec, policy),
@@ -169,7 +144,7 @@ class Regenerator:
     ) -> Outcome:
         datapath, header = self._kernel.datapath, headers.ep_config(spec.options)
         template, made = self._templates.identify(headers.of_node(node), header)
-        wanted = model.config_hash(template, self._kernel.attachers.mode_of(spec), _constants(spec, node))
+        wanted = model.config_hash(template, self._kernel.attachers.mode_of(spec), constants_of(spec, node))
         observed = await datapath.observe(live) if live is not None else None
         lost = model.program_problems(live, observed.running) if live is not None and observed is not None else []
         reason = model.reload_reason(spec, level, wanted, live, lost)
@@ -182,7 +157,7 @@ class Regenerator:
             changes += model.map_changes(spec, live, observed)
             changes += observed.node_side
         status = Status(spec.id, live, live is not None, model.policy_content(entries), ())
-        return Outcome(status, _level(reason), reason, (), tuple(changes))
+        return Outcome(status, level_of(reason), reason, (), tuple(changes))
 
     async def remove(self, id_: int, generation: int, *, unrecorded: bool = False) -> bool:
         """Take an endpoint down; return whether anything was there. `generation` 0: whatever holds the id.
@@ -207,12 +182,12 @@ class Regenerator:
         await take_down(self._kernel, self._state, spec.id, live)
         return None
 
-    async def _guarded(self, job: _Job, node: NodeConfig) -> Outcome:
+    async def _guarded(self, job: Job, node: NodeConfig) -> Outcome:
         """Run the job; whatever fails, no `<id>_next` stays, and a refusal leaves its log."""
         header = headers.ep_config(job.spec.options)
         try:
             with explained(f"endpoint {job.spec.id}"):
-                return await self._run(job, node, header)
+                return await self._levels.run(job, node, header)
         except (CompileError, VerifierError) as refusal:
             log = job.build.fail(header, refusal.log)
             raise FailedPrecondition(
@@ -224,124 +199,6 @@ class Regenerator:
             job.build.discard()
             raise
 
-    async def _run(self, job: _Job, node: NodeConfig, header: str) -> Outcome:
-        with job.watch.phase("headers"):
-            if self._state.header(job.spec.id) != header:
-                job.build.begin(header)
-        with job.watch.phase("template"):
-            template = await self._templates.get(headers.of_node(node), header, job.watch)
-        constants = _constants(job.spec, node)
-        wanted = model.config_hash(template.hash, self._kernel.attachers.mode_of(job.spec), constants)
-        with job.watch.phase("observe"):
-            lost = await self._lost(job.live)
-        reason = model.reload_reason(job.spec, job.level, wanted, job.live, lost)
-        if reason is None and job.live is not None:
-            record = await self._refresh(job, job.live, header)
-        else:
-            job.build.begin(header)
-            record = await self._reload(job, template, constants, wanted)
-        return Outcome(
-            Status(job.spec.id, record, reachable=True, policy=await self._policy(job), problems=()),
-            _level(reason),
-            reason,
-            tuple(job.watch.phases),
-            tuple(job.changes) if job.live is not None else (),  # of a first build everything is new
-        )
-
-    async def _policy(self, job: _Job) -> PolicyContent:
-        """Return what the map was filled with, or what an update has made of that since."""
-        filled = model.policy_content(job.policy)
-        same = self._kernel.policies.digest(job.spec.id) == filled.digest
-        return filled if same else await self._kernel.datapath.policy_content(job.spec.id)
-
-    async def _lost(self, live: EndpointRecord | None) -> list[str]:
-        if live is None:
-            return []
-        return model.program_problems(live, await self._kernel.datapath.running(live))
-
-    async def _refresh(self, job: _Job, live: EndpointRecord, header: str) -> EndpointRecord:
-        """Level 1: the loaded programs stay. The directory is written anew only when something in it changes."""
-        record = dataclasses.replace(live, spec=job.spec)
-        if record != live:
-            job.build.begin(header)
-        if job.build.begun:
-            job.build.intend(record)
-        job.changes.extend(await self._kernel.host.problems(job.spec))
-        with contextlib.ExitStack() as held:
-            async with contextlib.AsyncExitStack() as undo:
-                steps = Steps(self._kernel, job.spec, undo, held)
-                await _enforce(job, steps, steps.open_policy(), None)
-                undo.pop_all()
-        return record
-
-    async def _reload(
-        self, job: _Job, template: Template, constants: Mapping[str, int | bytes], wanted: str
-    ) -> EndpointRecord:
-        """Level 2: load with this endpoint's constants, then put in force what was loaded."""
-        with contextlib.ExitStack() as held:
-            # Left before `held`: an undo needs the descriptors.
-            async with contextlib.AsyncExitStack() as undo:
-                steps = Steps(self._kernel, job.spec, undo, held)
-                with job.watch.phase("load"):
-                    policy, programs = await self._loaded(job, steps, template, constants)
-                mode = self._kernel.attachers.mode_of(job.spec)
-                record = EndpointRecord(
-                    spec=job.spec,
-                    config_hash=wanted,
-                    template_hash=template.hash,
-                    attach_mode=mode,
-                    policy_map=libbpf.map_info(policy.fd).id,
-                    programs=_describe(programs, mode, job.spec.id),
-                    request_id=telemetry.request_id(),
-                )
-                job.build.intend(record)
-                await _enforce(job, steps, policy, programs)
-                undo.pop_all()
-        if job.live is not None:
-            await withdraw(self._kernel, job.live, record)
-        return record
-
-    async def _loaded(
-        self, job: _Job, steps: Steps, template: Template, constants: Mapping[str, int | bytes]
-    ) -> tuple[maps.Policy, Programs]:
-        """Return the endpoint's policy map and programs on it: spare ones, if it has none of its own and one fits."""
-        datapath = self._kernel.datapath
-        if maps.CONNTRACK in template.code.maps and datapath.flows is None:
-            await self._kernel.blocking.run(datapath.open_flows)
-        shape = Shape(template.hash, template.code, constants, datapath.shared)
-        if job.live is None and not datapath.has_policy(job.spec.id):
-            spare = self._spares.take(shape)
-            if spare is not None:
-                with spare.variables:
-                    steps.hold(spare.programs)
-                    return steps.open_policy(spare.policy), spare.programs
-        policy = steps.open_policy()
-        on = {**shape.maps, maps.POLICY: policy.fd}
-        programs = await self._images.load(template.hash, template.code, constants, on, job.watch)
-        return policy, steps.hold(programs)
-
-
-async def _enforce(job: _Job, steps: Steps, policy: maps.Policy, programs: Programs | None) -> None:
-    """Take the steps in their order, and commit. `programs` None: those that are loaded stay."""
-    watch = job.watch
-    with watch.phase("policy"):
-        job.changes.extend(await steps.fill(policy, job.policy))
-    if programs is not None:
-        with watch.phase("attach"):
-            steps.slot(programs)
-            await steps.attach(programs, job.live)
-    with watch.phase("host"):
-        await steps.connect(job.live)
-    with watch.phase("maps"):
-        job.changes.extend(steps.publish())
-    if job.build.begun:
-        with watch.phase("commit"):
-            job.build.commit()
-
-
-def _level(reason: str | None) -> Level:
-    return Level.NO_REBUILD if reason is None else Level.REWRITE_LOAD
-
 
 def _check_link(spec: EndpointSpec) -> None:
     if not link_exists(spec):
@@ -350,28 +207,6 @@ def _check_link(spec: EndpointSpec) -> None:
             ifname=spec.host_ifname,
             ifindex=spec.host_ifindex,
         )
-
-
-def _constants(spec: EndpointSpec, node: NodeConfig) -> dict[str, int | bytes]:
-    return layout.endpoint_constants(
-        endpoint_id=spec.id,
-        identity=spec.identity,
-        addresses=spec.addresses,
-        gateways=node.gateways,
-        pod_mac=spec.pod_mac,
-        host_mac=spec.host_mac,
-        host_ifindex=spec.host_ifindex,
-        chained=spec.chained,
-    )
-
-
-def _describe(programs: Programs, mode: str, id_: int) -> tuple[Program, ...]:
-    found = []
-    for name, fd in programs.fds.items():
-        info = libbpf.program_info(fd)
-        where = hook(mode, name, id_)
-        found.append(Program(name, info.id, info.tag, info.instructions, info.verified_instructions, where))
-    return tuple(found)
 
 
 def _newer(live: EndpointRecord, generation: int) -> FailedPrecondition:

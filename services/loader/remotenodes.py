@@ -19,7 +19,8 @@ from services.common import telemetry
 from services.common.model import Address, Network, Route
 from services.loader import rtnl_ip
 from services.loader.model import NodeConfig, RemoteNode, Routing, Underlay
-from services.loader.netlink import NetlinkError, Request, Rtnl, explain
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import NetlinkError, Request, explain
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.rtnl_ip import RTPROT_NODES, RouteInfo
 

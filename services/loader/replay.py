@@ -4,114 +4,22 @@
     ingress      to_container, then policy
     overlay      from_overlay, then policy: what has come from another node
 
+What all of them ask about a packet is replayadmit.py's.
+
 It is a second reading of bpf/, and so may be wrong where that has changed. Whoever shows it to a person holds it
 against what the programs in force did with the same packet (packettrace.py) and says where they differ.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Protocol
-
-from services.common.model import Address, Network
-from services.loader import conntrack
-from services.loader.conntrack import ConntrackState
-from services.loader.event import ICMP, ICMPV6, TCP, UDP, WITH_PORTS, identity_name, protocol_name
-from services.loader.headers import OPTIONS
-from services.loader.layout import FAMILY_IPV4, FAMILY_IPV6, EndpointEntry, IpcacheEntry
-from services.loader.model import Direction, EndpointSpec, PolicyEntry, Routing
+from services.common.model import Address
+from services.loader.event import UDP, identity_name
+from services.loader.layout import EndpointEntry, IpcacheEntry
+from services.loader.model import Direction, EndpointSpec, Routing
 from services.loader.probepacket import Probe
-from services.loader.refusal import DropReason, reason_text
+from services.loader.refusal import DropReason
+from services.loader.replayadmit import Admission, is_on
+from services.loader.replaysteps import Lookup, Node, Step, Tables, Verdict
 
 HOST, WORLD = 1, 2
-_ASKS = 4  # CONNTRACK_ASKS
-_FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
-_SEEN_FROM_STACK = 0x40
-_WAY = {Direction.EGRESS: "egress to", Direction.INGRESS: "ingress from"}
-
-
-class Verdict(IntEnum):
-    """How a program ends; the numbers are the API's."""
-
-    OK = 1
-    REDIRECT = 2
-    SHOT = 3
-    TAIL_CALL = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """A question to a map, and its answer in words; empty: nothing."""
-
-    map: str
-    key: str
-    found: str = ""
-    entry: PolicyEntry | None = None
-
-
-@dataclass(slots=True)
-class Step:
-    """What one program does. `conntrack` 0: it didn't come to that, or nothing is tracked."""
-
-    program: str
-    endpoint_id: int
-    direction: Direction
-    lookups: list[Lookup] = field(default_factory=list)
-    verdict: Verdict = Verdict.OK
-    reason: str = ""
-    conntrack: int = 0
-    source_identity: int = 0
-    destination_identity: int = 0
-    next: str = ""
-    flow_key: bytes = b""
-
-    def drop(self, reason: DropReason) -> "Step":
-        """Let it end with a drop."""
-        self.verdict, self.reason = Verdict.SHOT, reason_text(reason)
-        self.next = f"dropped: {self.reason}"
-        return self
-
-
-class Tables(Protocol):
-    """The maps, asked as the programs ask them."""
-
-    def endpoint(self, address: Address) -> EndpointEntry | None:
-        """Ask podlane_endpoints."""
-
-    def ipcache(self, address: Address) -> IpcacheEntry | None:
-        """Ask podlane_ipcache."""
-
-    def prefix(self, address: Address) -> tuple[Network, int] | None:
-        """Ask podlane_prefixes for the longest one."""
-
-    def policy(self, endpoint_id: int) -> Sequence[PolicyEntry]:
-        """Return an endpoint's rules."""
-
-    def flow(self, key: bytes) -> bytes | None:
-        """Ask podlane_conntrack."""
-
-    def slot(self, endpoint_id: int) -> int | None:
-        """Ask podlane_call_policy; 0: the tunnel."""
-
-    def spec(self, endpoint_id: int) -> EndpointSpec | None:
-        """Return what an endpoint's programs were made of."""
-
-    @property
-    def revision(self) -> int:
-        """Policy's revision."""
-
-    @property
-    def now(self) -> int:
-        """Nanoseconds of the monotonic clock."""
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """What programs know of the node: how others are reached, by which port, the index of the device to them."""
-
-    routing: Routing = Routing.ALONE
-    tunnel_port: int = 0
-    underlay_ifindex: int = 0
 
 
 class Replay:
@@ -120,8 +28,7 @@ class Replay:
     def __init__(self, tables: Tables, node: Node, probe: Probe) -> None:
         """Take a packet."""
         self._tables, self._node, self._probe = tables, node, probe
-
-    # ── the programs ──
+        self._admission = Admission(tables, probe)
 
     def egress(self, spec: EndpointSpec) -> list[Step]:
         """Return the steps of a packet that an endpoint sends."""
@@ -137,7 +44,7 @@ class Replay:
             step.lookups.append(Lookup("ipcache", str(probe.destination), _ipcache_words(there)))
         known = to if to is not None else there
         step.destination_identity = known.identity if known is not None else WORLD
-        by_stack = self._admit(step, spec, step.destination_identity, probe.destination, from_stack=False)
+        by_stack = self._admission.admit(step, spec, step.destination_identity, probe.destination, from_stack=False)
         if step.verdict is Verdict.SHOT:
             return [step]
         return self._forward(step, spec, to, there, by_stack=by_stack)
@@ -154,7 +61,7 @@ class Replay:
         local = to is not None and not to.host
         if spec.chained:
             step.next = "up the node's stack, marked with its identity: another plugin takes it where it goes"
-        elif local and to is not None and not (to.chained or by_stack or _is_on(spec, "host-routing")):
+        elif local and to is not None and not (to.chained or by_stack or is_on(spec, "host-routing")):
             return self._deliver(step, to.endpoint_id)
         elif there is not None and there.node is not None and not by_stack and self._node.routing is Routing.OVERLAY:
             return self._tunnel(step, spec, there.node)
@@ -239,107 +146,11 @@ class Replay:
 
     def _policy(self, spec: EndpointSpec, sender: int, *, from_stack: bool) -> Step:
         step = Step("policy", spec.id, Direction.INGRESS, source_identity=sender, destination_identity=spec.identity)
-        self._admit(step, spec, sender, self._probe.source, from_stack=from_stack)
+        self._admission.admit(step, spec, sender, self._probe.source, from_stack=from_stack)
         if step.verdict is not Verdict.SHOT:
             step.verdict = Verdict.OK if from_stack else Verdict.REDIRECT
             step.next = f"delivered to endpoint {spec.id}" + ("" if from_stack else ", straight into its namespace")
         return step
-
-    # ── what they have in common ──
-
-    def _admit(self, step: Step, spec: EndpointSpec, peer: int, address: Address, *, from_stack: bool) -> bool:
-        """Decide as admit() does; return whether the packet answers what the stack has brought."""
-        passes = by_stack = False
-        if _is_on(spec, "conntrack"):
-            passes, by_stack = self._find_flow(step, spec, peer, from_stack=from_stack)
-        if not passes:
-            self._ask_policy(step, spec, peer, address)
-        return by_stack
-
-    def _find_flow(self, step: Step, spec: EndpointSpec, peer: int, *, from_stack: bool) -> tuple[bool, bool]:
-        probe, direction = self._probe, step.direction
-        key = flow_key(probe, spec.id, direction)
-        step.conntrack = ConntrackState.NEW
-        if not key:
-            step.lookups.append(Lookup("conntrack", f"{protocol_name(probe.protocol)}", "not tracked"))
-            return False, False
-        step.flow_key = key
-        raw = self._tables.flow(key)
-        state, passes, by_stack, words = ConntrackState.NEW, False, False, ""
-        if raw is not None:
-            expires, allowed, opener, seen, *_ = conntrack.VALUE.unpack(raw)
-            reply = (opener ^ direction) & 1
-            if expires <= self._tables.now:
-                words = "an entry that has expired"
-            elif self._begins_anew(seen, reply, from_stack=from_stack):
-                words = "an entry that this SYN replaces"
-            else:
-                state = ConntrackState.REPLY if reply else ConntrackState.ESTABLISHED
-                is_open, by_stack = bool(allowed & 0xFFFFFFFF), bool(reply and seen[0] & _SEEN_FROM_STACK)
-                current = allowed == (self._tables.revision << 32 | peer) & (1 << 64) - 1
-                passes = bool(reply and is_open) or (current and not _is_on(spec, "policy-accounting"))
-                words = f"a flow: this packet is {state.name.lower()}" + _flow_words(
-                    is_open=is_open, passes=passes, current=current
-                )
-        step.conntrack = state
-        step.lookups.append(Lookup("conntrack", _flow_name(probe, spec.id), words))
-        return passes, by_stack
-
-    def _begins_anew(self, seen: bytes, reply: int, *, from_stack: bool) -> bool:
-        """Return whether a TCP packet opens a connection in a flow's place, as conntrack_follow() sees it."""
-        flags = self._probe.flags
-        if self._probe.protocol != TCP or flags & (_SYN | _ACK) != _SYN:
-            return False
-        mine, other = seen[reply] | (_SEEN_FROM_STACK if from_stack else 0), seen[reply ^ 1]
-        return bool(reply or (mine | other) & _RST or mine & other & _FIN)
-
-    def _ask_policy(self, step: Step, spec: EndpointSpec, peer: int, address: Address) -> None:
-        rules = self._tables.policy(spec.id)
-        found = [self._ask_rules(step, rules, peer), self._ask_rules(step, rules, 0)]
-        prefix = self._tables.prefix(address)
-        words = f"{prefix[0]}, identity {prefix[1]}" if prefix is not None else ""
-        step.lookups.append(Lookup("prefixes", str(address), words))
-        if prefix is not None:
-            found.append(self._ask_rules(step, rules, prefix[1]))
-        answers = [one for one in found if one is not None]
-        if any(one.deny for one in answers):
-            step.drop(DropReason.POLICY_DENY)
-        elif not answers:
-            step.drop(DropReason.POLICY)
-
-    def _ask_rules(self, step: Step, rules: Iterable[PolicyEntry], identity: int) -> PolicyEntry | None:
-        probe = self._probe
-        matching = [one for one in rules if one.direction is step.direction and one.identity == identity]
-        matching = [one for one in matching if _matches(one, probe)]
-        entry = max(matching, key=_length, default=None)
-        who = f"identity {identity_name(identity)}" if identity else "anybody"
-        what = f"{probe.port}/" if probe.protocol in WITH_PORTS else ""
-        key = f"{_WAY[step.direction]} {who}, {what}{protocol_name(probe.protocol)}"
-        words = ("denies" if entry.deny else "allows") if entry is not None else ""
-        step.lookups.append(Lookup("policy", key, words, entry))
-        return entry
-
-
-def flow_key(probe: Probe, endpoint_id: int, direction: Direction) -> bytes:
-    """Return the key of a packet's flow as one of its ends has it, as flow_write() does; empty: it isn't tracked."""
-    echo = probe.protocol in {ICMP, ICMPV6}
-    if echo and (probe.protocol == ICMP) != (probe.source.version == 4):
-        return b""
-    out = direction is Direction.EGRESS
-    family = FAMILY_IPV4 if probe.source.version == 4 else FAMILY_IPV6
-    ports = (probe.source_port, probe.port) if probe.protocol in WITH_PORTS else (0, 0)
-    ends = (probe.source.packed, probe.destination.packed)
-    local, remote = ends if out else ends[::-1]
-    local_port, remote_port = ports if out else ports[::-1]
-    return conntrack.KEY.pack(
-        local,
-        remote,
-        local_port.to_bytes(2, "big"),
-        remote_port.to_bytes(2, "big"),
-        endpoint_id,
-        probe.protocol,
-        family + (_ASKS if echo and out else 0),
-    )
 
 
 def _not_from_a_pod(spec: EndpointSpec, probe: Probe) -> DropReason | None:
@@ -350,29 +161,9 @@ def _not_from_a_pod(spec: EndpointSpec, probe: Probe) -> DropReason | None:
     group = probe.destination.packed[0] >= 0xE0 if probe.source.version == 4 else probe.destination.packed[0] == 0xFF
     if group or (probe.source.version == 6 and probe.destination.is_link_local):
         return DropReason.LINK_LOCAL_NOISE
-    if _is_on(spec, "source-ip-verification") and probe.source not in spec.addresses:
+    if is_on(spec, "source-ip-verification") and probe.source not in spec.addresses:
         return DropReason.INVALID_SOURCE_IP
     return None
-
-
-def _is_on(spec: EndpointSpec, option: str) -> bool:
-    return spec.options.get(option, OPTIONS[option].default)
-
-
-def _matches(entry: PolicyEntry, probe: Probe) -> bool:
-    if not entry.protocol:
-        return True
-    if entry.protocol != probe.protocol:
-        return False
-    if probe.protocol not in WITH_PORTS and probe.protocol not in {ICMP, ICMPV6}:
-        return entry.port_prefix_length == 0
-    port = probe.port if probe.protocol in WITH_PORTS else (8 if probe.protocol == ICMP else 128)
-    beyond = 16 - entry.port_prefix_length
-    return port >> beyond == entry.port >> beyond
-
-
-def _length(entry: PolicyEntry) -> tuple[bool, int]:
-    return entry.protocol > 0, entry.port_prefix_length
 
 
 def _endpoint_words(entry: EndpointEntry | None) -> str:
@@ -389,22 +180,3 @@ def _ipcache_words(entry: IpcacheEntry | None) -> str:
         return ""
     way = f"tunnelled to node {entry.node}" if entry.node is not None else "routed"
     return f"identity {identity_name(entry.identity)}, {way}"
-
-
-def _flow_words(*, is_open: bool, passes: bool, current: bool) -> str:
-    if passes:
-        return ", and passes without a question"
-    if not is_open:
-        return ", and policy has denied the flow"
-    return "" if current else ", and policy has changed since it was allowed"
-
-
-def _flow_name(probe: Probe, endpoint_id: int) -> str:
-    ports = probe.protocol in WITH_PORTS
-    source = _end(probe.source, probe.source_port) if ports else str(probe.source)
-    destination = _end(probe.destination, probe.port) if ports else str(probe.destination)
-    return f"{source} -> {destination} {protocol_name(probe.protocol)} of endpoint {endpoint_id}"
-
-
-def _end(address: Address, port: int) -> str:
-    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from services.loader.linkspec import OffloadSizes
-from services.loader.netlink import (
+from services.loader.netlink_messages import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Request,

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_interface, ip_network
 
 from services.common.model import Address, Interface, Network, Route
-from services.loader.netlink import NLM_F_CREATE, NLM_F_REPLACE, Request, attribute, attributes, nested, number, u32
+from services.loader.netlink_messages import (
+    NLM_F_CREATE,
+    NLM_F_REPLACE,
+    Request,
+    attribute,
+    attributes,
+    nested,
+    number,
+    u32,
+)
 from services.loader.rtnl import GONE
 
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22

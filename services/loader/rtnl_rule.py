@@ -6,7 +6,7 @@ import struct
 from ipaddress import ip_address
 
 from services.loader.linkspec import Rule
-from services.loader.netlink import NLM_F_CREATE, NLM_F_EXCL, Request, attribute, attributes, number, text, u32
+from services.loader.netlink_messages import NLM_F_CREATE, NLM_F_EXCL, Request, attribute, attributes, number, text, u32
 from services.loader.rtnl import GONE
 
 RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34

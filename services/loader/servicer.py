@@ -22,6 +22,7 @@ from services.loader.datapath import Datapath
 from services.loader.dump import dump
 from services.loader.events import Events
 from services.loader.flowledger import FlowLedger
+from services.loader.inventory import Inventory
 from services.loader.links import Links
 from services.loader.model import Routing
 from services.loader.nodeconfig import NodeConfigurer
@@ -41,6 +42,7 @@ class Parts:
     policies: Policies
     prober: Prober
     datapath: Datapath
+    inventory: Inventory
     events: Events
     ledger: FlowLedger
     others: OtherNodes
@@ -210,7 +212,7 @@ class LoaderServicer(loader_pb2_grpc.LoaderServiceServicer):
     ) -> pb.ListEndpointDatapathsResponse:
         """Compare state directory and kernel."""
         id_ = policymessages.read_id(request.id, "id") if request.id else 0
-        found = await self._parts.datapath.statuses(id_, slots=request.slots)
+        found = await self._parts.inventory.statuses(id_, slots=request.slots)
         return pb.ListEndpointDatapathsResponse(datapaths=map(messages.write_status, found))
 
     async def DumpMap(  # noqa: N802 - the name that grpc calls

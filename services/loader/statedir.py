@@ -12,7 +12,7 @@
 A build works in `<id>_next` and becomes `<id>` in one step: a rename for the first one, for a later one an exchange of
 the two names (renameat2(2), RENAME_EXCHANGE) after which the old content, now called `_next`, is removed. So at any
 moment `<id>` is whole, or absent. `endpoint.json` is written into `_next` before the kernel is told: after a kill
--9, `_next` says what was about to happen and the kernel says whether it did (`unfinished`, see datapath.py).
+-9, `_next` says what was about to happen and the kernel says whether it did (`unfinished`, see adopt.py).
 A removal begins with `endpoint.json`: a directory without it is residue. Failures of endpoints that never came to be
 stay, the newest 16 of them: their logs are all that tells why an ADD failed.
 

@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.model import Address
-from services.loader import libbpf, maps, model
+from services.loader import libbpf, model, policymaps
 from services.loader.attach import DIRECTIONS, POLICY_PROGRAM, Attachers, link_exists
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
 from services.loader.flowledger import FlowLedger
+from services.loader.inventory import Inventory
 from services.loader.libbpf import Fd
 from services.loader.model import EndpointRecord, EndpointSpec, PolicyEntry
 from services.loader.objects import Programs
@@ -50,6 +51,7 @@ class Kernel:
     """Everything that steps touch."""
 
     datapath: Datapath
+    inventory: Inventory
     policies: Policies
     attachers: Attachers
     host: HostSide
@@ -73,7 +75,7 @@ class Steps:
         self._undo = undo
         self._held = held
 
-    def open_policy(self, made: Fd | None = None) -> maps.Policy:
+    def open_policy(self, made: Fd | None = None) -> policymaps.Policy:
         """Open the endpoint's policy map; one that has to be made, or was `made` already and is pinned here, goes again
         with the build that fails.
         """
@@ -87,7 +89,7 @@ class Steps:
         """Keep the descriptors of new programs for as long as the steps need them."""
         return self._held.enter_context(programs)
 
-    async def fill(self, policy: maps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
+    async def fill(self, policy: policymaps.Policy, entries: Sequence[PolicyEntry]) -> list[str]:
         """Make the policy map hold exactly these entries; say what that changed."""
         return await self._kernel.policies.fill(self._spec, policy, entries)
 
@@ -170,7 +172,7 @@ async def take_down(kernel: Kernel, state: StateDir, id_: int, live: EndpointRec
     """
     datapath = kernel.datapath
     entries = _addresses(datapath, id_, live)
-    found = live is not None or bool(datapath.traces(id_).sentences())
+    found = live is not None or bool(kernel.inventory.traces(id_).sentences())
     with Teardown(f"endpoint {id_}") as teardown:
         for address in entries:
             teardown.step(functools.partial(datapath.endpoints.delete, address))

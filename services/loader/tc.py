@@ -19,7 +19,18 @@ from dataclasses import dataclass
 
 from services.common.errors import NotFound
 from services.loader import rtnl
-from services.loader.netlink import NLM_F_CREATE, Request, Rtnl, attributes, explain, nested, number, string, text, u32
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import (
+    NLM_F_CREATE,
+    Request,
+    attributes,
+    explain,
+    nested,
+    number,
+    string,
+    text,
+    u32,
+)
 from services.loader.netlink_worker import NetlinkWorker
 
 # linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h, linux/if_ether.h

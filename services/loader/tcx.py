@@ -14,18 +14,8 @@ import functools
 from collections.abc import Mapping
 from pathlib import Path
 
-from services.loader.libbpf import (
-    AttachType,
-    BpfError,
-    Fd,
-    attached_programs,
-    link_create,
-    link_detach,
-    link_info,
-    link_update,
-    object_get,
-    object_pin,
-)
+from services.loader.libbpf import BpfError, Fd, link_info, object_get, object_pin
+from services.loader.libbpf_programs import AttachType, attached_programs, link_create, link_detach, link_update
 
 _HOOKS: Mapping[str, AttachType] = {"ingress": AttachType.TCX_INGRESS, "egress": AttachType.TCX_EGRESS}
 # Every network namespace has it, and always under this number.

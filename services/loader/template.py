@@ -4,6 +4,7 @@
     templates/<hash>/ep_config.h      the switches that it was compiled with
     templates/<hash>/node_config.h
     templates/<hash>/template.json    compiler, time, duration, and the object's own hash
+    templates/compiler.json           which clang there is
 
 `get` finds a shape in memory, then on disk, then among the prebuilt objects, and compiles it only then. However many
 wait for one shape, one clang runs; a waiter that is cancelled leaves the others and the compile alone; a failure goes
@@ -41,7 +42,7 @@ from services.loader.compile import (
 )
 from services.loader.objects import ObjectCode
 
-_META = "template.json"
+_META, _COMPILER = "template.json", "compiler.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +107,7 @@ class Templates:
     async def open(self) -> None:
         """Read the sources' digest, ask the compiler for its version and remove what a killed compile left."""
         self._digest = sources_digest(self._sources, self._source)
-        self._compiler = await find_compiler(self._clang)
+        self._compiler = await find_compiler(self._clang, self._root / _COMPILER)
         _clean(self._root)
 
     async def close(self) -> None:
@@ -161,7 +162,7 @@ class Templates:
     async def _make(self, key: str, node_config: str, ep_config: str) -> Template:
         if self._compiler is None:
             # It may have been installed meanwhile.
-            self._compiler = await find_compiler(self._clang)
+            self._compiler = await find_compiler(self._clang, self._root / _COMPILER)
         directory = self._root / self._ident(key)
         name = Path(self._source).stem
         found = _found(directory, name)

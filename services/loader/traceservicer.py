@@ -13,7 +13,7 @@ from services.loader.model import Direction, NodeConfig
 from services.loader.packettrace import PacketTrace, PacketTracer, TracedStep
 from services.loader.policymessages import read_id, write_policy_entry
 from services.loader.probepacket import SYN, Probe
-from services.loader.replay import Lookup
+from services.loader.replaysteps import Lookup
 
 
 class TraceServicer(trace_pb2_grpc.TraceServiceServicer):

@@ -8,7 +8,7 @@ from click.testing import CliRunner, Result
 
 from cli.main import podlane
 from cli.report import archive
-from services.common import config
+from services.common import configfile
 from services.common.config import Settings
 
 
@@ -16,7 +16,7 @@ from services.common.config import Settings
 def nowhere(tmp_path: Path) -> Settings:
     places = f'run_dir = "{tmp_path}/run"\nlib_dir = "{tmp_path}/lib"\nbpffs = "{tmp_path}/bpf"\n'
     (tmp_path / "podlane.toml").write_text(f'[node]\nname = "a/b"\n{places}')
-    return config.load(tmp_path / "podlane.toml", {})
+    return configfile.load(tmp_path / "podlane.toml", {})
 
 
 def run(tmp_path: Path, *argv: str, stdin: bytes = b"") -> Result:

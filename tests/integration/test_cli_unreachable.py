@@ -15,7 +15,7 @@ from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
 from cli import connect
-from services.common import config
+from services.common import configfile
 from services.common.errors import DeadlineExceeded, Exhausted, InvalidArgument, Unavailable
 from tests.cli_support import Services, serving
 
@@ -97,7 +97,7 @@ def test_an_error_comes_back_as_it_was_raised_with_its_facts(services: Services)
     services.replies["ListPools"] = Exhausted("nothing is left, really – nothing", size=254)
 
     with pytest.raises(Exhausted, match="nothing is left, really – nothing") as caught:
-        connect.ask(connect.ipam(config.load(services.config_file, {})), "ListPools", ipam_pb2.ListPoolsRequest())
+        connect.ask(connect.ipam(configfile.load(services.config_file, {})), "ListPools", ipam_pb2.ListPoolsRequest())
 
     assert caught.value.fields == {"size": "254"}
 
@@ -115,7 +115,7 @@ def test_a_kind_of_error_that_only_the_service_knows_counts_as_what_it_is(servic
 
 
 def test_who_takes_too_long_is_named_with_the_time(services: Services):
-    settings = config.load(services.config_file, {})
+    settings = configfile.load(services.config_file, {})
     path = settings.ipam.socket
     path.unlink()
     with socket.socket(socket.AF_UNIX) as mute:

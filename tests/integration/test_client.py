@@ -14,7 +14,8 @@ from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
 from services.common import edge, errors
 from services.common.client import Peer
 from services.common.lifecycle import running
-from tests.fakes import FakeKernel, FakeLoader
+from tests.fake_kernel import FakeKernel
+from tests.fake_loader import FakeLoader
 
 
 class Fake(ipam_pb2_grpc.IpamServiceServicer):

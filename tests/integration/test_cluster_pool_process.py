@@ -306,9 +306,9 @@ async def test_a_node_by_itself_loads_no_kvstore_client(tmp_path: Path):
     """Its memory is what a node by itself pays."""
     file = write_settings(tmp_path)
     code = (
-        "import sys, json; from pathlib import Path; from services.common import config; "
+        "import sys, json; from pathlib import Path; from services.common import configfile; "
         "from services.ipam.main import build; "
-        f"build(config.load(Path({str(file)!r}), {{}})); print(json.dumps([n for n in sys.modules if 'etcd' in n]))"
+        f"build(configfile.load(Path({str(file)!r}), {{}})); print(json.dumps([n for n in sys.modules if 'etcd' in n]))"
     )
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY

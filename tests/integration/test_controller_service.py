@@ -14,7 +14,7 @@ from podlane.common.v1 import controllers_pb2 as pb
 from podlane.common.v1 import controllers_pb2_grpc
 
 from services.common import controller_service, edge, wire
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from tests.controller_support import Work
 

@@ -1,6 +1,5 @@
 """Garbage is searched for and swept between a fake loader and a fake ipam: what goes, and what must never go."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,23 +8,25 @@ from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
 
-from services.common import wire
-from services.common.config import load
+from services.common.configfile import load
 from services.common.errors import DeadlineExceeded, InvalidArgument, Unavailable
 from services.common.model import Attachment
-from services.endpoint.gc import Collector
 from services.endpoint.main import build
 from services.endpoint.manager import Manager
 from services.endpoint.observed import LinkRemoval
-from tests.endpoint_support import Client, FakePod, Surroundings
-
-REMOVED, FAILED, UNTRIED = (
-    pb.GARBAGE_OUTCOME_REMOVED,
-    pb.GARBAGE_OUTCOME_FAILED,
-    pb.GARBAGE_OUTCOME_UNSPECIFIED,
+from tests.endpoint_support import Client, Surroundings
+from tests.garbage_support import (
+    FAILED,
+    REMOVED,
+    UNTRIED,
+    abandon,
+    changes,
+    leak_addresses,
+    leak_datapath,
+    leak_link,
+    rounds,
+    told,
 )
-GONE_NAMESPACE = loader_pb2.LinkStatus(idle_seconds=3600, namespace=loader_pb2.NAMESPACE_STATE_GONE)
-CHANGES = ("RemoveEndpoint", "DeleteLink", "ReleaseAddresses", "AllocateAddresses", "ConfirmAllocation")
 
 
 @pytest.fixture
@@ -40,63 +41,6 @@ async def client(around: Surroundings) -> AsyncIterator[Client]:
     """An endpoint service between them."""
     async with around.service() as client:
         yield client
-
-
-def told(findings: list[pb.GarbageFinding]) -> list[tuple[str, int]]:
-    """The kind and outcome of findings."""
-    return [(pb.GarbageKind.Name(one.kind).rpartition("_")[2].lower(), one.outcome) for one in findings]
-
-
-def abandon(around: Surroundings, pod: FakePod, *processes: str) -> None:
-    """Take the name of a pod's namespace away, and all who lived in it but these."""
-    status = loader_pb2.LinkStatus()
-    status.CopyFrom(GONE_NAMESPACE)
-    status.processes.extend(processes)
-    around.kernel.seen[pod.key] = status
-
-
-def leak_datapath(around: Surroundings, id_: int, generation: int = 1) -> None:
-    """Leave a datapath of an endpoint that nobody knows, on a link that is gone."""
-    owner = Attachment("podnet", f"{id_:032x}", "eth0")
-    around.kernel.datapaths[id_] = loader_pb2.EndpointDatapath(
-        id=id_,
-        generation=generation,
-        attachment=wire.write_attachment(owner),
-        host_ifname=owner.host_ifname(),
-        host_ifindex=9999,
-    )
-
-
-def leak_link(around: Surroundings, idle: int = 3600) -> Attachment:
-    """Leave a link that no endpoint came to."""
-    pod = around.pod()
-    del around.ipam.held[pod.key]
-    around.kernel.links[pod.key].up = False
-    around.kernel.seen[pod.key] = loader_pb2.LinkStatus(idle_seconds=idle, namespace=loader_pb2.NAMESPACE_STATE_THERE)
-    return pod.attachment
-
-
-def leak_addresses(around: Surroundings, endpoint_id: int = 77) -> ipam_pb2.Allocation:
-    """Leave addresses that were confirmed for an endpoint that nobody knows."""
-    allocation = around.ipam.reserve(Attachment("podnet", f"{endpoint_id:032x}", "eth0"))
-    allocation.state, allocation.endpoint_id = ipam_pb2.ALLOCATION_STATE_CONFIRMED, endpoint_id
-    return allocation
-
-
-def changes(around: Surroundings) -> int:
-    """How many calls so far changed something."""
-    return sum(around.loader.script.count(name) + around.ipam.script.count(name) for name in CHANGES)
-
-
-def collector(around: Surroundings) -> Collector:
-    """The collector of the service that runs in this process."""
-    return next(one for one in around.components if isinstance(one, Collector))
-
-
-async def rounds(around: Surroundings, count: int) -> None:
-    """Let so many rounds search."""
-    for _ in range(count):
-        await collector(around).round()
 
 
 async def test_a_healthy_node_has_no_garbage(around: Surroundings, client: Client) -> None:
@@ -250,180 +194,6 @@ async def test_rounds_come_by_themselves() -> None:
         async with around.service():
             await around.loader.script.reached("RemoveEndpoint", after=True)
         assert around.kernel.datapaths == {}
-
-
-async def test_what_is_in_order_again_at_the_sweep_is_left_alone(around: Surroundings, client: Client) -> None:
-    """A mark is no verdict."""
-    pod = around.pod()
-    await client.create(pod)
-    abandon(around, pod)
-
-    await rounds(around, 1)
-    del around.kernel.seen[pod.key]
-    await rounds(around, 2)
-
-    assert len(await client.endpoints()) == 1
-
-
-async def test_an_id_that_was_marked_and_given_to_another_pod_is_not_swept(
-    around: Surroundings, client: Client
-) -> None:
-    """Cilium's collector sweeps bare ids, and so removes the pod that got one in between (cilium#43577)."""
-    marked, healthy = around.pod(), around.pod()
-    id_ = (await client.create(marked)).endpoint.id
-    abandon(around, marked)
-    await rounds(around, 1)
-
-    assert await client.delete(marked)
-    manager = next(one for one in around.components if isinstance(one, Manager))
-    manager._ids._last = id_ - 1
-    created = (await client.create(healthy)).endpoint
-    await rounds(around, 2)
-
-    assert created.id == id_
-    assert [one.generation for one in await client.endpoints()] == [created.generation]
-    assert around.kernel.datapaths[id_].generation == created.generation
-    assert healthy.key in around.kernel.links
-    assert around.confirmed(healthy)
-
-
-async def test_a_pod_that_is_added_again_between_search_and_sweep_is_not_hit(
-    around: Surroundings, client: Client
-) -> None:
-    """The same attachment, as after a restart of its container: what its ADD has made by now is left to it."""
-    first, pod = around.pod(), around.pod()
-    for one in (first, pod):
-        await client.create(one)
-        abandon(around, one)
-
-    async with around.loader.script.hold("RemoveEndpoint"):
-        collecting = asyncio.ensure_future(client.collect())
-        await around.loader.script.reached("RemoveEndpoint")
-        del around.kernel.seen[pod.key], around.kernel.links[pod.key]
-        again = around.kernel.add_link(pod.attachment)
-        pod.request.link.CopyFrom(again)
-    findings = await collecting
-    created = (await client.create(pod)).endpoint
-
-    assert told(findings) == [("endpoint", REMOVED)] * 2
-    assert findings[1].detail == "with its datapath"
-    assert around.kernel.links[pod.key] == again
-    assert around.kernel.datapaths[created.id].host_ifindex == again.host_ifindex
-    assert around.confirmed(pod)
-
-
-async def test_what_lives_again_between_search_and_sweep_is_not_hit(around: Surroundings, client: Client) -> None:
-    """Whatever the search saw; and what looked alive to it is not removed at the first look that sees it dead."""
-    first, second, third, fourth = pods = [around.pod() for _ in range(4)]
-    for pod in pods:
-        await client.create(pod)
-        abandon(around, pod)
-    abandon(around, fourth, "sleep (4712)")
-
-    async with around.loader.script.hold("RemoveEndpoint"):
-        collecting = asyncio.ensure_future(client.collect())
-        await around.loader.script.reached("RemoveEndpoint")
-        del around.kernel.seen[second.key]
-        abandon(around, third, "nginx (4711)")
-        abandon(around, fourth)
-    findings = await collecting
-
-    assert told(findings) == [
-        ("endpoint", REMOVED),
-        ("endpoint", pb.GARBAGE_OUTCOME_GONE),
-        ("endpoint", UNTRIED),
-        ("endpoint", UNTRIED),
-    ]
-    assert "nginx (4711)" in findings[2].evidence[1]
-    assert {pod.key for pod in pods} - around.kernel.links.keys() == {first.key}
-    assert around.confirmed(second)
-
-
-async def test_an_add_that_is_under_way_is_not_looked_at(around: Surroundings, client: Client) -> None:
-    """Its link has no endpoint yet that is whole, its addresses are half confirmed."""
-    pod = around.pod()
-    async with around.loader.script.hold("RegenerateEndpoint"):
-        creating = asyncio.ensure_future(client.create(pod))
-        await around.loader.script.reached("RegenerateEndpoint")
-        abandon(around, pod)
-        assert await client.collect() == []
-    del around.kernel.seen[pod.key]
-
-    assert (await creating).created
-
-
-async def test_an_add_that_begins_after_the_search_is_not_hit(around: Surroundings, client: Client) -> None:
-    """Its link was found without an endpoint; now one is being made."""
-    pod = around.pod()
-    around.kernel.links[pod.key].up = False
-    leak_datapath(around, 70)
-
-    async with around.loader.script.hold("RegenerateEndpoint"):
-        async with around.loader.script.hold("RemoveEndpoint"):
-            collecting = asyncio.ensure_future(client.collect())
-            await around.loader.script.reached("RemoveEndpoint")
-            creating = asyncio.ensure_future(client.create(pod))
-            await around.loader.script.reached("RegenerateEndpoint")
-        findings = await collecting
-
-    assert told(findings) == [("datapath", REMOVED), ("link", pb.GARBAGE_OUTCOME_BUSY)]
-    assert (await creating).created
-    assert pod.key in around.kernel.links
-
-
-async def test_what_is_gone_at_the_second_look_is_told_so(around: Surroundings, client: Client) -> None:
-    """Somebody else was faster."""
-    leak_datapath(around, 70)
-    leak_datapath(around, 71)
-
-    async with around.loader.script.hold("RemoveEndpoint"):
-        collecting = asyncio.ensure_future(client.collect())
-        await around.loader.script.reached("RemoveEndpoint")
-        del around.kernel.datapaths[71]
-    findings = await collecting
-
-    assert told(findings) == [("datapath", REMOVED), ("datapath", pb.GARBAGE_OUTCOME_GONE)]
-
-
-async def test_a_link_that_is_young_is_left_to_its_add(around: Surroundings, client: Client) -> None:
-    """Between CreateLink and CreateEndpoint."""
-    owner = leak_link(around, idle=119)
-
-    assert await client.collect() == []
-    assert (owner.network, owner.container_id, owner.ifname) in around.kernel.links
-
-
-async def test_a_link_that_is_asked_for_again_right_before_its_deletion_stays(
-    around: Surroundings, client: Client
-) -> None:
-    """The loader checks, because a repeated ADD's CreateLink passes this service by."""
-    owner = leak_link(around)
-    name = (owner.network, owner.container_id, owner.ifname)
-
-    async with around.loader.script.hold("DeleteLink"):
-        collecting = asyncio.ensure_future(client.collect())
-        await around.loader.script.reached("DeleteLink")
-        around.kernel.seen[name].idle_seconds = 0
-    (finding,) = await collecting
-
-    assert (finding.outcome, finding.detail.endswith("was asked for lately")) == (FAILED, True)
-    assert name in around.kernel.links
-
-
-async def test_addresses_that_were_given_out_again_right_before_their_release_stay(
-    around: Surroundings, client: Client
-) -> None:
-    """To the same attachment: ipam checks."""
-    allocation = leak_addresses(around)
-
-    async with around.ipam.script.hold("ReleaseAddresses"):
-        collecting = asyncio.ensure_future(client.collect())
-        await around.ipam.script.reached("ReleaseAddresses")
-        allocation.endpoint_id, allocation.state = 0, ipam_pb2.ALLOCATION_STATE_RESERVED
-    (finding,) = await collecting
-
-    assert finding.outcome == FAILED
-    assert len(around.ipam.held) == 1
 
 
 async def test_what_cannot_be_removed_is_told_and_the_rest_goes_on(around: Surroundings, client: Client) -> None:

@@ -3,84 +3,23 @@
 import asyncio
 import contextlib
 import sqlite3
-import time as clock
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from services.common.config import PoolSettings
-from services.common.controllers import Registry
 from services.common.db import Database
 from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition, NotFound, Unavailable
-from services.common.model import Attachment, Pod
-from services.ipam.allocator import Allocator
-from services.ipam.ledger import Ledger
-from services.ipam.model import Allocation, AllocationRequest, Clock
-from services.ipam.ranges import plan
-from services.ipam.store import MIGRATIONS, Store
-
-DUAL = PoolSettings("default", ("10.0.0.0/24", "fd00::/112"))
-
-
-class Time:
-    """Both clocks, set by hand."""
-
-    def __init__(self) -> None:
-        self.wall, self.monotonic = 1_700_000_000.0, 50.0
-
-    def pass_(self, seconds: float) -> None:
-        self.wall += seconds
-        self.monotonic += seconds
+from services.ipam.model import Allocation, AllocationRequest
+from tests.allocator_support import Time, allocate, allocator, disk_full, first, owner, rows
 
 
 @pytest.fixture
 def time() -> Time:
     return Time()
-
-
-@contextlib.asynccontextmanager
-async def allocator(
-    path: Path,
-    *pools: PoolSettings,
-    time: Time | None = None,
-    reservation: float = 600.0,
-    controllers: Registry | None = None,
-) -> AsyncIterator[Allocator]:
-    clock = Clock(lambda: time.wall, lambda: time.monotonic) if time else Clock()
-    database = Database(path / "ipam.sqlite", MIGRATIONS)
-    ledger = Ledger(plan(pools or (DUAL,)), 30.0, reservation, clock)
-    made = Allocator(ledger, Store(database), clock, controllers or Registry())
-    await database.start()
-    await made.start()
-    try:
-        yield made
-    finally:
-        await made.stop()
-        await database.stop()
-
-
-def owner(name: str) -> Attachment:
-    return Attachment("net", name, "eth0")
-
-
-async def allocate(allocator: Allocator, name: str, **fields: Any) -> Allocation:
-    return (await allocator.allocate(AllocationRequest(owner(name), Pod("ns", name, "uid"), **fields)))[0]
-
-
-def first(held: Allocation) -> str:
-    return str(held.addresses[0].address)
-
-
-def rows(path: Path) -> list[tuple[str, str]]:
-    """What another reader of the file sees: owner and IPv4 address."""
-    with contextlib.closing(sqlite3.connect(path / "ipam.sqlite")) as connection:
-        found = connection.execute("SELECT container_id, ipv4 FROM allocations ORDER BY id").fetchall()
-    return [(name, str(ip_address(packed))) for name, packed in found]
 
 
 async def test_64_concurrent_callers_never_share_an_address(tmp_path: Path):
@@ -174,11 +113,6 @@ async def test_a_release_or_confirmation_that_fails_changes_nothing(tmp_path: Pa
         assert ipam.status() == before
         held = await ipam.confirm(held.owner, 7)
         assert await ipam.release(held.owner) == held
-
-
-async def disk_full(*_arguments: object) -> None:
-    await asyncio.sleep(0)
-    raise Unavailable("the database can't be written: database or disk is full")
 
 
 async def test_a_caller_that_hangs_up_leaves_a_whole_allocation(tmp_path: Path):
@@ -310,93 +244,6 @@ async def test_a_restored_endpoint_reclaims_its_addresses(tmp_path: Path):
 async def test_releasing_nothing_is_success(tmp_path: Path):
     async with allocator(tmp_path) as ipam:
         assert await ipam.release(owner("c1")) is None
-
-
-async def test_an_unconfirmed_reservation_is_taken_back_by_the_timer(tmp_path: Path):
-    async with allocator(tmp_path, reservation=0.05) as ipam:
-        await allocate(ipam, "lost")
-
-        while ipam.status()[0].ranges[0].used:
-            await asyncio.sleep(0.01)
-
-        assert rows(tmp_path) == []
-        assert ipam.status()[0].ranges[0].cooling == 1
-        with pytest.raises(NotFound):
-            await ipam.confirm(owner("lost"), 8)
-
-
-async def test_expiry_is_a_controller_that_waits_for_the_soonest_deadline(tmp_path: Path, time: Time):
-    registry = Registry()
-    async with allocator(tmp_path, time=time, controllers=registry) as ipam:
-        (controller,) = registry
-        while not controller.status.successes:
-            await asyncio.sleep(0.01)
-        assert (controller.resource, controller.name, controller.next_run) == ("ipam", "expire-reservations", 0)
-
-        await allocate(ipam, "c1")
-        time.pass_(100.0)
-        await allocate(ipam, "c2")
-        assert controller.next_run == pytest.approx(clock.time() + 500.0, abs=60)
-        assert controller.status.successes == 1
-
-        time.pass_(500.0)
-        controller.trigger()
-        while controller.status.successes < 2:
-            await asyncio.sleep(0.01)
-
-        assert [name for name, _ in rows(tmp_path)] == ["c2"]
-        assert controller.next_run == pytest.approx(clock.time() + 100.0, abs=60)
-    assert list(registry) == []
-
-
-async def test_expiry_backs_off_while_the_disk_fails_and_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("services.ipam.allocator._RETRY_SECONDS", 0.01)
-    registry = Registry()
-
-    async def fail(*_arguments: object) -> None:
-        raise Unavailable("the database can't be written")
-
-    async with allocator(tmp_path, reservation=0.05, controllers=registry) as ipam:
-        (controller,) = registry
-        await allocate(ipam, "lost")
-        with monkeypatch.context() as patched:
-            patched.setattr(Store, "remove", fail)
-            while controller.status.consecutive_failures < 3:
-                await asyncio.sleep(0.01)
-        assert controller.status.last_error == "the database can't be written"
-
-        while rows(tmp_path):
-            await asyncio.sleep(0.01)
-        while controller.failing:
-            await asyncio.sleep(0.01)
-
-
-async def test_expiry_goes_on_over_a_restart(tmp_path: Path, time: Time):
-    async with allocator(tmp_path, time=time) as ipam:
-        await allocate(ipam, "lost")
-        await allocate(ipam, "kept")
-        await ipam.confirm(owner("kept"), 7)
-    time.pass_(600.0)
-
-    async with allocator(tmp_path, time=time) as ipam:
-        while await ipam.page("", owner("lost"), 0, 1):
-            await asyncio.sleep(0.01)
-
-        assert [name for name, _ in rows(tmp_path)] == ["kept"]
-
-
-async def test_an_expired_reservation_serves_who_would_find_nothing_left(tmp_path: Path, time: Time):
-    """The timer may be late; an allocation that finds the pool full looks for itself."""
-    async with allocator(tmp_path, PoolSettings("default", ("10.0.0.0/30",)), time=time) as ipam:
-        await allocate(ipam, "lost")
-        with pytest.raises(Exhausted):
-            await allocate(ipam, "next")
-
-        time.pass_(600.0)
-
-        assert first(await allocate(ipam, "next")) == "10.0.0.2"
-        assert ipam.early_reuses == 1
-        assert [name for name, _ in rows(tmp_path)] == ["next"]
 
 
 async def test_early_reuse_is_counted(tmp_path: Path, time: Time):

@@ -10,7 +10,7 @@ import pytest
 from podlane.common.v1 import types_pb2 as common
 from podlane.ipam.v1 import ipam_pb2 as pb
 
-from services.common import config, errors, lifecycle
+from services.common import configfile, errors, lifecycle
 from services.common.client import Peer, error_info
 from services.common.db import Database
 from services.ipam.main import build
@@ -21,7 +21,7 @@ BLUE = '[[ipam.pools]]\nname = "blue"\nmtu = 1400\nranges = ["10.9.0.0/29"]\nexc
 
 @pytest.fixture
 async def ipam(tmp_path: Path) -> AsyncIterator[Calls]:
-    settings = config.load(write_settings(tmp_path, more=BLUE), {})
+    settings = configfile.load(write_settings(tmp_path, more=BLUE), {})
     peer = Peer("ipam", socket_path(tmp_path), 10.0)
     async with lifecycle.running([*build(settings), peer]):
         yield Calls(peer)

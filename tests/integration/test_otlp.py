@@ -13,7 +13,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collector
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as collector_grpc
 
-from services.common import config
+from services.common import configfile
 from services.common.config import TelemetrySettings
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.endpoint import otlp
@@ -162,11 +162,11 @@ def test_without_a_collector_nothing_of_opentelemetry_is_imported_and_no_thread_
     program = (
         "import sys, asyncio\n"
         "from pathlib import Path\n"
-        "from services.common import config, lean\n"
+        "from services.common import configfile, lean\n"
         "lean.shed()\n"
         "from services.endpoint import main, otlp\n"
         "async def build(environment):\n"
-        "    return main.build(config.load(Path(sys.argv[1]), environment))\n"
+        "    return main.build(configfile.load(Path(sys.argv[1]), environment))\n"
         "def there(): return sorted(name for name in sys.modules if name.startswith('opentelemetry'))\n"
         "parts = asyncio.run(build({}))\n"
         "assert not any(isinstance(part, otlp.Exporter) for part in parts)\n"
@@ -187,10 +187,10 @@ def test_the_setting_wins_over_opentelemetrys_own_variables_and_must_be_an_addre
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4317",
         "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://t:4317",
     }
-    assert config.load(None, {}).telemetry.otlp_endpoint == ""
-    assert config.load(None, variables).telemetry.otlp_endpoint == "http://t:4317"
+    assert configfile.load(None, {}).telemetry.otlp_endpoint == ""
+    assert configfile.load(None, variables).telemetry.otlp_endpoint == "http://t:4317"
     (tmp_path / "podlane.toml").write_text('[telemetry]\notlp_endpoint = "http://ours:4317"\n')
-    assert config.load(tmp_path / "podlane.toml", variables).telemetry.otlp_endpoint == "http://ours:4317"
+    assert configfile.load(tmp_path / "podlane.toml", variables).telemetry.otlp_endpoint == "http://ours:4317"
     assert otlp.exporter(TelemetrySettings(), "n1") is None
     with pytest.raises(InvalidArgument, match=r"otlp_endpoint: 'collector:4317' must begin with http://"):
         otlp.exporter(TelemetrySettings("collector:4317"), "n1")

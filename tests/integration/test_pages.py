@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from services.common import config, edge
+from services.common import configfile, edge
 from tests.pages import errors, metrics, settings
 from tests.pages.parts import REPOSITORY
 
@@ -72,7 +72,7 @@ def _all_of_the_sample(directory: Path) -> dict[str, Any]:
     text = re.sub(r"(?m)^# (?=\[|[a-z_0-9]+ = )", "", SAMPLE.read_text())
     file = directory / "podlane.toml"
     file.write_text(text)
-    config.load(file, {})  # refuses what isn't a setting
+    configfile.load(file, {})  # refuses what isn't a setting
     values: dict[str, Any] = {}
     for section, table in tomllib.loads(text).items():
         pools = table.pop("pools", [])

@@ -6,7 +6,7 @@ from podlane.endpoint.v1 import monitor_pb2 as pb
 
 from services.common import controller_service, edge
 from services.common.client import Peer
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager, Registry
 from services.common.errors import Unavailable
 from services.endpoint.monitor.peercontrollers import Failing, PeerControllers, told

@@ -5,57 +5,31 @@ after refusals, losses and restarts.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from podlane.endpoint.v1 import policy_pb2 as pb
 from podlane.loader.v1 import loader_pb2
 
-from services.common.errors import (
-    Exhausted,
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    Unavailable,
-)
+from services.common.errors import Exhausted, InvalidArgument, NotFound, Unavailable
 from services.endpoint.policies import Policies
-from tests.endpoint_support import Client, FakePod, Surroundings, kill
-
-INGRESS, EGRESS = loader_pb2.TRAFFIC_DIRECTION_INGRESS, loader_pb2.TRAFFIC_DIRECTION_EGRESS
-OPEN = {(INGRESS, 0, 0, 0, 0, False), (EGRESS, 0, 0, 0, 0, False)}
-HOST = (INGRESS, 1, 0, 0, 0, False)
-OUT = (EGRESS, 0, 0, 0, 0, False)
-POLICY = pb.DOCUMENT_KIND_NETWORK_POLICY
-
-
-def policy(name: str, *rules: dict[str, Any], app: str = "web", **spec: Any) -> dict[str, Any]:
-    """Return a NetworkPolicy for the pods of an app."""
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": name},
-        "spec": {"podSelector": {"matchLabels": {"app": app}}, "ingress": list(rules), **spec},
-    }
-
-
-def pod_document(name: str, app: str, **ports: int) -> dict[str, Any]:
-    """Return a Pod with a label and named ports."""
-    listed = [{"name": key, "containerPort": number} for key, number in ports.items()]
-    spec = {"containers": [{"name": "main", "ports": listed}]} if ports else {"containers": []}
-    metadata = {"name": name, "namespace": "default", "labels": {"app": app}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def from_app(app: str) -> dict[str, Any]:
-    """Return a rule that lets an app in, at port 80."""
-    return {"from": [{"podSelector": {"matchLabels": {"app": app}}}], "ports": [{"port": 80}]}
-
-
-def name(policy_name: str) -> pb.DocumentName:
-    """Return what a policy is known by."""
-    return pb.DocumentName(kind=POLICY, namespace="default", name=policy_name)
+from tests.endpoint_support import Client, Surroundings, kill
+from tests.policies_support import (
+    EGRESS,
+    HOST,
+    INGRESS,
+    OPEN,
+    OUT,
+    asked,
+    entries,
+    from_app,
+    name,
+    pod_document,
+    policy,
+    started,
+    until,
+)
 
 
 @pytest.fixture
@@ -70,32 +44,6 @@ async def client(around: Surroundings) -> AsyncIterator[Client]:
     """The service in this process."""
     async with around.service() as client:
         yield client
-
-
-async def started(around: Surroundings, client: Client, pod_name: str, app: str = "") -> FakePod:
-    """Make a pod's endpoint; `app` is its label, as an operator gives it."""
-    pod = around.pod(pod_name)
-    await client.create(pod)
-    if app:
-        await client.label(pod, app=app)
-    return pod
-
-
-def entries(around: Surroundings, id_: int) -> set[tuple[Any, ...]]:
-    """Return what an endpoint's policy map holds."""
-    return set(around.kernel.policies[id_].values())
-
-
-def asked(around: Surroundings, method: str) -> list[Any]:
-    """Return the requests of a method so far."""
-    return [request for called, request in around.loader.script.calls if called == method]
-
-
-async def until(condition: Callable[[], Any]) -> None:
-    """Wait until something is so."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_a_policy_changes_maps_and_no_program(around: Surroundings, client: Client) -> None:
@@ -413,73 +361,3 @@ async def test_an_endpoint_whose_labels_are_not_known_has_the_rules_of_init(
 
         assert (await client.get(pod)).identity == 5
         assert entries(around, 1) == wanted
-
-
-class TestDirectory:
-    """The watched directory."""
-
-    @pytest.fixture
-    def directory(self, around: Surroundings) -> Path:
-        path = around.dir / "policy.d"
-        path.mkdir()
-        return path
-
-    async def test_what_lies_there_is_in_force_before_the_node_takes_endpoints(
-        self, around: Surroundings, directory: Path
-    ) -> None:
-        (directory / "web.yaml").write_text(_yaml(policy("web"), pod_document("web", "web")))
-        async with around.service() as client:
-            await started(around, client, "web")
-
-            assert entries(around, 1) == {HOST, OUT}
-            assert (await client.documents())["1 default/web"].source == "web.yaml"
-
-    async def test_files_that_change_and_go_take_their_documents_with_them(
-        self, around: Surroundings, client: Client, directory: Path
-    ) -> None:
-        await started(around, client, "web", "web")
-        (directory / "web.yaml").write_text(_yaml(policy("web"), policy("egress", policyTypes=["Egress"])))
-        await until(lambda: entries(around, 1) == {HOST})
-
-        (directory / "web.yaml").write_text(_yaml(policy("web")))
-        await until(lambda: entries(around, 1) == {HOST, OUT})
-
-        (directory / "web.yaml").unlink()
-        await until(lambda: entries(around, 1) == OPEN)
-
-    async def test_a_bad_file_leaves_in_force_what_was_taken_from_it_before(
-        self, around: Surroundings, client: Client, directory: Path
-    ) -> None:
-        await started(around, client, "web", "web")
-        file = directory / "web.yaml"
-        file.write_text(_yaml(policy("web")))
-        await until(lambda: entries(around, 1) == {HOST, OUT})
-
-        file.write_text("kind: Networkpolicy\n")
-        async with asyncio.timeout(10):
-            while "web.yaml: 2 problems" not in (await client.controller("policy-directory")).status.last_error:
-                await asyncio.sleep(0.01)
-        assert entries(around, 1) == {HOST, OUT}
-
-        file.write_text(_yaml(policy("web", from_app("web"))))
-        await until(lambda: len(entries(around, 1)) == 3)
-        async with asyncio.timeout(10):
-            while (await client.controller("policy-directory")).status.consecutive_failure_count:
-                await asyncio.sleep(0.01)
-
-    async def test_what_a_file_has_nobody_else_changes(self, client: Client, directory: Path) -> None:
-        (directory / "web.yaml").write_text(_yaml(policy("web")))
-        async with asyncio.timeout(10):
-            while not await client.documents():
-                await asyncio.sleep(0.01)
-
-        with pytest.raises(FailedPrecondition, match=r"NetworkPolicy default/web is in the watched file web\.yaml"):
-            await client.apply(policy("web", from_app("web")))
-        with pytest.raises(FailedPrecondition, match=r"web\.yaml"):
-            await client.forget(name("web"))
-
-
-def _yaml(*documents: dict[str, Any]) -> str:
-    import json
-
-    return "\n---\n".join(map(json.dumps, documents))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.common import config
+from services.common import configfile
 from services.common.errors import Unavailable
 from services.endpoint import watchdir
 from services.endpoint.watchdir import Directory, scan
@@ -281,6 +281,6 @@ def test_with_an_empty_setting_none_is_watched(tmp_path: Path, monkeypatch: pyte
     file = tmp_path / "podlane.toml"
     file.write_text('[endpoint]\npolicy_dir = ""\n')
 
-    assert Directory(config.load(file, {}).endpoint.policy_dir, known=["b.yaml"]).changed() == {"b.yaml": None}
+    assert Directory(configfile.load(file, {}).endpoint.policy_dir, known=["b.yaml"]).changed() == {"b.yaml": None}
     file.write_text("")
-    assert config.load(file, {}).endpoint.policy_dir == Path("/etc/podlane/policy.d")
+    assert configfile.load(file, {}).endpoint.policy_dir == Path("/etc/podlane/policy.d")

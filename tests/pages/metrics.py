@@ -16,7 +16,7 @@ from types import ModuleType
 import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
-from services.common import config
+from services.common import config, configfile
 from services.common.controller_status import Result
 from services.common.exporter import Exporter
 from services.common.lifecycle import Component
@@ -134,7 +134,7 @@ def pages() -> dict[str, str]:
     with tempfile.TemporaryDirectory(prefix="podlane-pages-") as scratch:
         root = Path(scratch)
         (root / "state").mkdir()
-        settings = config.load(_settings(root), {})
+        settings = configfile.load(_settings(root), {})
         return {name: _scrape(build(settings)) for name, build in BUILDS.items()}
 
 

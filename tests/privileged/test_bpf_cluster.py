@@ -16,8 +16,8 @@ from services.loader import layout, libbpf, objects
 from services.loader.compile import OVERLAY_SOURCE
 from services.loader.event import EventType
 from services.loader.layout import IpcacheEntry
-from services.loader.maps import CallPolicy
 from services.loader.model import Direction, NodeConfig, PolicyEntry, Routing
+from services.loader.pathmaps import CallPolicy
 from services.loader.refusal import DropReason
 from tests.bpf_support import (
     ETHER,

@@ -5,7 +5,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from services.loader import libbpf, maps
+from services.loader import libbpf, libbpf_programs, maps
 from services.loader.conntrack import ConnectionChange, Counts, Flow
 from services.loader.event import Event, EventType
 from services.loader.model import Direction, PolicyEntry
@@ -138,7 +138,7 @@ def test_many_packets_are_none_lost() -> None:
     with Datapath() as datapath:
         datapath.enforce(OUT)
         packet = ETHER / IP(src=POD_V4, dst=WORLD_V4) / UDP(sport=1, dport=2)  # passes unchanged: it can be repeated
-        libbpf.prog_test_run(datapath.programs["from_container"], bytes(packet), repeat=1000)
+        libbpf_programs.prog_test_run(datapath.programs["from_container"], bytes(packet), repeat=1000)
 
         assert flow(datapath).counts == Counts(0, 0, 1000, 1000 * len(bytes(packet)))
 

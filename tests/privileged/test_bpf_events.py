@@ -12,7 +12,7 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NS, IPv6, IPv6ExtHdrD
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from services.loader import event, headers, libbpf
+from services.loader import event, headers, libbpf_programs
 from services.loader.event import Event, EventType, TracePoint
 from services.loader.model import Direction, PolicyEntry
 from services.loader.refusal import DropReason, place_text, reason_text
@@ -295,7 +295,7 @@ def test_a_verdict_is_told_with_its_reason_and_the_identities(
 def test_a_flood_sends_as_much_as_was_granted_and_the_rest_is_counted(datapath: Datapath) -> None:
     credit, packets = 8, 1000
     datapath.listen(credit=credit).policy.sync([])
-    libbpf.prog_test_run(datapath.programs["from_container"], bytes(ETHER / V4 / TCP()), repeat=packets)
+    libbpf_programs.prog_test_run(datapath.programs["from_container"], bytes(ETHER / V4 / TCP()), repeat=packets)
 
     assert len(datapath.events()) == credit
     assert datapath.packet.not_sent() == {
@@ -322,7 +322,7 @@ def test_what_was_granted_is_used_up_and_can_be_granted_again(datapath: Datapath
 def test_a_flood_of_one_type_leaves_the_others_their_share(talkative: Datapath) -> None:
     talkative.listen(credit=8)
     flood = bytes(ETHER / IP(src=POD_V4, dst=WORLD_V4) / TCP())  # passes unchanged, so that it can be repeated
-    libbpf.prog_test_run(talkative.programs["from_container"], flood, repeat=100)
+    libbpf_programs.prog_test_run(talkative.programs["from_container"], flood, repeat=100)
     assert talkative.packet.not_sent()[EventType.TRACE] > 0
     talkative.events()
     talkative.send(ETHER / IP(src=PEER_V4, dst=WORLD_V4) / TCP())

@@ -18,10 +18,11 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet
 
-from services.loader import layout, libbpf, maps, objects
+from services.loader import eventmaps, layout, libbpf, libbpf_programs, maps, objects, pathmaps, policymaps
 from services.loader.headers import SIZES
 from services.loader.layout import EndpointEntry
-from services.loader.libbpf import AttachType, Fd
+from services.loader.libbpf import Fd
+from services.loader.libbpf_programs import AttachType
 from services.loader.model import Direction, PolicyEntry
 from tests.bpf_support import ALLOW_ALL, compiled, octets
 from tests.netns_support import Netns, node
@@ -42,7 +43,7 @@ class Endpoint:
     v6: str
     pod_mac: str
     host_mac: str
-    policy: maps.Policy
+    policy: policymaps.Policy
 
     def send_raw(self, frame: Packet | bytes) -> None:
         """Put a frame on the pod's interface as it is."""
@@ -66,9 +67,9 @@ class Pair:
             for name, definition in maps.DEFINITIONS.items()
             if name not in {maps.POLICY, maps.CONNTRACK}
         }
-        self.endpoints = maps.Endpoints(self._shared[maps.ENDPOINTS])
-        self.call_policy = maps.CallPolicy(self._shared[maps.CALL_POLICY])
-        self.metrics = maps.Metrics(self._shared[maps.METRICS])
+        self.endpoints = pathmaps.Endpoints(self._shared[maps.ENDPOINTS])
+        self.call_policy = pathmaps.CallPolicy(self._shared[maps.CALL_POLICY])
+        self.metrics = eventmaps.Metrics(self._shared[maps.METRICS])
         _script(
             node,
             "link add podlane0 type veth peer name podlane1",
@@ -97,7 +98,7 @@ class Pair:
             *(f"route add default via {gateway}" for gateway in GATEWAYS),
         )
         host, pod = _link(self._node, name), _link(netns, "eth0")
-        policy = maps.Policy(self._stack.enter_context(maps.DEFINITIONS[maps.POLICY].create(SIZES)))
+        policy = policymaps.Policy(self._stack.enter_context(maps.DEFINITIONS[maps.POLICY].create(SIZES)))
         policy.sync(ALLOW_ALL)
         endpoint = Endpoint(netns, number, v4, v6, pod["address"], host["address"], policy)
         self._attach(endpoint, host["ifindex"])
@@ -122,9 +123,11 @@ class Pair:
         )
         with objects.load(compiled(), constants, {**self._shared, maps.POLICY: endpoint.policy.fd}) as programs:
             self.call_policy.set(endpoint.id, programs["policy"])
-            ingress = libbpf.link_create(programs["from_container"], ifindex, AttachType.TCX_INGRESS)
+            ingress = libbpf_programs.link_create(programs["from_container"], ifindex, AttachType.TCX_INGRESS)
             self.ingress_links[endpoint.id] = self._stack.enter_context(ingress)
-            self._stack.enter_context(libbpf.link_create(programs["to_container"], ifindex, AttachType.TCX_EGRESS))
+            self._stack.enter_context(
+                libbpf_programs.link_create(programs["to_container"], ifindex, AttachType.TCX_EGRESS)
+            )
         for address in addresses:
             self.endpoints.put(EndpointEntry(address, ifindex, endpoint.id, 300 + endpoint.id, pod_mac, host_mac))
 
@@ -245,7 +248,7 @@ def test_replacing_a_program_loses_no_packet(pair: Pair) -> None:
     assert program is not None
     with program:
         while flood.poll() is None:
-            libbpf.link_update(link, program)
+            libbpf_programs.link_update(link, program)
     output, _ = flood.communicate(timeout=30)
 
     assert "2000 packets transmitted, 2000 received" in output

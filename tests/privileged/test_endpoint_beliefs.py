@@ -13,8 +13,8 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common import policydigest, wire
 from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.loader.headers import SIZES
-from services.loader.maps import Policy
-from tests import fakes
+from services.loader.policymaps import Policy
+from tests import fake_kernel
 from tests.ipam_support import Ipam
 from tests.loader_support import ALLOW_ALL, LoaderNode, Pod
 
@@ -256,7 +256,7 @@ async def test_b16_policies_change_where_generation_and_digest_are_as_they_are_s
     """The others are told, and a repeat is done already. What is added stays, though it is removed, too."""
     pod, other = await node.add(), await node.add()
     deny = pb.PolicyEntry(direction=pb.TRAFFIC_DIRECTION_INGRESS, deny=True)
-    before, after = fakes.policy(ALLOW_ALL), fakes.policy([deny, ALLOW_ALL[1]])
+    before, after = fake_kernel.policy(ALLOW_ALL), fake_kernel.policy([deny, ALLOW_ALL[1]])
     target = pb.PolicyTarget(
         id=pod.endpoint.id,
         generation=1,
@@ -294,7 +294,7 @@ async def test_b17_a_datapath_tells_what_its_policy_map_holds_and_judges_nothing
     assert mended.level == 1
     assert list(dry.changes) == list(mended.changes) == ["policy map policy_10: 2 entries written, 0 removed"]
     (whole,) = await node.datapaths()
-    whole_digest = policydigest.digest(fakes.policy(ALLOW_ALL).values())
+    whole_digest = policydigest.digest(fake_kernel.policy(ALLOW_ALL).values())
     assert whole.policy_digest == mended.datapath.policy_digest == whole_digest
 
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from services.loader import conntrack, libbpf, maps
+from services.loader import conntrack, libbpf, maps, pathmaps
 from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath
 from services.loader.flowgc import FlowGc
@@ -79,7 +79,7 @@ def test_flows_are_shown_of_one_endpoint_or_of_all(flows: Flows) -> None:
 class Kernel:
     """What the controller sees of the datapath: the flows, and the addresses of the endpoints."""
 
-    def __init__(self, flows: Flows | None, endpoints: maps.Endpoints) -> None:
+    def __init__(self, flows: Flows | None, endpoints: pathmaps.Endpoints) -> None:
         self.flows = flows
         self.endpoints = endpoints
 
@@ -87,7 +87,7 @@ class Kernel:
 async def test_flows_of_an_endpoint_without_addresses_go_with_the_second_sweep(flows: Flows) -> None:
     """Between the two it may have been about to get some."""
     blocking = Blocking()
-    with maps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 16})) as endpoints:
+    with pathmaps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 16})) as endpoints:
         kernel = cast("Datapath", Kernel(flows, endpoints))
         gc = FlowGc(kernel, FlowLedger(kernel, blocking))
         endpoints.put(peer("10.0.0.1", endpoint_id=1))
@@ -104,6 +104,6 @@ async def test_flows_of_an_endpoint_without_addresses_go_with_the_second_sweep(f
 
 
 async def test_without_anybody_who_tracks_there_is_nothing_to_sweep() -> None:
-    with maps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 1})) as endpoints:
+    with pathmaps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 1})) as endpoints:
         kernel = cast("Datapath", Kernel(None, endpoints))
         await FlowGc(kernel, FlowLedger(kernel, Blocking())).run()

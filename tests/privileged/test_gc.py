@@ -1,69 +1,40 @@
 """Garbage on a real node, made as accidents make it: found with its evidence, removed, and never a pod that runs."""
 
 import json
-import os
-import re
-import select
 import signal
-import sqlite3
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 from podlane.common.v1 import types_pb2 as types
-from podlane.endpoint.v1 import endpoint_pb2, endpoint_pb2_grpc
-from podlane.ipam.v1 import ipam_pb2, ipam_pb2_grpc
-from podlane.loader.v1 import loader_pb2, loader_pb2_grpc
+from podlane.endpoint.v1 import endpoint_pb2
+from podlane.ipam.v1 import ipam_pb2
+from podlane.loader.v1 import loader_pb2
 
-from services.loader import libbpf, maps
+from services.loader import libbpf, maps, pathmaps
 from services.loader.layout import EndpointEntry
-from tests.node_support import Node, Pod, run
+from tests.accidents import (
+    Neighbours,
+    attachment,
+    call,
+    endpoint_of,
+    endpoints,
+    everything,
+    forget_endpoint,
+    held,
+    known,
+    living_in,
+    nameless,
+    stopped,
+    until,
+)
+from tests.node_support import Node, run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.xdist_group("gc")]
 
-PATIENCE = 20.0
 LOST = 4242
-STUBS: dict[str, Any] = {
-    "ipam": ipam_pb2_grpc.IpamServiceStub,
-    "loader": loader_pb2_grpc.LoaderServiceStub,
-    "endpoint": endpoint_pb2_grpc.EndpointServiceStub,
-}
-
-
-class Neighbours:
-    """Two pods that talk while things are collected around them: echo requests every 5 ms, both families."""
-
-    def __init__(self, node: Node) -> None:
-        """Add them, and begin."""
-        self.one, self.other = node.pod(), node.pod()
-        node.add(self.one)
-        self._pings = [
-            subprocess.Popen(
-                ["nsenter", f"--net={self.one.path}", "ping", "-n", "-q", "-i", "0.005", "-W", "2", address],
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            for address in node.add(self.other).addresses
-        ]
-
-    def lost(self) -> list[int]:
-        """Stop, and return how many requests found no answer; the one in flight at the end doesn't count."""
-        counts = []
-        for ping in self._pings:
-            ping.send_signal(signal.SIGINT)
-            told, _ = ping.communicate(timeout=PATIENCE)
-            counted = re.search(r"(\d+) packets transmitted, (\d+) received", told)
-            assert counted is not None
-            sent, received = map(int, counted.groups())
-            assert received > 50
-            counts.append(max(0, sent - received - 1))
-        return counts
 
 
 @pytest.fixture(scope="module")
@@ -91,103 +62,12 @@ def node(impatient: Node) -> Iterator[Node]:
     assert impatient.leftovers() == before
 
 
-def call(node: Node, service: str, method: str, request: Any) -> Any:
-    """Call an RPC as `grpcurl` would."""
-    with grpc.insecure_channel(f"unix:{getattr(node.loaded, service).socket}") as channel:
-        return getattr(STUBS[service](channel), method)(request, timeout=PATIENCE, wait_for_ready=True)
-
-
-def attachment(pod: Pod) -> types.Attachment:
-    return types.Attachment(network="podlane", container_id=pod.container_id, ifname=pod.ifname)
-
-
-def until(condition: Callable[[], Any], what: str) -> None:
-    """Wait for a condition."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, what
-        select.select([], [], [], 0.01)
-
-
 def gc(node: Node, *argv: str) -> list[tuple[str, str, str]]:
     """Collect, and return kind, action and outcome of each finding."""
     return [(one["kind"], one["action"], one["outcome"]) for one in node.show("gc", *argv)]
 
 
 REMOVED = [("endpoint", "remove", "removed")]
-
-
-@contextmanager
-def nameless(pod: Pod) -> Iterator[int]:
-    """Take the name of a pod's namespace away and hold it by a descriptor, for the block."""
-    fd = os.open(pod.path, os.O_RDONLY)
-    try:
-        run("ip", "netns", "del", pod.netns)
-        yield fd
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def stopped(node: Node, service: str) -> Iterator[None]:
-    """Kill a service, and start it again after the block."""
-    node.kill(service)
-    yield
-    node.podlane("node", "up")
-
-
-@contextmanager
-def living_in(pod: Pod) -> Iterator[int]:
-    """A process inside a pod, for the block; yields its pid once it is there."""
-    argv = ["nsenter", f"--net={pod.path}", "sh", "-c", "echo in; exec sleep 120"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            yield process.pid
-        finally:
-            process.kill()
-
-
-def endpoints(node: Node) -> list[endpoint_pb2.Endpoint]:
-    """The node's endpoints."""
-    return list(call(node, "endpoint", "ListEndpoints", endpoint_pb2.ListEndpointsRequest()).endpoints)
-
-
-def endpoint_of(node: Node, pod: Pod) -> endpoint_pb2.Endpoint:
-    """The endpoint of a pod."""
-    (found,) = [one for one in endpoints(node) if one.attachment == attachment(pod)]
-    return found
-
-
-def known(node: Node, pod: Pod) -> bool:
-    """Whether the node has an endpoint of a pod."""
-    return any(one.attachment == attachment(pod) for one in endpoints(node))
-
-
-def held(node: Node, pod: Pod) -> bool:
-    """Whether ipam holds addresses for a pod."""
-    request = ipam_pb2.ListAllocationsRequest(owner=attachment(pod))
-    return bool(call(node, "ipam", "ListAllocations", request).allocations)
-
-
-def everything(node: Node) -> Any:
-    """All that collecting could change."""
-    state, pins = node.dir / "run" / "state", node.dir / "bpf"
-    return (
-        sorted(link["ifname"] for link in node.links()),
-        sorted(str(path) for root in (state, pins) for path in root.rglob("*")),
-        endpoints(node),
-        list(call(node, "ipam", "ListAllocations", ipam_pb2.ListAllocationsRequest()).allocations),
-    )
-
-
-def forget_endpoint(node: Node, pod: Pod) -> None:
-    """Lose a pod's record in the endpoint database, while the service is stopped."""
-    with closing(sqlite3.connect(node.loaded.endpoint.database)) as database, database:
-        database.execute("PRAGMA foreign_keys = ON")
-        deleted = database.execute("DELETE FROM endpoints WHERE container_id = ?", (pod.container_id,))
-        assert deleted.rowcount == 1
 
 
 def test_a_healthy_node_has_nothing_to_collect(node: Node):
@@ -369,7 +249,7 @@ def test_a_running_pod_whose_link_record_and_directory_were_lost_is_no_garbage(n
 def leave_entry(node: Node, pinned: Path) -> None:
     opened = libbpf.object_get(pinned / maps.ENDPOINTS)
     assert opened is not None
-    with maps.Endpoints(opened) as endpoints:
+    with pathmaps.Endpoints(opened) as endpoints:
         endpoints.put(EndpointEntry(ip_address("10.44.0.250"), 9999, LOST, 5, bytes(6), bytes(6)))
     assert node
 
@@ -386,7 +266,7 @@ def leave_slot(node: Node, pinned: Path) -> None:
     id_ = endpoints(node)[0].id
     opened = libbpf.object_get(pinned / maps.CALL_POLICY)
     assert opened is not None
-    with maps.CallPolicy(opened) as slots:
+    with pathmaps.CallPolicy(opened) as slots:
         program = libbpf.program_by_id(slots.get(id_) or 0)
         assert program is not None
         with program:

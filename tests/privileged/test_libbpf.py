@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import FailedPrecondition, Internal
-from services.loader import libbpf, maps, objects
+from services.loader import libbpf, objects, pathmaps
 from services.loader.flows import Flows
 from services.loader.libbpf import BpfError, Fd, MapType, ProgramInfo
 from services.loader.objects import VerifierError
@@ -110,11 +110,11 @@ def test_nothing_pinned_is_none_and_a_taken_name_is_an_error(hash_map: Fd, bpffs
 
 
 def test_a_pinned_map_of_another_size_is_refused_and_kept(bpffs: Path) -> None:
-    with maps.Endpoints.open(bpffs / "endpoints", {"ENDPOINTS_MAP_SIZE": 10}):
+    with pathmaps.Endpoints.open(bpffs / "endpoints", {"ENDPOINTS_MAP_SIZE": 10}):
         pass
     with pytest.raises(FailedPrecondition, match="10 entries, which this loader can't use"):
-        maps.Endpoints.open(bpffs / "endpoints", {"ENDPOINTS_MAP_SIZE": 20})
-    with maps.Endpoints.open(bpffs / "endpoints", {"ENDPOINTS_MAP_SIZE": 10}):
+        pathmaps.Endpoints.open(bpffs / "endpoints", {"ENDPOINTS_MAP_SIZE": 20})
+    with pathmaps.Endpoints.open(bpffs / "endpoints", {"ENDPOINTS_MAP_SIZE": 10}):
         pass
 
 

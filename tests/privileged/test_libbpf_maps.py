@@ -6,10 +6,10 @@ from ipaddress import ip_address
 import pytest
 
 from services.common.errors import Exhausted
-from services.loader import libbpf, maps
+from services.loader import libbpf, maps, pathmaps, policymaps
 from services.loader.headers import SIZES
-from services.loader.maps import PolicyChange
 from services.loader.model import Direction, PolicyEntry
+from services.loader.policymaps import PolicyChange
 from tests.bpf_support import ALLOW_ALL, ETHER, PEER_ID, PEER_V4, PEER_V6, POD_ID, Datapath, peer
 
 pytestmark = pytest.mark.privileged
@@ -18,18 +18,18 @@ IN, OUT = Direction.INGRESS, Direction.EGRESS
 
 
 @pytest.fixture
-def policy() -> Iterator[maps.Policy]:
-    with maps.Policy(maps.DEFINITIONS[maps.POLICY].create(SIZES)) as policy:
+def policy() -> Iterator[policymaps.Policy]:
+    with policymaps.Policy(maps.DEFINITIONS[maps.POLICY].create(SIZES)) as policy:
         yield policy
 
 
 @pytest.fixture
-def endpoints() -> Iterator[maps.Endpoints]:
-    with maps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 3})) as endpoints:
+def endpoints() -> Iterator[pathmaps.Endpoints]:
+    with pathmaps.Endpoints(maps.DEFINITIONS[maps.ENDPOINTS].create({"ENDPOINTS_MAP_SIZE": 3})) as endpoints:
         yield endpoints
 
 
-def test_addresses_of_both_families_lead_to_their_endpoint(endpoints: maps.Endpoints) -> None:
+def test_addresses_of_both_families_lead_to_their_endpoint(endpoints: pathmaps.Endpoints) -> None:
     entries = [peer(PEER_V4), peer(PEER_V6)]
     for entry in entries:
         endpoints.put(entry)
@@ -39,26 +39,26 @@ def test_addresses_of_both_families_lead_to_their_endpoint(endpoints: maps.Endpo
     assert endpoints.get(ip_address("10.9.9.9")) is None
 
 
-def test_an_ipv4_address_is_not_the_ipv6_address_with_the_same_bytes(endpoints: maps.Endpoints) -> None:
+def test_an_ipv4_address_is_not_the_ipv6_address_with_the_same_bytes(endpoints: pathmaps.Endpoints) -> None:
     endpoints.put(peer(PEER_V4))
 
     assert endpoints.get(ip_address(ip_address(PEER_V4).packed + bytes(12))) is None
 
 
-def test_an_address_is_removed_once(endpoints: maps.Endpoints) -> None:
+def test_an_address_is_removed_once(endpoints: pathmaps.Endpoints) -> None:
     endpoints.put(peer(PEER_V4))
 
     assert [endpoints.delete(ip_address(PEER_V4)) for _ in range(2)] == [True, False]
 
 
-def test_a_host_address_has_the_hosts_identity(endpoints: maps.Endpoints) -> None:
+def test_a_host_address_has_the_hosts_identity(endpoints: pathmaps.Endpoints) -> None:
     endpoints.put_host(ip_address(PEER_V4))
     (entry,) = endpoints.dump()
 
     assert (entry.host, entry.identity, entry.endpoint_id) == (True, 1, 0)
 
 
-def test_a_full_endpoint_map_says_how_large_it_is(endpoints: maps.Endpoints) -> None:
+def test_a_full_endpoint_map_says_how_large_it_is(endpoints: pathmaps.Endpoints) -> None:
     for last in range(3):
         endpoints.put(peer(f"10.0.0.{last}"))
     with pytest.raises(Exhausted, match="podlane_endpoints is full: 3 addresses"):
@@ -76,7 +76,7 @@ def test_the_slots_of_call_policy_hold_program_ids() -> None:
         assert datapath.call_policy.dump() == {POD_ID: ident}
 
 
-def test_a_sync_writes_what_is_missing_and_removes_what_is_too_much(policy: maps.Policy) -> None:
+def test_a_sync_writes_what_is_missing_and_removes_what_is_too_much(policy: policymaps.Policy) -> None:
     web, dns = PolicyEntry(OUT, 300, 6, 80, 16), PolicyEntry(OUT, 0, 17, 53, 16)
 
     assert policy.sync([*ALLOW_ALL, web]) == PolicyChange(3, 0)
@@ -86,14 +86,14 @@ def test_a_sync_writes_what_is_missing_and_removes_what_is_too_much(policy: maps
     assert policy.sync([]) == PolicyChange(0, 2)
 
 
-def test_an_entry_that_turns_into_a_deny_is_rewritten(policy: maps.Policy) -> None:
+def test_an_entry_that_turns_into_a_deny_is_rewritten(policy: policymaps.Policy) -> None:
     policy.sync([PolicyEntry(IN, 300)])
 
     assert policy.sync([PolicyEntry(IN, 300, deny=True)]) == PolicyChange(1, 0)
     assert [one.entry for one in policy.dump()] == [PolicyEntry(IN, 300, deny=True)]
 
 
-def test_ten_thousand_entries_are_synced_and_dumped(policy: maps.Policy) -> None:
+def test_ten_thousand_entries_are_synced_and_dumped(policy: policymaps.Policy) -> None:
     wanted = {PolicyEntry(OUT, 256 + number % 100, 6, number, 16) for number in range(10_000)}
 
     assert policy.sync(wanted) == PolicyChange(10_000, 0)
@@ -101,7 +101,7 @@ def test_ten_thousand_entries_are_synced_and_dumped(policy: maps.Policy) -> None
 
 
 def test_what_can_not_fit_is_refused_before_anything_is_written() -> None:
-    with maps.Policy(maps.DEFINITIONS[maps.POLICY].create({"POLICY_MAP_SIZE": 4})) as policy:
+    with policymaps.Policy(maps.DEFINITIONS[maps.POLICY].create({"POLICY_MAP_SIZE": 4})) as policy:
         policy.sync(ALLOW_ALL)
         with pytest.raises(Exhausted, match="has room for 4 entries and 7 are needed"):
             policy.sync([PolicyEntry(OUT, identity) for identity in range(1, 6)])

@@ -14,7 +14,8 @@ from services.common.model import format_mac
 from services.loader import rtnl
 from services.loader.links import Links
 from services.loader.linkspec import OffloadSizes
-from services.loader.netlink import Rtnl, attributes, number
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import attributes, number
 from tests import link_support, netns_support
 from tests.link_support import attachment, link_spec, namespaces
 from tests.netns_support import Netns
@@ -262,7 +263,7 @@ async def test_ipv6_that_cannot_be_switched_on_says_so(links: Links, pod: Netns,
     conf = tmp_path / "conf"
     (conf / "default").mkdir(parents=True)
     (conf / "default" / "disable_ipv6").write_text("1\n")
-    monkeypatch.setattr("services.loader.linkmaker._IPV6_CONF", conf)
+    monkeypatch.setattr("services.loader.linkmaker.IPV6_CONF", conf)
 
     with pytest.raises(FailedPrecondition, match="eth0 can't have an IPv6 address"):
         await links.create(link_spec(pod.path))

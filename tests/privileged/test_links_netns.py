@@ -12,7 +12,8 @@ import pytest
 
 from services.common.errors import Internal, Unavailable
 from services.loader import netns, rtnl
-from services.loader.netlink import AnswerLost, NetlinkError, Rtnl
+from services.loader.netlink import Rtnl
+from services.loader.netlink_messages import AnswerLost, NetlinkError
 from services.loader.netlink_worker import NetlinkWorker
 from services.loader.netns import Stranded
 from tests import link_support, netns_support

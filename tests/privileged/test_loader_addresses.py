@@ -13,8 +13,8 @@ from services.common.model import Address
 from services.loader.addresswatch import AddressMonitor
 from services.loader.headers import SIZES
 from services.loader.hostaddresses import of_node
-from services.loader.maps import Endpoints
 from services.loader.model import NodeConfig
+from services.loader.pathmaps import Endpoints
 from tests.loader_support import ALLOW_ALL, GATEWAYS, RANGES, LoaderNode, Pod
 from tests.netns_support import Netns
 

@@ -14,7 +14,7 @@ import pytest
 from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common.errors import InvalidArgument, Unavailable
-from services.loader import libbpf, maps
+from services.loader import eventmaps, libbpf, maps
 from services.loader.event import EventType
 from tests.loader_support import LoaderNode, Pod
 
@@ -83,7 +83,7 @@ def to_port(port: int) -> Callable[[pb.WatchEventsResponse], bool]:
 
 def wanted(node: LoaderNode) -> frozenset[EventType]:
     """Return what the programs may send."""
-    with maps.EventCredits(libbpf.object_get(node.maps / maps.EVENT_CREDITS) or pytest.fail("no pin")) as pinned:
+    with eventmaps.EventCredits(libbpf.object_get(node.maps / maps.EVENT_CREDITS) or pytest.fail("no pin")) as pinned:
         return frozenset(type_ for type_, left in pinned.granted().items() if any(left))
 
 

@@ -15,7 +15,7 @@ from podlane.loader.v1 import loader_pb2 as pb
 from services.common import policydigest, wire
 from services.common.errors import Exhausted, InvalidArgument
 from services.common.model import Network
-from services.loader import libbpf, maps
+from services.loader import libbpf, policymaps
 from services.loader.headers import SIZES
 from services.loader.model import Direction, PolicyEntry, policy_content
 from services.loader.policyupdate import Change, Target, Update
@@ -288,14 +288,14 @@ async def test_what_fails_in_the_kernel_is_that_endpoints_and_its_digest_is_read
 ) -> None:
     web = PolicyEntry(Direction.INGRESS, 0, 6, 80, 16)
     one, two = await bench.fill(1, INGRESS), await bench.fill(2, INGRESS)
-    real = maps.Policy.write
+    real = policymaps.Policy.write
 
-    def write(policy: maps.Policy, entries: Mapping[bytes, bytes]) -> None:
+    def write(policy: policymaps.Policy, entries: Mapping[bytes, bytes]) -> None:
         real(policy, entries)
         if policy.fd.about == "policy_1":
             raise libbpf.BpfError(12, "bpf_map_update_batch", policy.fd.about)
 
-    monkeypatch.setattr(maps.Policy, "write", write)
+    monkeypatch.setattr(policymaps.Policy, "write", write)
     (refusal,) = await bench.policies.update(Update((Change((web,), (INGRESS,), (one, two)),), {}, ()))
 
     assert (refusal.id, "Cannot allocate memory" in refusal.error) == (1, True)
@@ -330,14 +330,14 @@ async def test_a_map_is_changed_by_one_at_a_time_and_others_do_not_wait(
     """A regeneration that comes in the middle of a change fills what the change has left; nobody reads what is half."""
     web, dns = PolicyEntry(Direction.INGRESS, 0, 6, 80, 16), PolicyEntry(Direction.INGRESS, 0, 17, 53, 16)
     one = await bench.fill(1, INGRESS)
-    begun, go_on, real = threading.Event(), threading.Event(), maps.Policy.write
+    begun, go_on, real = threading.Event(), threading.Event(), policymaps.Policy.write
 
-    def write(policy: maps.Policy, entries: Mapping[bytes, bytes]) -> None:
+    def write(policy: policymaps.Policy, entries: Mapping[bytes, bytes]) -> None:
         begun.set()
         assert go_on.wait(20)
         real(policy, entries)
 
-    monkeypatch.setattr(maps.Policy, "write", write)
+    monkeypatch.setattr(policymaps.Policy, "write", write)
     change = asyncio.create_task(bench.policies.update(Update((Change((web,), (INGRESS,), (one,)),), {}, ())))
     await asyncio.to_thread(begun.wait, 20)
     look = asyncio.create_task(bench.datapath.policy_content(1))

@@ -6,136 +6,25 @@ The fake stands for links.py's and tc.py's part; that the real one behaves so is
 import dataclasses
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator, Mapping
-from ipaddress import ip_address
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
-from services.common.locks import KeyedLocks
-from services.common.model import Attachment
 from services.loader import adopt, libbpf
 from services.loader.attach import Attachers
-from services.loader.blocking import Blocking
 from services.loader.datapath import Datapath, entries_of
-from services.loader.flowledger import FlowLedger
-from services.loader.image import Images
-from services.loader.libbpf import Fd
-from services.loader.model import Direction, EndpointSpec, Level, NodeConfig, PolicyEntry, policy_content
+from services.loader.model import Direction, Level, PolicyEntry, policy_content
 from services.loader.pins import Pins
-from services.loader.policies import Policies
-from services.loader.regenerate import Regenerator
-from services.loader.spares import Spares
-from services.loader.statedir import StateDir
-from services.loader.steps import Kernel
 from services.loader.template import Templates
 from tests.bpf_sources import CLANG_REFUSES, CLANG_SAYS, VERIFIER_REFUSES, refusing
+from tests.loader_bench import ALLOW, SPEC, V4, V6, Bench, FakeLink
 
 pytestmark = pytest.mark.privileged
 
-NODE = NodeConfig((), (ip_address("10.0.0.1"), ip_address("fd00::1")))
-V4, V6 = ip_address("10.0.0.9"), ip_address("fd00::9")
-# The loopback device is a link that every namespace has.
-SPEC = EndpointSpec(
-    7, 1, Attachment("net", "c0ffee", "eth0"), "lo", 1, b"\2\0\0\0\0\1", b"\2\0\0\0\0\2", (V4, V6), 4711
-)
-ALLOW = (PolicyEntry(Direction.INGRESS), PolicyEntry(Direction.EGRESS))
 DENY = (PolicyEntry(Direction.INGRESS, deny=True),)
-
-
-class FakeLink:
-    """A link's hooks and its host side. It holds the programs that are attached, and fails where it is told to."""
-
-    mode = "tc"
-
-    def __init__(self) -> None:
-        self.hooks: dict[str, int] = {}
-        self.held: list[Fd] = []
-        self.connected = False
-        self.calls: list[str] = []
-        self.fail_at = ""
-        self.look: Any = lambda: None
-
-    def _call(self, name: str) -> None:
-        self.calls.append(name)
-        self.look()
-        if name == self.fail_at:
-            self.fail_at = ""
-            raise Unavailable(f"{name} was told to fail")
-
-    async def attach(self, _spec: EndpointSpec, programs: Mapping[str, Fd]) -> None:
-        self._call("attach")
-        self.hold({name: libbpf.program_info(fd).id for name, fd in programs.items()})
-
-    def hold(self, hooks: Mapping[str, int]) -> None:
-        held = [libbpf.program_by_id(id_) for id_ in hooks.values()]
-        for fd in self.held:
-            fd.close()
-        self.held = [fd for fd in held if fd is not None]
-        self.hooks = dict(hooks)
-
-    async def detach(self, _spec: EndpointSpec) -> None:
-        self._call("detach")
-        self.hold({})
-
-    async def attached(self, _spec: EndpointSpec) -> Mapping[str, int | None]:
-        return {"from_container": None, "to_container": None} | self.hooks
-
-    async def forget(self, _id: int) -> None:
-        self._call("forget")
-
-    async def connect(self, _spec: EndpointSpec) -> None:
-        self._call("connect")
-        self.connected = True
-
-    async def problems(self, _spec: EndpointSpec) -> list[str]:
-        return [] if self.connected else ["the node's end is down"]
-
-    async def disconnect(self, _spec: EndpointSpec) -> None:
-        self._call("disconnect")
-        self.connected = False
-
-
-class Bench:
-    """One endpoint's world."""
-
-    def __init__(self, directory: Path, templates: Templates) -> None:
-        self.state = StateDir(directory / "state")
-        self.state.open()
-        self.link = FakeLink()
-        self.pins = Pins(directory / "bpf")
-        attachers, locks = Attachers({"tc": self.link}, "tc"), KeyedLocks()
-        self.datapath = Datapath(self.pins, self.state, attachers, self.link, locks)
-        self.blocking = Blocking()
-        self.policies = Policies(self.datapath, self.state, self.blocking)
-        ledger = FlowLedger(self.datapath, self.blocking)
-        self.kernel = Kernel(self.datapath, self.policies, attachers, self.link, self.blocking, ledger)
-        images = Images(self.blocking)
-        self.spares = Spares(images, 2)
-        self.regenerator = Regenerator(
-            self.state, templates, self.kernel, locks, lambda: NODE, images=images, spares=self.spares
-        )
-
-    async def build(self, level: Level = Level.REWRITE_LOAD, policy: Any = ALLOW, **changes: Any) -> Any:
-        return await self.regenerator.regenerate(dataclasses.replace(SPEC, **changes), level, policy)
-
-    def snapshot(self) -> Any:
-        """Everything that the kernel and the state directory hold for the endpoint."""
-        policy = sorted(one.entry for one in self.policy()) if self.datapath.has_policy(7) else None
-        return (
-            self.state.record(7),
-            sorted(path.name for path in self.state.root.iterdir() if path.name.startswith("7")),
-            self.datapath.call_policy.get(7),
-            dict(self.link.hooks),
-            [self.datapath.endpoints.get(address) for address in (V4, V6)],
-            policy,
-        )
-
-    def policy(self) -> Any:
-        with self.datapath.policy(7) as policy:
-            return policy.dump()
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +57,7 @@ async def bench(bpffs: Path, sources: Path, compiled: Path) -> AsyncIterator[Ben
         yield bench
     finally:
         bench.link.hold({})
+        await bench.spares.stop()
         await bench.datapath.stop()
         await bench.blocking.stop()
         await templates.close()
@@ -191,7 +81,7 @@ async def test_a_first_build_puts_everything_in_force_and_publishes_last(bench: 
     assert directories == ["7"]
     assert {program.name: program.id for program in record.programs} == {**hooks, "policy": slot}
     assert entries == entries_of(SPEC)
-    assert await bench.datapath.statuses() == [outcome.status]
+    assert await bench.inventory.statuses() == [outcome.status]
 
 
 @pytest.mark.parametrize("step", ["attach", "connect", "publish", "commit"])
@@ -217,7 +107,7 @@ async def test_a_rebuild_that_fails_leaves_what_was_live(
         await bench.build(policy=DENY, identity=4712)
 
     assert bench.snapshot() == (*before[:-1], list(DENY))
-    assert await bench.datapath.statuses() == [dataclasses.replace((await bench.datapath.statuses())[0], problems=())]
+    assert await bench.inventory.statuses() == [dataclasses.replace((await bench.inventory.statuses())[0], problems=())]
 
 
 def fail(bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -239,6 +129,28 @@ def fail(bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     else:
         bench.link.fail_at = step
     return monkeypatch.context()
+
+
+@pytest.mark.parametrize("step", ["attach", "connect", "publish", "commit"])
+async def test_a_first_build_with_spare_programs_that_fails_leaves_nothing(
+    bench: Bench, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):  # the second of a shape in a row has spares made
+        await bench.build()
+        await bench.regenerator.remove(7, 0)
+    await bench.spares.fill()
+    before = bench.snapshot()
+
+    with fail(bench, step, monkeypatch), pytest.raises(Unavailable, match="was told to fail"):
+        await bench.build()
+
+    assert bench.spares.tally.taken == 1
+    assert bench.snapshot() == before
+    await bench.spares.fill()
+    outcome = await bench.build()
+    assert bench.spares.tally.taken == 2
+    assert (await bench.inventory.statuses())[0].problems == ()
+    assert "verify" not in {phase.name for phase in outcome.phases}
 
 
 @pytest.mark.parametrize(("option", "says"), [(VERIFIER_REFUSES, "the kernel refused"), (CLANG_REFUSES, CLANG_SAYS)])
@@ -265,7 +177,7 @@ async def test_level_1_changes_the_policy_and_no_program(bench: Bench) -> None:
     assert outcome.level is Level.NO_REBUILD
     assert outcome.status.record.programs == before.programs
     assert [one.entry for one in bench.policy()] == list(DENY)
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
     assert bench.state.record(7) == outcome.status.record
 
 
@@ -289,7 +201,7 @@ async def test_a_policy_is_no_part_of_the_record(bench: Bench) -> None:
     assert outcome.changes == ("policy map policy_7: 1 entries written, 2 removed",)
     assert (bench.state.root / "7").stat().st_ino == inode
     assert outcome.status.policy == policy_content(DENY)
-    assert await bench.datapath.statuses() == [outcome.status]
+    assert await bench.inventory.statuses() == [outcome.status]
 
 
 async def test_a_lost_header_is_written_again(bench: Bench) -> None:
@@ -326,12 +238,12 @@ async def test_an_identical_repeat_at_level_1_loads_and_writes_nothing(bench: Be
 async def test_a_lost_program_is_reported_and_loaded_again(bench: Bench) -> None:
     await bench.build()
     bench.datapath.call_policy.clear(7)
-    assert "call_policy[7] is empty: policy" in (await bench.datapath.statuses())[0].problems[0]
+    assert "call_policy[7] is empty: policy" in (await bench.inventory.statuses())[0].problems[0]
 
     outcome = await bench.build(level=Level.NO_REBUILD)
 
     assert outcome.level is Level.REWRITE_LOAD
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
 
 
 async def test_lost_map_entries_are_reported_and_mended_without_a_load(bench: Bench) -> None:
@@ -339,14 +251,14 @@ async def test_lost_map_entries_are_reported_and_mended_without_a_load(bench: Be
     bench.datapath.endpoints.delete(V6)
     with bench.datapath.policy(7) as policy:
         policy.sync(ALLOW[:1])
-    (lost,) = await bench.datapath.statuses()
+    (lost,) = await bench.inventory.statuses()
     assert lost.problems == ("the endpoint map does not lead fd00::9 to endpoint 7",)
     assert lost.policy == policy_content(ALLOW[:1])
 
     outcome = await bench.build(level=Level.NO_REBUILD)
 
     assert outcome.level is Level.NO_REBUILD
-    (mended,) = await bench.datapath.statuses()
+    (mended,) = await bench.inventory.statuses()
     assert (mended.problems, mended.policy) == ((), policy_content(ALLOW))
 
 
@@ -354,12 +266,12 @@ async def test_a_lost_policy_pin_is_reported_and_mended_with_new_programs(bench:
     """Programs go on using the map that lost its name: a new map needs new programs."""
     await bench.build()
     bench.datapath.unpin_policy(7)
-    assert "the pin of policy map policy_7 is missing" in (await bench.datapath.statuses())[0].problems[0]
+    assert "the pin of policy map policy_7 is missing" in (await bench.inventory.statuses())[0].problems[0]
 
     outcome = await bench.build(level=Level.NO_REBUILD)
 
     assert outcome.level is Level.REWRITE_LOAD
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
 
 
 async def test_an_address_that_was_given_up_leads_nowhere(bench: Bench) -> None:
@@ -368,7 +280,7 @@ async def test_an_address_that_was_given_up_leads_nowhere(bench: Bench) -> None:
     await bench.build(addresses=(V4,))
 
     assert bench.datapath.endpoints.get(V6) is None
-    assert (await bench.datapath.statuses())[0].problems == ()
+    assert (await bench.inventory.statuses())[0].problems == ()
 
 
 async def test_a_newer_generation_takes_the_older_one_down_and_an_older_one_is_refused(bench: Bench) -> None:
@@ -464,7 +376,7 @@ async def test_policy_maps_and_slots_of_nobody_are_swept_and_reachable_ones_are_
 
     assert not bench.datapath.has_policy(7)
     assert bench.datapath.call_policy.dump([7, 8]).keys() == {8}
-    (stranger,) = await bench.datapath.statuses()
+    (stranger,) = await bench.inventory.statuses()
     assert (stranger.id, stranger.reachable) == (8, True)
     assert stranger.problems[0].endswith("regenerate or remove it")
 
@@ -476,7 +388,7 @@ async def test_a_pinned_map_that_does_not_fit_is_named(bpffs: Path) -> None:
         libbpf.object_pin(stranger, pins.map("podlane_endpoints"))
 
     with pytest.raises(FailedPrecondition, match=str(pins.map("podlane_endpoints"))):
-        await Datapath(pins, StateDir(bpffs), Attachers({}, "tc"), FakeLink(), KeyedLocks()).start()
+        await Datapath(pins, Attachers({}, "tc"), FakeLink()).start()
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from podlane.loader.v1 import loader_pb2 as pb
 
 from services.common.errors import FailedPrecondition
-from services.loader import libbpf, maps
+from services.loader import libbpf, maps, pathmaps
 from services.loader.layout import EndpointEntry
 from services.loader.libbpf import Fd
 from tests.loader_support import LoaderNode, Pod
@@ -34,7 +34,7 @@ def pinned(node: LoaderNode, name: str) -> Fd:
 
 
 def leave_entry(node: LoaderNode, _pod: Pod) -> None:
-    with maps.Endpoints(pinned(node, maps.ENDPOINTS)) as endpoints:
+    with pathmaps.Endpoints(pinned(node, maps.ENDPOINTS)) as endpoints:
         endpoints.put(EndpointEntry(ip_address("10.77.0.200"), 9999, ID, 5, bytes(6), bytes(6)))
 
 
@@ -44,7 +44,7 @@ def leave_pin(node: LoaderNode, pod: Pod) -> None:
 
 
 def leave_slot(node: LoaderNode, pod: Pod) -> None:
-    with maps.CallPolicy(pinned(node, maps.CALL_POLICY)) as slots:
+    with pathmaps.CallPolicy(pinned(node, maps.CALL_POLICY)) as slots:
         program = libbpf.program_by_id(slots.get(pod.endpoint.id) or 0)
         assert program is not None
         with program:

@@ -14,7 +14,8 @@ from scapy.layers.vxlan import VXLAN
 
 from tests.cluster_support import LoaderCluster, underlay_v4
 from tests.loader_support import Pod
-from tests.privileged.test_overlay import capture, two_pods
+from tests.overlay_packets import capture
+from tests.privileged.test_overlay import two_pods
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

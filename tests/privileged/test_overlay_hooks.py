@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from podlane.loader.v1 import loader_pb2 as pb
 
-from services.loader import libbpf
-from services.loader.libbpf import AttachType
+from services.loader import libbpf, libbpf_programs
+from services.loader.libbpf_programs import AttachType
 from tests.cluster_support import ClusterLoader, LoaderCluster
 from tests.loader_support import Pod, pinging
 
@@ -58,7 +58,7 @@ class Town:
         """Return the ids of the programs that run by links on each of the device's hooks."""
         ifindex = self.ifindex()
         return {
-            hook: self.node.netns.run(lambda kind=kind: libbpf.attached_programs(ifindex, kind))  # type: ignore[misc]
+            hook: self.node.netns.run(lambda kind=kind: libbpf_programs.attached_programs(ifindex, kind))  # type: ignore[misc]
             for hook, kind in TYPES.items()
         }
 
@@ -133,7 +133,7 @@ def detach(town: Town) -> None:
         opened = libbpf.object_get(link(town, hook))
         assert opened is not None
         with opened:
-            libbpf.link_detach(opened)
+            libbpf_programs.link_detach(opened)
 
 
 def unpin(town: Town) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from services.loader import headers, libbpf, maps
+from services.loader import headers, libbpf, maps, pathmaps, policymaps
 from services.loader.layout import EndpointEntry
 from services.loader.model import Direction, PolicyEntry
 from tests import crash_site
@@ -50,17 +50,17 @@ class Victim:
         """Run iproute2 on the node."""
         return self.node.exec("ip", *argv, check="show" not in argv).stdout
 
-    def endpoints(self) -> maps.Endpoints:
+    def endpoints(self) -> pathmaps.Endpoints:
         """Open the map of all endpoints."""
-        return maps.Endpoints.open(self.pins / maps.ENDPOINTS, headers.SIZES)
+        return pathmaps.Endpoints.open(self.pins / maps.ENDPOINTS, headers.SIZES)
 
-    def slots(self) -> maps.CallPolicy:
+    def slots(self) -> pathmaps.CallPolicy:
         """Open the array of policy programs."""
-        return maps.CallPolicy.open(self.pins / maps.CALL_POLICY, headers.SIZES)
+        return pathmaps.CallPolicy.open(self.pins / maps.CALL_POLICY, headers.SIZES)
 
-    def policy(self) -> maps.Policy:
+    def policy(self) -> policymaps.Policy:
         """Open its policy map."""
-        return maps.Policy.open(self.pins / f"policy_{self.id}", headers.SIZES)
+        return policymaps.Policy.open(self.pins / f"policy_{self.id}", headers.SIZES)
 
     def program_of_another(self, hook: str) -> Any:
         """Open a program of the first pod's."""

@@ -15,6 +15,7 @@ from services.loader.blocking import Blocking
 from services.loader.image import Images
 from services.loader.libbpf import BpfError
 from services.loader.objects import VARIABLES, Programs
+from services.loader.policymaps import Policy
 from services.loader.spares import Shape, Spares
 from tests.bpf_support import ETHER, PEER_V4, POD_ID, POD_V4, REDIRECT, SHOT, Datapath, compiled, constants
 
@@ -77,7 +78,7 @@ async def test_a_spare_is_the_endpoints_that_takes_it(bench: Bench):
     assert one is not None
     assert two is not None
     with closing(one), closing(two):
-        maps.Policy(two.policy).sync(bench.datapath.allow_all().policy.entries())
+        Policy(two.policy).sync(bench.datapath.allow_all().policy.entries())
         packet = ETHER / IP(src=POD_V4, dst=PEER_V4) / TCP(dport=80)
         verdicts = []
         bench.datapath.programs.close()

@@ -23,7 +23,8 @@ from services.ipam.claimkeeper import ClaimKeeper
 from services.ipam.claims import Claim, Claims, State, Usage
 from services.ipam.ledger import Ledger
 from services.ipam.model import Clock
-from services.ipam.ranges import Cluster, Pool, plan
+from services.ipam.poolplan import plan
+from services.ipam.ranges import Cluster, Pool
 
 KEYS = Keys()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import Unavailable
-from services.loader.compile import CompileError, shape_hash, shape_key, sources_digest
+from services.loader.compile import CompileError, find_compiler, shape_hash, shape_key, sources_digest
 
 BPF = Path(__file__).resolve().parents[2] / "bpf"
 
@@ -43,6 +43,28 @@ def test_any_change_of_the_sources_counts(sources: Path, change: str) -> None:
             (lib / "nd.h").write_text(one)
 
     assert sources_digest(sources) != sources_digest(BPF)
+
+
+async def test_a_compiler_is_asked_once_until_it_is_another_one(tmp_path: Path) -> None:
+    clang, remembered, asked = tmp_path / "clang", tmp_path / "compiler.json", tmp_path / "asked"
+    script = f"#!/bin/sh\necho once >> {asked}\necho version $(wc -l < {asked})\n"
+    clang.write_text(script)
+    clang.chmod(0o755)
+
+    found = [await find_compiler(str(clang), remembered) for _ in range(2)]
+    assert [one.identity for one in found if one] == ["version 1", "version 1"]
+
+    clang.write_text(f"{script}true\n")
+    found = [await find_compiler(str(clang), remembered) for _ in range(2)]
+    assert [one.identity for one in found if one] == ["version 2", "version 2"]
+
+    for number, damage in enumerate(("", "{", "[]", '{"program": 1}'), 3):
+        remembered.write_text(damage)
+        again = await find_compiler(str(clang), remembered)
+        assert again is not None
+        assert again.identity == f"version {number}"
+    clang.unlink()
+    assert await find_compiler(str(clang), remembered) is None
 
 
 def test_missing_sources_are_named(tmp_path: Path) -> None:

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from services.common import config
+from services.common import config, configfile
 from services.common.errors import InvalidArgument
 
 
 def load(tmp_path: Path, text: str, **environment: str) -> config.Settings:
     (tmp_path / "podlane.toml").write_text(text)
-    return config.load(tmp_path / "podlane.toml", environment)
+    return configfile.load(tmp_path / "podlane.toml", environment)
 
 
 def test_without_file_and_environment_there_are_defaults():
-    settings = config.load(None, {})
+    settings = configfile.load(None, {})
 
     assert settings.ipam.cooldown_seconds == 30.0
     assert settings.ipam.socket == Path("/run/podlane/ipam/ipam.sock")
@@ -82,7 +82,7 @@ def test_the_environment_overrides_the_file(tmp_path: Path):
 def test_podlane_config_names_the_file(tmp_path: Path):
     (tmp_path / "x.toml").write_text("[ipam]\ncooldown_seconds = 1\n")
 
-    assert config.load(None, {"PODLANE_CONFIG": str(tmp_path / "x.toml")}).ipam.cooldown_seconds == 1.0
+    assert configfile.load(None, {"PODLANE_CONFIG": str(tmp_path / "x.toml")}).ipam.cooldown_seconds == 1.0
 
 
 @pytest.mark.parametrize(
@@ -124,18 +124,18 @@ def test_what_is_wrong_in_the_file_is_refused_by_name(tmp_path: Path, text: str,
 )
 def test_what_is_wrong_in_the_environment_is_refused_by_name(variable: str, value: str, words: str):
     with pytest.raises(InvalidArgument) as refused:
-        config.load(None, {variable: value})
+        configfile.load(None, {variable: value})
 
     assert words in refused.value.message
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path):
     with pytest.raises(InvalidArgument, match="cannot be read: No such file"):
-        config.load(tmp_path / "none.toml", {})
+        configfile.load(tmp_path / "none.toml", {})
 
 
 def test_a_file_that_is_no_text_is_refused(tmp_path: Path):
     (tmp_path / "podlane.toml").write_bytes(b"\xff\xfe\x00")
 
     with pytest.raises(InvalidArgument, match="not TOML"):
-        config.load(tmp_path / "podlane.toml", {})
+        configfile.load(tmp_path / "podlane.toml", {})

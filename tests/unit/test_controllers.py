@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controller_status import Outcome, Result
 from services.common.controllers import Manager, Registry
 from tests.controller_support import Work, capture, only, settle, until

@@ -3,7 +3,7 @@
 import pytest
 
 from services.common.model import Attachment, Pod
-from services.endpoint import manager, publisher, regeneration
+from services.endpoint import publisher, regeneration, removal
 from services.endpoint.cluster import addresses
 from services.endpoint.line import Place
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Level, Link, Regeneration
@@ -79,7 +79,7 @@ def test_a_removal_is_not_blamed_on_the_last_regeneration():
     stuck = one(endpoint(S.DISCONNECTING, "its removal", "an old failure"), WELL)
     assert stuck.last_error == ""
 
-    again = one(endpoint(S.DISCONNECTING, "its removal"), WELL, retry(manager.REMOVAL, "no answer"))
+    again = one(endpoint(S.DISCONNECTING, "its removal"), WELL, retry(removal.REMOVAL, "no answer"))
     assert again.last_error == "no answer"
     assert "podlane controllers trigger endpoint-7 removal" in again.unblock[0]
 
@@ -120,7 +120,7 @@ def test_a_policy_that_does_not_fit_and_addresses_that_are_lost_are_things_of_th
 
 
 def test_the_names_of_those_who_try_again_are_the_real_ones():
-    assert set(RETRIES) == {regeneration.RECOVERY, manager.REMOVAL}
+    assert set(RETRIES) == {regeneration.RECOVERY, removal.REMOVAL}
 
 
 def test_how_long_it_is_not_ready_outlives_its_attempts_and_ends_when_it_is():

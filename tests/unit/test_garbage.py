@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.model import AssignedAddress, Attachment, Pod
-from services.endpoint.garbage import Action, Finding, Kind, Seen, find, find_again
+from services.endpoint.findings import Action, Finding, Kind, Seen
+from services.endpoint.garbage import find, find_again
 from services.endpoint.model import Endpoint, EndpointSpec, EndpointState, Link
 from services.endpoint.observed import Allocation, Datapath, LinkState, Namespace
 

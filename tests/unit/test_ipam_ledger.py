@@ -10,7 +10,8 @@ from services.common.errors import AlreadyExists, Exhausted, FailedPrecondition,
 from services.common.model import Attachment
 from services.ipam.ledger import Ledger
 from services.ipam.model import Allocation, AllocationRequest, Clock, Release
-from services.ipam.ranges import Range, plan
+from services.ipam.poolplan import plan
+from services.ipam.ranges import Range
 
 POOLS = (
     PoolSettings("default", ("10.0.0.0/29", "fd00::/120")),

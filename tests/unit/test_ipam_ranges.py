@@ -6,7 +6,8 @@ import pytest
 
 from services.common.config import PoolSettings
 from services.common.errors import InvalidArgument
-from services.ipam.ranges import Range, gateways, plan
+from services.ipam.poolplan import plan
+from services.ipam.ranges import Range, gateways
 
 
 def only(cidr: str, *exclude: str) -> Range:

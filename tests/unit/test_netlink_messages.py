@@ -16,9 +16,9 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
 from services.common.model import Route
-from services.loader import netlink, rtnl, rtnl_ip, rtnl_rule, tc
+from services.loader import netlink_messages, rtnl, rtnl_ip, rtnl_rule, tc
 from services.loader.linkspec import OffloadSizes, Rule
-from services.loader.netlink import AnswerLost, Request
+from services.loader.netlink_messages import AnswerLost, Request
 from services.loader.rtnl import EndOfPair
 
 MAC, OTHER = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
@@ -28,7 +28,7 @@ ROUTE6 = Route(ip_network("::/0"), ip_address("fd00::1"))
 
 def read(kind: Callable[[bytes], Any], request: Request) -> Any:
     """What pyroute2 reads in a message of ours."""
-    message = kind(netlink.pack(request, 77))
+    message = kind(netlink_messages.pack(request, 77))
     message.decode()
     assert message["header"]["type"] == request.type
     assert message["header"]["sequence_number"] == 77
@@ -233,17 +233,17 @@ def test_an_address_and_a_route_are_read():
 
 @given(st.lists(st.tuples(st.integers(1, 0x3FFF), st.binary(max_size=40)), unique_by=lambda pair: pair[0]))
 def test_attributes_are_read_back_as_they_were_packed(pairs: list[tuple[int, bytes]]):
-    body = b"".join(netlink.attribute(kind, payload) for kind, payload in pairs)
+    body = b"".join(netlink_messages.attribute(kind, payload) for kind, payload in pairs)
 
-    assert netlink.attributes(body) == dict(pairs)
+    assert netlink_messages.attributes(body) == dict(pairs)
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_from_the_kernel_make_the_reader_run_away(content: bytes):
     """Damaged answers end in AnswerLost or in nothing, never in a loop or another exception."""
     try:
-        netlink.attributes(content)
-        list(netlink.messages(bytearray(content), len(content)))
+        netlink_messages.attributes(content)
+        list(netlink_messages.messages(bytearray(content), len(content)))
     except AnswerLost:
         pass
 

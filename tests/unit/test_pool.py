@@ -6,7 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from services.common.config import PoolSettings
 from services.common.model import Attachment
 from services.ipam.pool import AddressPool, Origin, Taken
-from services.ipam.ranges import Range, plan
+from services.ipam.poolplan import plan
+from services.ipam.ranges import Range
 
 OWNER = Attachment("net", "c0ffee", "eth0")
 COOLDOWN = 10.0

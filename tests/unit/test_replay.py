@@ -14,7 +14,9 @@ from services.loader.layout import EndpointEntry, IpcacheEntry
 from services.loader.model import Direction, EndpointSpec, PolicyEntry, Routing
 from services.loader.packettrace import longest
 from services.loader.probepacket import Probe
-from services.loader.replay import Node, Replay, Step, Verdict, flow_key
+from services.loader.replay import Replay
+from services.loader.replayadmit import flow_key
+from services.loader.replaysteps import Node, Step, Verdict
 
 WEB, DB, AWAY, OUT = map(ip_address, ("10.0.0.2", "10.0.0.3", "10.0.1.9", "192.0.2.1"))
 WEB6, DB6 = map(ip_address, ("fd00::2", "fd00::3"))

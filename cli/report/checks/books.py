@@ -6,8 +6,9 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from cli.report.checks.finding import Finding
-from cli.report.load import recorded_allocations, seconds
+from cli.report.load import seconds
 from cli.report.model import Endpoint, Report
+from cli.report.recorded import recorded_allocations
 
 # Publishing waits for nothing and nobody waits for it.
 _ON_ITS_WAY_SECONDS = 30.0

@@ -20,7 +20,7 @@ import grpc
 from aetcd import rpc
 
 from services.common.config import KvstoreSettings
-from services.common.controller import backoff
+from services.common.controller_parameters import backoff
 from services.common.kvstore.answer import Problem, Verdict, judge
 
 RETRY_BASE, RETRY_CAP = 0.05, 1.0

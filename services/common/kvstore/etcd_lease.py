@@ -20,7 +20,7 @@ from typing import Any
 from aetcd import rpc
 
 from services.common import telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controllers import Manager
 from services.common.kvstore.etcd_channel import Member
 from services.common.kvstore.etcd_login import Metadata

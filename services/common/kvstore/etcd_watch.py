@@ -28,7 +28,7 @@ from typing import Any
 import grpc
 
 from services.common import telemetry
-from services.common.controller import backoff
+from services.common.controller_parameters import backoff
 from services.common.errors import PodlaneError
 from services.common.kvstore import Batch, Entry, etcd_messages
 from services.common.kvstore.answer import Problem

@@ -15,7 +15,7 @@ and not before its programs have it, because others drop what comes with another
 from collections.abc import Callable
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.kvstore import Delete, Kvstore, Put, Unchanged
 from services.common.kvstore.keys import Keys

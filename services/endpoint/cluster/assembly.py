@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from services.common import controllers
 from services.common.client import Peer
 from services.common.config import Settings
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.kvstore import Kvstore
 from services.common.kvstore.keys import Keys
 from services.common.lifecycle import Component, Hook

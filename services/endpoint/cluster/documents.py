@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import FailedPrecondition, InvalidArgument, PodlaneError, Unavailable
 from services.common.kvstore import Batch, Change, Delete, Kvstore, Put
 from services.common.kvstore.keys import Keys

@@ -16,7 +16,7 @@ from ipaddress import ip_address
 from typing import Protocol, TypeVar
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.kvstore import Entry, Kvstore
 from services.common.kvstore.keys import Keys, last

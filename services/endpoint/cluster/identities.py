@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import InvalidArgument, PodlaneError, Unavailable
 from services.common.kvstore import Absent, Batch, Entry, Kvstore, Put, Unchanged
 from services.common.kvstore.keys import Keys, last

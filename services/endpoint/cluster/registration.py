@@ -14,7 +14,7 @@ import contextlib
 from collections.abc import Callable
 
 from services.common import controllers, telemetry
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import FailedPrecondition, InvalidArgument, PodlaneError, Unavailable
 from services.common.kvstore import Absent, Kvstore, Put
 from services.common.kvstore.keys import Keys

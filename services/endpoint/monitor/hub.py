@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from podlane.endpoint.v1 import monitor_pb2 as pb
 
 from services.common import controllers, wire
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.controller_status import Outcome, Result
 from services.common.errors import PodlaneError, Unavailable
 from services.endpoint.flowwatch import FlowWatch

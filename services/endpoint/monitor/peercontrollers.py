@@ -16,7 +16,7 @@ from podlane.common.v1 import controllers_pb2, controllers_pb2_grpc
 
 from services.common import controllers, wire
 from services.common.client import Peer
-from services.common.controller import Parameters
+from services.common.controller_parameters import Parameters
 from services.common.errors import PodlaneError
 from services.endpoint.monitor import changes
 from services.endpoint.monitor.changes import Tell
