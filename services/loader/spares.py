@@ -1,7 +1,7 @@
 """Spare programs: verified before anybody needs them, so that no pod waits for the verifier.
 
     prepare   of which shape they are to be: the usual one (prepare.py), or what the last two first builds have needed
-    fill      the controller `prepare-spares`: loads one after the other, while nothing is regenerated or removed
+    fill      the controller `prepare-spares`: loads one after the other, in moments of calm
     take      a first build takes one, and writes into its variables whose it is
     stop      what nobody took is closed; after a kill it goes by itself, for nothing of it is pinned or attached
 
@@ -10,7 +10,9 @@ is the longest part of putting a datapath in force. A spare has programs, variab
 has. It fits an endpoint of the same template, with the same constants, on the same shared maps; what fits no more is
 closed. Who finds none loads, as every regeneration does that isn't the first: it keeps its policy map.
 
-Pods come in bursts, so a few spares are kept, and made again in the quiet after one.
+Pods come in bursts, so a few spares are kept, and made again in the quiet after one. It is calm when nothing has been
+regenerated or removed for CALM seconds, and CPUs have idled in them: a pod that has its network has its containers
+started next. On a node that is never idle it is calm enough after PATIENCE seconds.
 """
 
 import asyncio
@@ -20,15 +22,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from services.loader import libbpf
+from services.loader import files, libbpf
 from services.loader.headers import SIZES
 from services.loader.image import Images, variables_map
 from services.loader.libbpf import Fd
 from services.loader.maps import DEFINITIONS, POLICY
 from services.loader.objects import RODATA, VARIABLES, ObjectCode, Programs
 
-CALM = 0.05
-"""How long nothing has come or gone before one is made, in seconds: whoever waits for pods wants the CPUs."""
+CALM, PATIENCE = 0.05, 1.0
+_IDLE = 0.5  # of one CPU
 _FIRST_KEY = bytes(4)
 
 
@@ -90,7 +92,7 @@ class Spares:
         self._wanted: Shape | None = None
         self._ready: deque[Spare] = deque()
         self._busy = 0
-        self._busy_until = 0.0
+        self._busy_at = 0.0
         self._missing = missing
         self._other: Shape | None = None
         self.tally = Tally()
@@ -154,20 +156,30 @@ class Spares:
             yield
         finally:
             self._busy -= 1
-            self._busy_until = time.monotonic() + CALM
+            self._busy_at = time.monotonic()
 
     async def fill(self) -> None:
         """Make as many as are missing. Raises VerifierError or BpfError."""
         while self._wanted is not None and len(self._ready) < self._size:
-            if self._busy or (left := self._busy_until - time.monotonic()) > 0:
-                await asyncio.sleep(CALM if self._busy else left)
-                continue
+            await self._calm()
             shape = self._wanted
+            if shape is None:
+                return
             spare = await self._make(shape)
             if shape is self._wanted:
                 self._ready.append(spare)
             else:
                 spare.close()
+
+    async def _calm(self) -> None:
+        """Return when it is calm; see the module."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            begin, idle = time.monotonic(), idle_seconds()
+            await asyncio.sleep(CALM)
+            quiet = not self._busy and self._busy_at < begin
+            if quiet and (idle_seconds() - idle >= _IDLE * CALM or time.monotonic() > deadline):
+                return
 
     async def _make(self, shape: Shape) -> Spare:
         with contextlib.ExitStack() as undo:
@@ -185,3 +197,8 @@ class Spares:
     def _drop(self) -> None:
         while self._ready:
             self._ready.pop().close()
+
+
+def idle_seconds() -> float:
+    """Return how long CPUs have idled since the start, all together, in steps of 10 ms (proc(5), /proc/uptime)."""
+    return float((files.read("/proc/uptime") or "0 0").split()[1])
