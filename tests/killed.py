@@ -231,9 +231,9 @@ def _watch_kernel(effects: Effects) -> None:
 
 def _mapped(name: str, fd: Any, entries: Any, *_: Any) -> str:
     libbpf = importlib.import_module("services.loader.libbpf")
-    # The kernel keeps 15 characters of a map's name; `.rodata` is nobody's until its program is attached.
+    # The kernel keeps 15 characters of a map's name; constants and variables are nobody's until programs are attached.
     about = libbpf.map_info(fd).name
-    if about.startswith(".") or (name.endswith("batch") and not entries):
+    if about in {".rodata", "podlane_whose"} or (name.endswith("batch") and not entries):
         return ""
     # Granted when it is time, whatever else happens.
     if about == "podlane_event_credits"[:15]:

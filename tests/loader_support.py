@@ -30,7 +30,7 @@ from services.common.client import Peer
 from services.common.model import Address, AssignedAddress, Network, Route
 from tests import warm
 from tests.netns_support import Netns
-from tests.objects import prebuilt
+from tests.objects import REMEMBERING, prebuilt
 
 RANGES = (ip_network("10.77.0.0/24"), ip_network("fd00:77::/112"))
 GATEWAYS = (ip_address("10.77.0.1"), ip_address("fd00:77::1"))
@@ -80,7 +80,9 @@ class LoaderNode:
         self.bpffs = directory / "bpf"
         self.maps = self.bpffs / "podlane" / "maps"
         self.socket = directory / "run" / "loader" / "loader.sock"
-        self.settings = settings if "clang" in settings else {"objects_dir": prebuilt(), **settings}
+        self.settings = (
+            settings if "clang" in settings else {"objects_dir": prebuilt(), "clang": REMEMBERING, **settings}
+        )
         self.pods: list[Pod] = []
         self.process: warm.AsyncProcess | None = None
         self.peer = Peer("loader", self.socket, 10.0)

@@ -31,7 +31,7 @@ from cni import install
 from services.common import config, configfile
 from services.common.errors import PodlaneError
 from tests import warm
-from tests.objects import prebuilt
+from tests.objects import REMEMBERING, prebuilt
 
 SERVICES = ("loader", "ipam", "endpoint")
 MOUNTS = {"bpf": "bpf", "run": "tmpfs"}
@@ -109,7 +109,8 @@ class Node:
     pools: str = ""
     """Further `[[ipam.pools]]`, as TOML."""
     frugal: bool = True
-    """Whether to have fewer spare programs than other nodes: of the thousands that tests start, few need them."""
+    """Whether to have fewer spare programs than other nodes, of which few of the thousands that tests start have any
+    use, and a clang that remembers what it has compiled."""
 
     def __post_init__(self) -> None:
         """Choose names; `open` makes everything."""
@@ -153,7 +154,7 @@ class Node:
 
     def write_config(self) -> None:
         """Write podlane.toml."""
-        loader: dict[str, Any] = {"spare_programs": 2} if self.frugal else {}
+        loader: dict[str, Any] = {"spare_programs": 2, "clang": REMEMBERING} if self.frugal else {}
         if "clang" not in self.settings.get("loader", {}):
             loader["objects_dir"] = str(prebuilt())
         tables: dict[str, dict[str, Any]] = {

@@ -18,6 +18,8 @@ from tests.netns_support import in_thread
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 BPF = REPOSITORY / "bpf"
+REMEMBERING = str(REPOSITORY / "tests" / "remembering_clang.py")
+"""What [loader] clang is set to."""
 
 
 @functools.cache

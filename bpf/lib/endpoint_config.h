@@ -19,7 +19,7 @@
 
 #include "common.h"
 
-#define ENDPOINT_VARIABLE const volatile SEC(".data.podlane_endpoint")
+#define ENDPOINT_VARIABLE const volatile SEC(".data.podlane_whose")
 
 /* Slot in podlane_call_policy and key of the counters, 1-65535. */
 ENDPOINT_VARIABLE __u32 endpoint_id = 0;

@@ -25,7 +25,7 @@ from services.loader.libbpf_objects import Handle, LogBuffer
 
 RODATA = ".rodata"
 """Constants that the verifier knows."""
-VARIABLES = "podlane_endpoint"
+VARIABLES = "podlane_whose"
 """The map of what tells one endpoint from another (bpf/lib/endpoint_config.h), which programs only read."""
 _SECTIONS = {RODATA: RODATA, VARIABLES: f".data.{VARIABLES}"}
 
