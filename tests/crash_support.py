@@ -143,6 +143,10 @@ class CrashNode(Node):
             return False
         return True
 
+    def ends(self, service: str, patience: float) -> bool:
+        """Whether a service's process ends in so many seconds."""
+        return self.services[service].ended(patience)
+
     def dies(self, service: str) -> None:
         """Wait until an armed service is dead."""
         assert self.services[service].ended(PATIENCE), f"{service} still runs\n{self.logs()}"

@@ -9,6 +9,7 @@ test did. Pods are named network namespaces, and the plugin is the installed one
 """
 
 import contextlib
+import functools
 import json
 import os
 import secrets
@@ -44,6 +45,12 @@ def run(*argv: str, check: bool = True, **options: Any) -> subprocess.CompletedP
     if check and done.returncode:
         raise AssertionError(f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
     return done
+
+
+@functools.lru_cache(maxsize=64)
+def _loaded(file: Path, _written: int) -> config.Settings:
+    """Reading a file takes some milliseconds, and each call of a service asks where that is."""
+    return configfile.load(file, {})
 
 
 def _delete_netns(name: str) -> None:
@@ -183,7 +190,11 @@ class Node:
     @property
     def loaded(self) -> config.Settings:
         """The settings as the services read them."""
-        return configfile.load(self.config_file, {})
+        try:
+            written = self.config_file.stat().st_mtime_ns
+        except FileNotFoundError:
+            written = 0
+        return _loaded(self.config_file, written)
 
     def close(self) -> None:
         """Stop what runs, unmount, delete the namespaces and the directory."""

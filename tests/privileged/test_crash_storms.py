@@ -80,6 +80,8 @@ def test_a_service_that_is_killed_again_and_again_also_while_it_recovers(site: S
         while site.node.lives(service):
             if site.agreement.answers(service):
                 site.node.cni(next(verbs), pod)
+            else:
+                site.node.ends(service, 0.02)
         site.node.launch(service)
 
     until(lambda: all(map(site.agreement.serving, SERVICES)), site.node.logs)
