@@ -31,6 +31,13 @@ PARTS = {
 
 
 @pytest.fixture(scope="module")
+def shared_node() -> Iterator[Node]:
+    """A node whose ADDs wait for the verifier, too: it has no spare programs."""
+    with Node(settings={"loader": {"spare_programs": 0}}) as node:
+        yield node
+
+
+@pytest.fixture(scope="module")
 def pods(shared_node: Node) -> list[Pod]:
     """As many as make something usual; the first one's runtime traces."""
     made = [shared_node.pod() for _ in range(ENOUGH)]
