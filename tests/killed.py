@@ -20,6 +20,7 @@ Names of effects are the same for every pod: ids, links and hashes are replaced 
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import inspect
 import os
@@ -265,6 +266,9 @@ def main() -> None:
     watch(service, Effects(service, Path(directory), roots), etcd=bool(settings.kvstore.endpoints))
     run = importlib.import_module(f"{module}.main").main
     sys.argv = [module, *argv]
+    # A collection in the service is not to walk, and so to copy, what it shares with this process.
+    gc.collect()
+    gc.freeze()
     while os.read(0, 1):
         child = os.fork()
         if child == 0:

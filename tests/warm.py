@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import ctypes
 import functools
+import gc
 import importlib
 import json
 import os
@@ -214,6 +215,9 @@ def main() -> None:
     module, path = sys.argv[1:]
     before = dict(os.environ)
     work = _work(module)
+    # A service's own collection, as it becomes ready, is not to walk and so to copy what it shares with its launcher.
+    gc.collect()
+    gc.freeze()
     # What the module's own start has set for its libraries.
     made = {name: value for name, value in os.environ.items() if name not in before}
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
