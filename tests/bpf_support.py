@@ -44,6 +44,7 @@ from services.loader.layout import EndpointEntry
 from services.loader.libbpf_ring import Ring
 from services.loader.model import Direction, NodeConfig, PolicyEntry
 from services.loader.objects import ObjectCode
+from tests.objects import REMEMBERING
 
 BPF = Path(__file__).resolve().parents[1] / "bpf"
 
@@ -86,7 +87,7 @@ def _compile(turned: Iterable[str], header: str, source: str) -> ObjectCode:
     with tempfile.TemporaryDirectory() as scratch:
         Path(scratch, "ep_config.h").write_text(headers.ep_config(options))
         Path(scratch, "node_config.h").write_text(header)
-        argv = arguments(Compiler("clang", ""), BPF, Path(scratch), source)
+        argv = arguments(Compiler(REMEMBERING, ""), BPF, Path(scratch), source)
         content = subprocess.run(argv, check=True, capture_output=True).stdout
     code, btf = objects.read(content, Path(source).stem)
     layoutcheck.check(btf, source)

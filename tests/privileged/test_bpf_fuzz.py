@@ -199,7 +199,7 @@ def may_enter(judge: Judge, frame: bytes, came_in_at: int) -> bool:
 def test_nothing_passes_that_policy_forbids(datapath: Datapath) -> None:
     seen: set[tuple[Direction, int]] = set()
 
-    @settings(max_examples=examples(250), deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     @given(st.integers(0, 2**32 - 1))
     def whatever_comes(seed: int) -> None:
         random = Random(seed)

@@ -19,6 +19,7 @@ from podlane.endpoint.v1 import endpoint_pb2
 from podlane.endpoint.v1 import policy_pb2 as pb
 
 from tests.agreement import PATIENCE, Agreement
+from tests.examples import examples
 from tests.netns_support import Netns
 from tests.node_support import Node as RealNode
 from tests.node_support import Pod as RealPod
@@ -141,7 +142,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[tuple[Site, bool, bool]]:
 
 
 @settings(
-    max_examples=12,
+    max_examples=examples(9),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -191,7 +192,7 @@ def explained(stub: Any, probe: Probe) -> pb.ExplainPolicyResponse:
 
 
 @settings(
-    max_examples=5,
+    max_examples=examples(3),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -204,7 +205,7 @@ def test_every_explanation_is_the_answer_and_the_programs_agree(
     real = dataclasses.replace(here.real(world), allow_from_host=from_host, allow_to_host=to_host)
     here.apply(real)
     questions = list(probes(real, OUTSIDE, (*PORTS, ("SCTP", 80))))
-    asked = chosen.sample(questions, min(len(questions), 60))
+    asked = chosen.sample(questions, min(len(questions), 45))
     # What the sample may miss, and no socket of the other test sends.
     asked += chosen.sample([one for one in questions if one.protocol == "SCTP"], 10)
     expected = truth_table(real, asked)

@@ -160,7 +160,7 @@ def test_an_endpoint_without_known_labels_says_so() -> None:
     assert "its labels are not known yet" in found.lines[2]
 
 
-@settings(max_examples=examples(50), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_an_explanation_is_what_the_datapath_does_and_names_a_rule_when_one_allows(world: World) -> None:
     cluster = Cluster(world)

@@ -193,4 +193,4 @@ def by_prefix(resolver: Resolver) -> Callable[[PolicyEntry], tuple[Any, ...]]:
 
 
 TestResolver = ResolverMachine.TestCase
-TestResolver.settings = settings(max_examples=examples(75), stateful_step_count=30, deadline=None)
+TestResolver.settings = settings(max_examples=examples(40), stateful_step_count=30, deadline=None)

@@ -11,7 +11,7 @@ from tests.policy_strategies import OUTSIDE, PORTS, worlds
 pytestmark = pytest.mark.long
 
 
-@settings(max_examples=examples(120), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(70), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(worlds())
 def test_every_connection_gets_the_answer_that_the_documentation_gives(world: World) -> None:
     cluster = Cluster(world)

@@ -12,6 +12,7 @@ from services.common.model import Network
 from services.endpoint.policy.identity import CIDR_SCOPE
 from services.endpoint.policy.networkpolicy import IPBlock
 from services.endpoint.policy.prefixes import PrefixTable
+from tests.examples import examples
 
 ADDRESSES = [ip_address(f"10.0.0.{host}") for host in range(16)] + [ip_address(f"fd00::{host:x}") for host in range(16)]
 ADDRESSES += [ip_address(one) for one in ("9.255.255.255", "10.0.1.0", "192.0.2.1", "fd00:1::", "::1")]
@@ -85,7 +86,7 @@ class TableMachine(RuleBasedStateMachine):
 
 
 TestTable = TableMachine.TestCase
-TestTable.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestTable.settings = settings(max_examples=examples(30), stateful_step_count=25, deadline=None)
 
 
 def block(cidr: str, *excepts: str) -> IPBlock:
