@@ -1,7 +1,5 @@
 """A node with two pods that talk while a service of it is killed, and what must hold afterwards.
 
-site, sites = crash_site.site, crash_site.sites      # fixtures
-
 def test_x(site: Site):
     pod = site.node.pod()
     site.interrupted_add(pod, "loader", "pin policy_<id>", 1, together=True)
@@ -184,7 +182,7 @@ def be_counted(pod: Pod) -> None:
     pod.exec("ping", "-c", "1", "-W", "0.01", "-I", "192.0.2.9", "10.44.0.1", check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Site]]:
     """Return the site that all tests with one mode of attaching share; one that was left in disorder is replaced."""
     sites: list[Site] = []
@@ -206,6 +204,6 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 def site(sites: Callable[[str], Site], request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site whose two pods lose no packet, whatever happens to the services. Its parameter is loader.attach_mode."""
     site = sites(getattr(request, "param", "tc"))
-    with Pings(site.one, *site.addresses, every=0.02) as pings:
+    with Pings(site.one, *site.addresses, every=0.05) as pings:
         yield site
     assert pings.lost == [], pings.lost

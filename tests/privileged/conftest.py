@@ -4,7 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import crash_site
 from tests.node_support import Node
+
+# Shared by all files that kill services.
+site, sites = crash_site.site, crash_site.sites
 
 
 @pytest.fixture(scope="module")

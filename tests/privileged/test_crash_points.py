@@ -16,14 +16,12 @@ import grpc
 import pytest
 
 from services.common.model import Attachment
-from tests import crash_site
 from tests.agreement import until
 from tests.crash_site import RefusedAdd, Site, be_counted
 from tests.journal_support import files, journalled
 from tests.node_support import SERVICES, Pod
 
 pytestmark = [pytest.mark.privileged, pytest.mark.long]
-site, sites = crash_site.site, crash_site.sites
 
 
 def _written(path: str) -> list[str]:

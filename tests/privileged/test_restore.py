@@ -19,13 +19,11 @@ import pytest
 from services.loader import headers, libbpf, maps, pathmaps, policymaps
 from services.loader.layout import EndpointEntry
 from services.loader.model import Direction, PolicyEntry
-from tests import crash_site
 from tests.agreement import until
 from tests.crash_site import Site
 from tests.node_support import SERVICES, run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.long]
-site, sites = crash_site.site, crash_site.sites
 
 
 _PROGRAM = re.compile(r" id (\d+) ")

@@ -7,7 +7,7 @@ import pytest
 from google.protobuf.message import Message as Protobuf
 from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from podlane.common.v1 import types_pb2
 from podlane.endpoint.v1 import endpoint_pb2
@@ -16,6 +16,7 @@ from podlane.loader.v1 import loader_pb2
 
 from cni import ipammessages, messages, rpc, wire
 from cni.wire import Message
+from tests.examples import examples
 
 PAIRS: dict[Message, type[Protobuf]] = {
     messages.ATTACHMENT: types_pb2.Attachment,
@@ -162,6 +163,7 @@ def trimmed(message: Message, given_values: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("message", PAIRS, ids=lambda message: message.name)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_bytes_are_those_of_protobuf_and_come_back_as_they_were(message: Message, data: st.DataObject):
     protobuf = PAIRS[message]
