@@ -95,7 +95,7 @@ class LoaderSettings:
     clang: str = "clang"
     """The compiler."""
     spare_programs: int = 8
-    """So many endpoints to come have their programs verified before they are asked for, about 60 KiB each; 0: none."""
+    """So many endpoints to come have their programs verified before they are asked for, about 40 KiB each; 0: none."""
     attach_mode: str = "tc"
     """How programs hang on pods' links: tc (cls_bpf on clsact) or tcx."""
     overlay_attach_mode: str = "tcx"
