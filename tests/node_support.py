@@ -55,9 +55,11 @@ def _loaded(file: Path, _written: int) -> config.Settings:
 
 def _delete_netns(name: str) -> None:
     """Delete a namespace's name; `ip netns` of another worker at the same moment makes it fail."""
-    for _ in range(10):
-        if run("ip", "netns", "del", name, check=False).returncode == 0 or not Path("/run/netns", name).exists():
-            return
+    deadline, pause = time.monotonic() + 10.0, 0.01
+    while Path("/run/netns", name).exists() and time.monotonic() < deadline:
+        if run("ip", "netns", "del", name, check=False).returncode:
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)
 
 
 @dataclass
