@@ -6,9 +6,12 @@ async with node(tmp_path / "a", store, "a", ranges=("10.0.0.0/28",)) as a:
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from services.common.config import KvstoreSettings, PoolSettings
 from services.common.controllers import Registry
@@ -29,6 +32,7 @@ from services.ipam.model import Allocation, AllocationRequest, Clock
 from services.ipam.poolplan import plan
 from services.ipam.store import MIGRATIONS, Store
 from services.ipam.supply import Changes
+from tests.etcd_support import Etcd
 
 PATIENCE = 30.0
 
@@ -172,3 +176,27 @@ async def node(
         yield made
     finally:
         await made.stop()
+
+
+FOUR = ("10.0.0.0/28",)
+"""Four ranges of /30, each of two addresses; the gateway takes one of the first."""
+
+
+@pytest.fixture(scope="module")
+def etcd() -> Iterator[Etcd]:
+    """One member for all tests of a module; each has a root of its own."""
+    with Etcd() as running:
+        yield running
+
+
+@pytest.fixture
+async def store(etcd: Etcd) -> AsyncIterator[Kvstore]:
+    """A client."""
+    async with store_of(etcd.endpoints) as opened:
+        yield opened
+
+
+@pytest.fixture
+def root() -> str:
+    """Nobody else's."""
+    return f"t{uuid.uuid4().hex}"

@@ -1,5 +1,8 @@
 """Garbage for tests of the endpoint service: what pods leave, made by hand, and the rounds that find it."""
 
+from collections.abc import AsyncIterator
+
+import pytest
 from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2
 from podlane.loader.v1 import loader_pb2
@@ -7,7 +10,7 @@ from podlane.loader.v1 import loader_pb2
 from services.common import wire
 from services.common.model import Attachment
 from services.endpoint.gc import Collector
-from tests.endpoint_support import FakePod, Surroundings
+from tests.endpoint_support import Client, FakePod, Surroundings
 
 REMOVED, FAILED, UNTRIED = (
     pb.GARBAGE_OUTCOME_REMOVED,
@@ -16,6 +19,20 @@ REMOVED, FAILED, UNTRIED = (
 )
 GONE_NAMESPACE = loader_pb2.LinkStatus(idle_seconds=3600, namespace=loader_pb2.NAMESPACE_STATE_GONE)
 CHANGES = ("RemoveEndpoint", "DeleteLink", "ReleaseAddresses", "AllocateAddresses", "ConfirmAllocation")
+
+
+@pytest.fixture
+async def around() -> AsyncIterator[Surroundings]:
+    """The two fakes."""
+    async with Surroundings() as around:
+        yield around
+
+
+@pytest.fixture
+async def client(around: Surroundings) -> AsyncIterator[Client]:
+    """An endpoint service between them."""
+    async with around.service() as client:
+        yield client
 
 
 def told(findings: list[pb.GarbageFinding]) -> list[tuple[str, int]]:

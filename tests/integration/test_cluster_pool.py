@@ -5,9 +5,8 @@ import contextlib
 import itertools
 import sqlite3
 import time
-import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -21,31 +20,11 @@ from services.ipam.claimoperations import Whose
 from services.ipam.claims import State
 from services.ipam.metrics import Pools
 from services.ipam.model import Allocation
-from tests.cluster_pool_support import ClusterNode, node, store_of, until
+from tests import cluster_pool_support
+from tests.cluster_pool_support import FOUR, ClusterNode, node, store_of, until
 from tests.etcd_support import Etcd
 
-FOUR = ("10.0.0.0/28",)
-"""Four ranges of /30, each of two addresses; the gateway takes one of the first."""
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    """One member for all tests of this module; each has a root of its own."""
-    with Etcd() as running:
-        yield running
-
-
-@pytest.fixture
-async def store(etcd: Etcd) -> AsyncIterator[Kvstore]:
-    """A client."""
-    async with store_of(etcd.endpoints) as opened:
-        yield opened
-
-
-@pytest.fixture
-def root() -> str:
-    """Nobody else's."""
-    return f"t{uuid.uuid4().hex}"
+etcd, store, root = cluster_pool_support.etcd, cluster_pool_support.store, cluster_pool_support.root
 
 
 def first(held: Allocation) -> str:

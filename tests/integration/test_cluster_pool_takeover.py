@@ -1,7 +1,5 @@
 """Claims that an operator takes over or gives back, through a real etcd: of whom, back again, and what is refused."""
 
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -12,31 +10,10 @@ from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.kvstore import Kvstore
 from services.common.kvstore.keys import Keys
 from services.ipam.claims import State
-from tests.cluster_pool_support import node, store_of, until
-from tests.etcd_support import Etcd
+from tests import cluster_pool_support
+from tests.cluster_pool_support import FOUR, node, until
 
-FOUR = ("10.0.0.0/28",)
-"""Four ranges of /30, each of two addresses; the gateway takes one of the first."""
-
-
-@pytest.fixture(scope="module")
-def etcd() -> Iterator[Etcd]:
-    """One member for all tests of this module; each has a root of its own."""
-    with Etcd() as running:
-        yield running
-
-
-@pytest.fixture
-async def store(etcd: Etcd) -> AsyncIterator[Kvstore]:
-    """A client."""
-    async with store_of(etcd.endpoints) as opened:
-        yield opened
-
-
-@pytest.fixture
-def root() -> str:
-    """Nobody else's."""
-    return f"t{uuid.uuid4().hex}"
+etcd, store, root = cluster_pool_support.etcd, cluster_pool_support.store, cluster_pool_support.root
 
 
 async def test_what_was_taken_over_is_taken_back_before_anybody_has_looked(tmp_path: Path, store: Kvstore, root: str):

@@ -1,7 +1,5 @@
 """Garbage is searched for and swept between a fake loader and a fake ipam: what goes, and what must never go."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 from podlane.common.v1 import types_pb2 as types
 from podlane.endpoint.v1 import endpoint_pb2 as pb
@@ -14,6 +12,7 @@ from services.common.model import Attachment
 from services.endpoint.main import build
 from services.endpoint.manager import Manager
 from services.endpoint.observed import LinkRemoval
+from tests import garbage_support
 from tests.endpoint_support import Client, Surroundings
 from tests.garbage_support import (
     FAILED,
@@ -28,19 +27,7 @@ from tests.garbage_support import (
     told,
 )
 
-
-@pytest.fixture
-async def around() -> AsyncIterator[Surroundings]:
-    """The two fakes."""
-    async with Surroundings() as around:
-        yield around
-
-
-@pytest.fixture
-async def client(around: Surroundings) -> AsyncIterator[Client]:
-    """An endpoint service between them."""
-    async with around.service() as client:
-        yield client
+around, client = garbage_support.around, garbage_support.client
 
 
 async def test_a_healthy_node_has_no_garbage(around: Surroundings, client: Client) -> None:

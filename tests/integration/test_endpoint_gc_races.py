@@ -1,13 +1,12 @@
 """What happens between the search for garbage and its sweep, and what must not be hit then."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
-import pytest
 from podlane.endpoint.v1 import endpoint_pb2 as pb
 from podlane.ipam.v1 import ipam_pb2
 
 from services.endpoint.manager import Manager
+from tests import garbage_support
 from tests.endpoint_support import Client, Surroundings
 from tests.garbage_support import (
     FAILED,
@@ -21,19 +20,7 @@ from tests.garbage_support import (
     told,
 )
 
-
-@pytest.fixture
-async def around() -> AsyncIterator[Surroundings]:
-    """The two fakes."""
-    async with Surroundings() as around:
-        yield around
-
-
-@pytest.fixture
-async def client(around: Surroundings) -> AsyncIterator[Client]:
-    """An endpoint service between them."""
-    async with around.service() as client:
-        yield client
+around, client = garbage_support.around, garbage_support.client
 
 
 async def test_what_is_in_order_again_at_the_sweep_is_left_alone(around: Surroundings, client: Client) -> None:
